@@ -1,0 +1,3 @@
+from tomoscout.cli import main
+
+main()

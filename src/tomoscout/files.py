@@ -1,0 +1,95 @@
+"""Atomic writes and digests: the only way a tracked file comes into being."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from tomoscout.errors import TomoscoutError
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path in the folder of `path`; flush it to disk and rename it to `path` on success.
+
+    Whatever happens in between, `path` holds either its old content or the whole new one.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb") as handle:
+            os.fsync(handle.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write `content` to `path` atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_text(path: Path, content: str) -> None:
+    """Write `content` to `path` atomically, as UTF-8."""
+    write_bytes(path, content.encode())
+
+
+def to_json(value: object) -> str:
+    """One value, one text: sorted keys, no NaN, a newline at the end."""
+    return json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n"
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write `value` to `path` atomically in the canonical form of `to_json`."""
+    write_text(path, to_json(value))
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        TomoscoutError: the file is missing or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise TomoscoutError(f"{path}: no such file") from None
+    except ValueError as error:
+        raise TomoscoutError(f"{path}: not valid JSON ({error})") from None
+
+
+def write_table(path: Path, columns: list[str], rows: Iterable[Mapping[str, object]]) -> None:
+    """Write rows as a comma-separated table (tab-separated where `path` ends in .tsv), atomically."""
+    text = io.StringIO()
+    delimiter = "\t" if path.suffix == ".tsv" else ","
+    writer = csv.DictWriter(text, columns, delimiter=delimiter, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def digest(value: object) -> str:
+    """A short digest of a JSON-like value or of bytes: equal values, equal digests."""
+    content = value if isinstance(value, bytes | memoryview) else to_json(value).encode()
+    return hashlib.blake2b(content, digest_size=12).hexdigest()
+
+
+def digest_file(path: Path) -> str:
+    """The digest of a file's bytes."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, lambda: hashlib.blake2b(digest_size=12)).hexdigest()
+
+
+def digest_folder(folder: Path) -> str:
+    """The digest of every file below `folder` and of their relative names."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    return digest({str(p.relative_to(folder)): digest_file(p) for p in files})

@@ -1,0 +1,37 @@
+"""Å and voxels: every conversion between the two, and nothing else.
+
+Arrays are (z, y, x); coordinates in files and in the API are (x, y, z) in Å; index = Å / voxel spacing
+without a half-voxel shift, as copick and its tools have it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Shape = tuple[int, int, int]
+
+
+def to_voxels(positions: NDArray[np.float64], voxel_spacing: float) -> NDArray[np.float64]:
+    """Positions (N, 3) as x, y, z in Å → fractional indices (N, 3) as z, y, x."""
+    return np.ascontiguousarray(np.asarray(positions, dtype=np.float64).reshape(-1, 3)[:, ::-1] / voxel_spacing)
+
+
+def to_angstrom(indices: NDArray[np.floating], voxel_spacing: float) -> NDArray[np.float64]:
+    """Fractional indices (N, 3) as z, y, x → positions (N, 3) as x, y, z in Å."""
+    return np.ascontiguousarray(np.asarray(indices, dtype=np.float64).reshape(-1, 3)[:, ::-1] * voxel_spacing)
+
+
+def inside(indices: NDArray[np.float64], shape: Shape) -> NDArray[np.bool_]:
+    """Which indices (N, 3) round to a voxel of a volume of `shape`: a boolean (N,)."""
+    nearest = np.floor(indices + 0.5)
+    within: NDArray[np.bool_] = np.all((nearest >= 0) & (nearest < np.array(shape)), axis=1)
+    return within
+
+
+def centred_window(centre: tuple[int, ...], size: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The start of a window of `size` around `centre`, moved so that it lies within `shape`.
+
+    Where the volume is smaller than the window the start is 0 (the caller pads at the far end).
+    """
+    return tuple(min(max(c - s // 2, 0), max(n - s, 0)) for c, s, n in zip(centre, size, shape, strict=True))

@@ -1,0 +1,117 @@
+"""A network over a whole tomogram: overlapping tiles, blended."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from tomoscout.errors import TomoscoutError
+
+
+def tile_starts(size: int, tile: int, overlap: float, step: int) -> tuple[list[int], int]:
+    """Cover `size` voxels with as few tiles as possible, all of one length.
+
+    The length is the shortest multiple of `step`, at most `tile` (rounded up to a multiple of `step`), with which
+    neighbours still overlap by the fraction `overlap`. Returns the starts and the length.
+    """
+    largest = max(step, math.ceil(tile / step) * step)
+    if size <= largest:
+        return [0], math.ceil(size / step) * step
+    count = math.ceil((size - largest * overlap) / (largest * (1 - overlap)))
+    length = min(largest, math.ceil(size / (count - (count - 1) * overlap) / step) * step)
+    return [round(n * (size - length) / (count - 1)) for n in range(count)], length
+
+
+def blending_weights(shape: Sequence[int], device: torch.device) -> torch.Tensor:
+    """Weights (z, y, x) that fall off as a Gaussian of one eighth of the tile from its centre, as nnU-Net has it
+    (Isensee et al., Nature Methods 2021), with a floor so that no voxel is without weight."""
+    axes = [torch.arange(n, dtype=torch.float32, device=device) - (n - 1) / 2 for n in shape]
+    z, y, x = (torch.exp(-0.5 * (axis / (len(axis) / 8)) ** 2) for axis in axes)
+    return (z[:, None, None] * y[:, None] * x).clamp_min(1e-3)
+
+
+def predict(
+    network: nn.Module,
+    volume: NDArray[np.float32],
+    *,
+    outputs: int,
+    size_step: int,
+    tile: Sequence[int],
+    overlap: float,
+    flips: int,
+    device: torch.device,
+    progress: Callable[[str], None] | None = None,
+) -> NDArray[np.uint8]:
+    """Probabilities of every class but background, quantised: uint8 (outputs − 1, z, y, x), 255 = 1.
+
+    `volume` is a prepared tomogram (z, y, x). Where the device runs out of memory, tiles are halved along their
+    longest side until they fit.
+
+    Raises:
+        TomoscoutError: even the smallest tile does not fit.
+    """
+    tile = list(tile)
+    while True:
+        try:
+            return _predict(network, volume, outputs, size_step, tile, overlap, flips, device)
+        except torch.OutOfMemoryError:
+            longest = int(np.argmax(tile))
+            if tile[longest] // 2 < size_step:
+                raise TomoscoutError(f"not enough memory on {device} even for tiles of {tile} voxels") from None
+            tile[longest] //= 2
+            torch.cuda.empty_cache()
+            if progress:
+                progress(f"out of memory; going on with tiles of {'x'.join(map(str, tile))}")
+
+
+@torch.inference_mode()
+def _predict(
+    network: nn.Module,
+    volume: NDArray[np.float32],
+    outputs: int,
+    size_step: int,
+    tile: Sequence[int],
+    overlap: float,
+    flips: int,
+    device: torch.device,
+) -> NDArray[np.uint8]:
+    plans = [tile_starts(n, t, overlap, size_step) for n, t in zip(volume.shape, tile, strict=True)]
+    lengths = [length for _, length in plans]
+    padding = [(0, max(0, length - n)) for n, length in zip(volume.shape, lengths, strict=True)]
+    padded = np.pad(
+        volume,
+        padding,
+        mode="reflect" if all(p < n for (_, p), n in zip(padding, volume.shape, strict=True)) else "edge",
+    )
+    kind = torch.float16 if device.type == "cuda" else torch.float32
+    total = torch.zeros((outputs - 1, *padded.shape), dtype=kind, device=device)
+    norm = torch.zeros(padded.shape, dtype=kind, device=device)
+    weights = blending_weights(lengths, device)
+    source = torch.from_numpy(padded)
+    if device.type == "cuda":
+        source = source.pin_memory()
+    network.eval()
+    for start in itertools.product(*(starts for starts, _ in plans)):
+        window = tuple(slice(a, a + n) for a, n in zip(start, lengths, strict=True))
+        crop = source[window].to(device, torch.float32, non_blocking=True)[None, None]
+        probabilities = _probabilities(network, crop, flips) * weights
+        total[(slice(None), *window)] += probabilities.to(kind)
+        norm[window] += weights.to(kind)
+    quantised = torch.empty(total.shape, dtype=torch.uint8, device=device)
+    for channel, values in enumerate(total):
+        quantised[channel] = (values.float() / norm.float() * 255).round_().clamp_(0, 255).to(torch.uint8)
+    return quantised.cpu().numpy()[(slice(None), *(slice(0, n) for n in volume.shape))]
+
+
+def _probabilities(network: nn.Module, crop: torch.Tensor, flips: int) -> torch.Tensor:
+    """Mean class probabilities, without background, over the first `flips` of the eight mirrored copies."""
+    mirrored = [axes for count in range(4) for axes in itertools.combinations((-1, -2, -3), count)][:flips]
+    with torch.autocast(crop.device.type, torch.bfloat16, enabled=crop.device.type == "cuda"):
+        outputs = [network(crop.flip(axes)).flip(axes) for axes in mirrored]
+    return sum(torch.softmax(logits[0].float(), dim=0)[1:] for logits in outputs) / len(mirrored)  # type: ignore[return-value]

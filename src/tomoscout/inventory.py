@@ -1,0 +1,263 @@
+"""What the copick projects hold: one row per run, the workflow's only view of the data.
+
+The main Snakemake process keeps `results/inventory.tsv` fresh before it builds its graph. A cheap look at the
+folders decides which runs must be read again, so nothing here imports copick unless something changed.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+from tomoscout.config import Source
+from tomoscout.errors import TomoscoutError
+from tomoscout.files import digest, digest_file, write_table
+from tomoscout.geometry import Shape
+from tomoscout.project import Project, read_copick_config
+
+COLUMNS = ["project", "run", "batch", "tomograms", "picks", "segmentations", "signature"]
+
+
+class PickCount(NamedTuple):
+    """How many picks a source has in a run, and the digest of their points."""
+
+    total: int
+    digest: str
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One run: tomogram URI → shape; source → picks; segmentation → digest; the batch (job) it belongs to; and
+    the signature of its folders when it was read."""
+
+    project: str
+    run: str
+    batch: int
+    tomograms: dict[str, Shape]
+    picks: dict[Source, PickCount]
+    segmentations: dict[str, str]
+    signature: str
+
+    @property
+    def key(self) -> str:
+        """`project/run`, unique over all projects."""
+        return f"{self.project}/{self.run}"
+
+    def to_row(self) -> dict[str, object]:
+        """The row of the table."""
+        return {
+            "project": self.project,
+            "run": self.run,
+            "batch": self.batch,
+            "tomograms": " ".join(f"{uri}={'x'.join(map(str, shape))}" for uri, shape in self.tomograms.items()),
+            "picks": " ".join(f"{source}={picks.total}#{picks.digest}" for source, picks in self.picks.items()),
+            "segmentations": " ".join(f"{uri}#{value}" for uri, value in self.segmentations.items()),
+            "signature": self.signature,
+        }
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, str]) -> RunRecord:
+        """Read a row back."""
+        picks = (cell.rsplit("=", 1) for cell in row["picks"].split())
+        shapes = (cell.rsplit("=", 1) for cell in row["tomograms"].split())
+        return cls(
+            row["project"],
+            row["run"],
+            int(row["batch"]),
+            {uri: _shape(text) for uri, text in shapes},
+            {Source.parse(source): _pick_count(text) for source, text in picks},
+            dict(_halves(cell, "#") for cell in row["segmentations"].split()),
+            row["signature"],
+        )
+
+
+def _halves(text: str, mark: str) -> tuple[str, str]:
+    left, _, right = text.rpartition(mark)
+    return left, right
+
+
+def _shape(text: str) -> Shape:
+    z, y, x = text.split("x")
+    return int(z), int(y), int(x)
+
+
+def _pick_count(text: str) -> PickCount:
+    count, value = _halves(text, "#")
+    return PickCount(int(count), value)
+
+
+def read_inventory(path: Path) -> list[RunRecord]:
+    """Read the inventory.
+
+    Raises:
+        TomoscoutError: the file is missing or has other columns.
+    """
+    try:
+        with path.open(newline="") as handle:
+            rows = csv.DictReader(handle, delimiter="\t")
+            if rows.fieldnames != COLUMNS:
+                raise TomoscoutError(f"{path}: expected the columns {', '.join(COLUMNS)}, found {rows.fieldnames}")
+            return [RunRecord.from_row(row) for row in rows]
+    except FileNotFoundError:
+        raise TomoscoutError(f"{path}: no inventory; run `tomoscout inventory` or snakemake first") from None
+    except (ValueError, KeyError) as error:
+        raise TomoscoutError(f"{path}: a row cannot be read ({error})") from None
+
+
+def look(projects: Mapping[str, str]) -> dict[str, str]:
+    """A cheap look at local projects: `project/run` → signature of its folders (names, sizes and modification
+    times). A project kept elsewhere has the one entry `project/`, the digest of its config.
+
+    Raises:
+        TomoscoutError: a copick config is missing or broken.
+    """
+    found: dict[str, str] = {}
+    for project, config in projects.items():
+        roots = _local_roots(Path(config))
+        if roots is None:
+            found[f"{project}/"] = digest_file(Path(config))
+            continue
+        looks: dict[str, list[object]] = {}
+        for root in roots:
+            for run in _folders(root / "ExperimentRuns"):
+                looks.setdefault(run.name, []).append(_look_at_run(run.path))
+        found |= {f"{project}/{run}": digest(value) for run, value in looks.items()}
+    return found
+
+
+def _local_roots(config: Path) -> list[Path] | None:
+    values = read_copick_config(config)
+    if values.get("config_type", "filesystem") != "filesystem":
+        return None
+    roots = []
+    for key in ("static_root", "overlay_root"):
+        location = values.get(key)
+        if location is None:
+            continue
+        protocol, mark, path = location.rpartition("://")
+        if mark and protocol not in ("local", "file"):
+            return None
+        roots.append(Path(path))
+    return sorted(set(roots))
+
+
+def _folders(folder: Path) -> Iterator[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            yield from (entry for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+    except FileNotFoundError:
+        return
+
+
+def _look_at_run(run: str) -> object:
+    seen = []
+    for part in os.scandir(run):
+        # Tomograms lie one level below their voxel spacing, picks and segmentations directly in their folder.
+        if part.name in ("Picks", "Segmentations") or part.name.startswith("VoxelSpacing"):
+            for entry in os.scandir(part.path):
+                if not entry.name.startswith("."):
+                    facts = entry.stat()
+                    seen.append([part.name, entry.name, facts.st_size, facts.st_mtime_ns])
+    return sorted(seen)
+
+
+def is_fresh(path: Path, projects: Mapping[str, str]) -> bool:
+    """Whether the inventory at `path` still describes the projects."""
+    return path.exists() and look(projects) == _signatures(read_inventory(path))
+
+
+def _signatures(records: list[RunRecord]) -> dict[str, str]:
+    # Runs of a project that cannot be looked at cheaply share one signature, under the project's own key.
+    return {
+        r.key if not r.signature.startswith("config:") else f"{r.project}/": r.signature.removeprefix("config:")
+        for r in records
+    }
+
+
+def refresh(path: Path, projects: Mapping[str, str], runs_per_job: int, *, everything: bool = False) -> list[RunRecord]:
+    """Bring the inventory at `path` up to date and return it; reads only runs whose folders changed.
+
+    A run keeps its batch for ever; runs not seen before go into new batches of `runs_per_job`.
+
+    Raises:
+        TomoscoutError: a project or a picks file cannot be read.
+    """
+    known = {record.key: record for record in read_inventory(path)} if path.exists() else {}
+    seen = look(projects)
+    records: list[RunRecord] = []
+    for name, config in projects.items():
+        project = Project(name, Path(config))
+        remote = seen.get(f"{name}/")
+        runs = project.run_names()
+        for number, run in enumerate(runs, 1):
+            signature = f"config:{remote}" if remote else seen.get(f"{name}/{run}", "")
+            old = known.get(f"{name}/{run}")
+            if old and old.signature == signature and not everything:
+                records.append(old)
+            else:
+                records.append(_read_run(project, run, old.batch if old else -1, signature))
+            if sys.stderr.isatty() and number % 100 == 0:
+                print(f"\rinventory: {name}, {number} of {len(runs)} runs", end="", file=sys.stderr, flush=True)
+    records = _assign_batches(records, known, runs_per_job)
+    write_table(path, COLUMNS, (record.to_row() for record in records))
+    return records
+
+
+def _read_run(project: Project, run: str, batch: int, signature: str) -> RunRecord:
+    shapes = project.tomograms(run)
+    for uri in (uri for uri, shape in shapes.items() if shape is None):
+        print(f"warning: {project.name}/{run}: tomogram {uri} cannot be opened and is left out", file=sys.stderr)
+    return RunRecord(
+        project.name,
+        run,
+        batch,
+        {uri: shape for uri, shape in sorted(shapes.items()) if shape is not None},
+        {source: PickCount(*project.digest_picks(run, source)) for source in project.pick_sources(run)},
+        {str(entry): project.digest_segmentation(run, entry) for entry in sorted(project.segmentations(run), key=str)},
+        signature,
+    )
+
+
+def _assign_batches(records: list[RunRecord], known: Mapping[str, RunRecord], runs_per_job: int) -> list[RunRecord]:
+    following = max((record.batch for record in known.values()), default=-1) + 1
+    new = iter([record for record in records if record.batch < 0])
+    assigned: dict[str, int] = {}
+    while group := list(islice(new, runs_per_job)):
+        assigned |= {record.key: following for record in group}
+        following += 1
+    return [
+        record if record.batch >= 0 else RunRecord(**{**vars(record), "batch": assigned[record.key]})
+        for record in records
+    ]
+
+
+def find_runs(records: list[RunRecord], names: list[str], where: str) -> list[RunRecord]:
+    """The records that `names` (`run` or `project/run`) stand for, in that order; `where` names the option.
+
+    Raises:
+        TomoscoutError: a name is unknown, or two projects have such a run.
+    """
+    by_name: dict[str, list[RunRecord]] = {}
+    for record in records:
+        by_name.setdefault(record.key, []).append(record)
+        by_name.setdefault(record.run, []).append(record)
+    found = []
+    for name in names:
+        matches = by_name.get(name, [])
+        if len(matches) > 1:
+            raise TomoscoutError(
+                f"{where}: run '{name}' is in several projects; write {' or '.join(r.key for r in matches)}"
+            )
+        if not matches:
+            some = ", ".join(record.run for record in records[:5])
+            raise TomoscoutError(
+                f"{where}: no run '{name}' in the projects; there are {len(records)} runs, such as {some}"
+            )
+        found.append(matches[0])
+    return found

@@ -1,0 +1,38 @@
+"""Progress of long work on the terminal and in logs."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+
+class Progress:
+    """One line, rewritten in a terminal twice a second; in a log a new line every quarter of a minute."""
+
+    def __init__(self, total: int, start: int = 0) -> None:
+        self.total = total
+        self._live = sys.stderr.isatty()
+        self._pause = 0.5 if self._live else 15.0
+        self._started = self._shown = time.monotonic()
+        self._first = start
+
+    def show(self, done: int, text: str, *, now: bool = False) -> None:
+        """Show how far the work is; `now` shows it whatever the time since the last line."""
+        clock = time.monotonic()
+        if not now and clock - self._shown < self._pause:
+            return
+        self._shown = clock
+        rate = (done - self._first) / max(clock - self._started, 1e-9)
+        left = (self.total - done) / rate if rate else 0.0
+        line = f"{text}  {rate:.2f}/s  {_clock(left)} left"
+        print(f"\r\033[K{line}" if self._live else line, end="" if self._live else "\n", file=sys.stderr, flush=True)
+
+    def note(self, text: str) -> None:
+        """A line that stays."""
+        print(f"\r\033[K{text}" if self._live else text, file=sys.stderr, flush=True)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,148 @@
+"""The report: one HTML file that needs nothing but itself."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tomoscout.evaluate import describe_runs, f_name
+from tomoscout.files import write_text
+from tomoscout.report.pictures import FALSE, FOUND, MISSED, Colour, SlicePicture
+from tomoscout.report.plots import history_charts, precision_recall_charts
+
+PARTS = {"train": "Training", "validate": "Validation", "test": "Test"}
+
+
+def write_report(
+    path: Path,
+    title: str,
+    scores: Mapping[str, Any] | None,
+    history: Sequence[Mapping[str, Any]],
+    model: Mapping[str, Any],
+    split: Mapping[str, Any],
+    targets: Mapping[str, Any],
+    slices: Sequence[SlicePicture],
+) -> None:
+    """Write the report page.
+
+    Args:
+        path: the HTML file.
+        title: its heading.
+        scores: what `evaluate` returned, or None where nothing was scored.
+        history: the rows of metrics.csv (`step`, `loss`, `score`; empty values where a row has none).
+        model: the content of model.yaml, or any other facts, nested as they may be.
+        split: the content of the split file; `fold` says which of its folds was used, 0 unless given.
+        targets: what `summarise_targets` returned; may be empty.
+        slices: pictures of picks.
+    """
+    page = _environment().get_template("page.html.jinja")
+    fold = split["folds"][split.get("fold", 0)] if split.get("folds") else {}
+    write_text(
+        path,
+        page.render(
+            title=title,
+            scores=scores,
+            f=f_name(scores["beta"]) if scores else None,
+            sentences=describe_runs(scores) if scores else [],
+            curves=precision_recall_charts(scores) if scores else [],
+            history=history_charts(history),
+            facts=flatten(model),
+            parts=[(name, fold.get(part, [])) for part, name in PARTS.items()],
+            excluded=_by_reason(split.get("excluded", {})),
+            targets=targets,
+            slices=[(base64.b64encode(picture.png).decode(), picture.caption) for picture in slices],
+            legend=[("found", _css(FOUND)), ("missed", _css(MISSED)), ("false", _css(FALSE))],
+        ),
+    )
+
+
+def _environment() -> Any:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("tomoscout.report", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"fixed": _fixed, "count": _count}
+    return environment
+
+
+def _fixed(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _count(value: int | None) -> str:
+    return "–" if value is None else f"{value:,}".replace(",", "\u202f")
+
+
+def _css(colour: Colour) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*colour)
+
+
+def _by_reason(excluded: Mapping[str, str]) -> list[tuple[str, list[str]]]:
+    """The reasons for which runs were left out, each with its runs."""
+    reasons: dict[str, list[str]] = {}
+    for run, reason in sorted(excluded.items()):
+        reasons.setdefault(reason, []).append(run)
+    return sorted(reasons.items())
+
+
+def flatten(facts: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested facts as lines: `network · channels` and `16, 32, 64`."""
+    lines: list[tuple[str, str]] = []
+    for key, value in facts.items():
+        name = f"{prefix}{key}".replace("_", " ")
+        if isinstance(value, Mapping):
+            lines += flatten(value, f"{name} · ")
+        elif isinstance(value, list | tuple) and any(isinstance(entry, Mapping) for entry in value):
+            for number, entry in enumerate(value, start=1):
+                label = entry.get("name", number) if isinstance(entry, Mapping) else number
+                lines += flatten({str(label): entry}, f"{name} · ")
+        else:
+            lines.append((name, _plain(value)))
+    return lines
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_plain, value)) or "none"
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "–"}[value]
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def summarise_targets(manifests: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Add up the manifests of the targets of several runs, class by class.
+
+    Returns:
+        `segmentation`, `runs` (how many), and `classes`: name, label, radius and target_radius in Å (None for a
+        segmentation), sources, voxels; for particles picks used, outside and overlapping, for segmentations
+        the voxels lost to particles (None where they do not apply).
+    """
+    manifests = list(manifests)
+    classes: dict[str, dict[str, Any]] = {}
+    for manifest in manifests:
+        for entry in manifest["classes"]:
+            total = classes.setdefault(
+                entry["name"], {key: entry[key] for key in ("name", "label", "radius", "target_radius", "sources")}
+            )
+            picks = entry.get("picks", {})
+            counts = {
+                "voxels": entry["voxels"],
+                "used": picks.get("used"),
+                "outside": picks.get("outside"),
+                "overlapping": picks.get("overlapping"),
+                "lost": entry.get("voxels_lost_to_particles"),
+            }
+            for key, value in counts.items():
+                total[key] = value if value is None else total.get(key, 0) + value
+    return {
+        "segmentation": manifests[0]["segmentation"] if manifests else None,
+        "runs": len(manifests),
+        "classes": sorted(classes.values(), key=lambda entry: entry["label"]),
+    }

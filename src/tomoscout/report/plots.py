@@ -1,0 +1,144 @@
+"""Charts for the page: precision over recall and the course of a training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+Points = Sequence[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a chart: its CSS class, and the name shown when it is pointed at."""
+
+    name: str
+    style: str
+    points: Points
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A marked point of a chart: its CSS class, and the note shown when it is pointed at."""
+
+    x: float
+    y: float
+    note: str
+    style: str = "dot"
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A line chart in the units of its data, lines from back to front; the page's template draws it as SVG."""
+
+    title: str
+    x_label: str
+    y_label: str
+    x_range: tuple[float, float]
+    y_range: tuple[float, float]
+    lines: list[Line]
+    dots: list[Dot]
+    width: float = 260
+    height: float = 220
+
+    TOP, RIGHT, BOTTOM, LEFT = 12, 12, 36, 40
+
+    def place(self, x: float, y: float) -> tuple[float, float]:
+        """Where a point lies in the SVG; outside the ranges it is moved to their edge."""
+        across, up = (
+            min(max((value - low) / (high - low), 0), 1)
+            for value, (low, high) in ((x, self.x_range), (y, self.y_range))
+        )
+        plot_width, plot_height = self.width - self.LEFT - self.RIGHT, self.height - self.TOP - self.BOTTOM
+        return round(self.LEFT + across * plot_width, 1), round(self.TOP + (1 - up) * plot_height, 1)
+
+    def path(self, points: Points) -> str:
+        """An SVG path through points; those that fall on the one before are left out."""
+        return "M" + "L".join(f"{x} {y}" for (x, y), _ in groupby(self.place(*point) for point in points))
+
+    def ticks(self) -> tuple[list[tuple[float, str]], list[tuple[float, str]]]:
+        """Position and label of the ticks along x, and along y."""
+        (left, right), (low, high) = self.x_range, self.y_range
+        x_ticks = [(self.place(value, low)[0], label) for value, label in ticks(left, right)]
+        return x_ticks, [(self.place(left, value)[1], label) for value, label in ticks(low, high)]
+
+
+def ticks(low: float, high: float, count: int = 5) -> list[tuple[float, str]]:
+    """About `count` round numbers from `low` to `high`, with labels."""
+    raw = (high - low) / count
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * 0.999)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    digits = max(0, -math.floor(math.log10(step) + 1e-9))
+    return [(n * step, f"{n * step:,.{digits}f}") for n in range(first, last + 1)]
+
+
+def precision_recall_charts(scores: Mapping[str, Any]) -> list[Chart]:
+    """A chart per object that has references: its curve in front of those of the others."""
+    curves = {
+        curve["object"]: list(zip(curve["recall"], curve["precision"], strict=True)) for curve in scores["curves"]
+    }
+    charts = []
+    for entry in scores["objects"]:
+        name = entry["object"]
+        if not entry["references"]:
+            continue
+        lines = [Line(other, "context", points) for other, points in curves.items() if other != name]
+        lines.append(Line(name, "line", curves[name]))
+        dots = [Dot(*curves[name][-1], "all picks")] if curves[name] else []
+        charts.append(Chart(name, "recall", "precision", (0, 1), (0, 1), lines, dots))
+    return charts
+
+
+def history_charts(history: Iterable[Mapping[str, Any]]) -> list[Chart]:
+    """The course of a training from the rows of metrics.csv: loss, and scores at every validation."""
+    rows = list(history)
+    loss, score = thin(series(rows, "loss")), series(rows, "score")
+    last = max((step for step, _ in loss + score), default=0)
+    charts = []
+    if len(loss) > 1:
+        top = max(value for _, value in loss) or 1
+        charts.append(Chart("Loss", "step", "loss", (0, last), (0, top), [Line("loss", "line", loss)], [], 420, 230))
+    if score and last > 0:
+        top_step, top_score = best(score)
+        dots = [Dot(step, value, f"{value:.3f} at step {step:,.0f}") for step, value in score]
+        dots.append(Dot(top_step, top_score, f"best: {top_score:.3f} at step {top_step:,.0f}", "best"))
+        title = f"Validation score, best {top_score:.3f} at step {top_step:,.0f}"
+        lines = [Line(name, "context", series(rows, name)) for name in object_columns(rows)]
+        lines.append(Line("mean", "line", score))
+        charts.append(Chart(title, "step", "score", (0, last), (0, 1), lines, dots, 420, 230))
+    return charts
+
+
+def object_columns(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The columns of metrics.csv that hold the scores of single objects."""
+    columns = dict.fromkeys(column for row in rows for column in row)
+    return [column for column in columns if column not in ("step", "loss", "learning_rate", "score")]
+
+
+def series(rows: Iterable[Mapping[str, Any]], column: str) -> list[tuple[float, float]]:
+    """(step, value) of every row whose value in `column` is a finite number."""
+    found = []
+    for row in rows:
+        try:
+            step, value = float(row["step"]), float(row[column])
+        except (KeyError, TypeError, ValueError):
+            continue
+        if math.isfinite(value):
+            found.append((step, value))
+    return found
+
+
+def best(points: Points) -> tuple[float, float]:
+    """The point of the highest value, the first of equals."""
+    return max(points, key=lambda point: point[1])
+
+
+def thin(points: Points, count: int = 300) -> list[tuple[float, float]]:
+    """At most `count` points: means over equal stretches."""
+    length = math.ceil(len(points) / count)
+    stretches = [points[start : start + length] for start in range(0, len(points), max(length, 1))]
+    return [(sum(x for x, _ in s) / len(s), sum(y for _, y in s) / len(s)) for s in stretches]

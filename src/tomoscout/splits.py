@@ -1,0 +1,222 @@
+"""Which runs train, which choose the model, which test it: the only place that decides."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tomoscout.classes import TargetPlan, has_tomogram
+from tomoscout.config import Config, Split
+from tomoscout.errors import TomoscoutError
+from tomoscout.files import write_json
+from tomoscout.inventory import RunRecord, find_runs
+
+VERSION = 1
+"""Raised when the same options would divide the same runs otherwise."""
+
+PARTS = ("train", "validate", "test")
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One division of the runs (`project/run`)."""
+
+    train: tuple[str, ...]
+    validate: tuple[str, ...]
+    test: tuple[str, ...]
+
+    def part(self, name: str) -> tuple[str, ...]:
+        """The runs of `train`, `validate`, `test`, or `all` three together."""
+        if name == "all":
+            return self.train + self.validate + self.test
+        runs: tuple[str, ...] = getattr(self, name)
+        return runs
+
+    def to_json(self) -> dict[str, list[str]]:
+        """The fold as it stands in the split file."""
+        return {part: list(self.part(part)) for part in PARTS}
+
+
+@dataclass(frozen=True)
+class SplitResult:
+    """All folds (one, unless cross-validating) and why runs were left out."""
+
+    folds: tuple[Fold, ...]
+    excluded: dict[str, str]
+
+
+def make_split(config: Config, records: Sequence[RunRecord], plan: TargetPlan) -> SplitResult:
+    """Divide the runs. A run (or group of runs) has a fixed place in a random order that depends only on the seed
+    and its name, so that adding runs moves few others.
+
+    Raises:
+        TomoscoutError: parts overlap, are empty, or name a run without a target.
+    """
+    options = config.split
+    eligible, excluded = _eligible(config, list(records), plan)
+    explicit = _explicit(options, list(records), eligible, excluded)
+    groups = _groups(options, [r for r in records if r.key in eligible])
+    _refuse_divided_groups(explicit, groups)
+    taken = {key for keys in explicit.values() for key in keys}
+    free = [group for group in groups if not taken & set(group)]
+    folds = tuple(_sort(fold) for fold in _divide(options, explicit, free))
+    for number, fold in enumerate(folds):
+        _check(fold, number, options, excluded)
+    used = set(folds[0].part("all"))
+    excluded |= {key: "not listed in split.train, split.validate or split.test" for key in eligible if key not in used}
+    return SplitResult(folds, excluded)
+
+
+def _eligible(config: Config, records: list[RunRecord], plan: TargetPlan) -> tuple[set[str], dict[str, str]]:
+    options = config.split
+    reasons = {
+        r.key: reason for name, reason in options.exclude.items() for r in find_runs(records, [name], "split.exclude")
+    }
+    negatives = {record.key for record in find_runs(records, options.negatives, "split.negatives")}
+    for record in records:
+        if record.key in reasons:
+            continue
+        if not has_tomogram(config, record):
+            reasons[record.key] = f"no tomogram {' or '.join(config.tomograms)}"
+        elif record.key not in plan.inputs:
+            reasons[record.key] = "no target: it has no picks or segmentation of the target classes"
+        elif record.key not in plan.annotated | negatives:
+            reasons[record.key] = "not annotated; list it under split.negatives to train on it as empty"
+    return {record.key for record in records} - reasons.keys(), reasons
+
+
+def _explicit(
+    options: Split, records: list[RunRecord], eligible: set[str], excluded: dict[str, str]
+) -> dict[str, list[str]]:
+    parts: dict[str, list[str]] = {}
+    for part, names in zip(PARTS, (options.train, options.validate_, options.test), strict=True):
+        keys = [record.key for record in find_runs(records, names or [], f"split.{part}")]
+        for key in keys:
+            if key not in eligible:
+                raise TomoscoutError(f"split.{part}: run '{key}' cannot be used: {excluded[key]}")
+            for other, others in parts.items():
+                if key in others:
+                    raise TomoscoutError(f"split: run '{key}' is listed under both {other} and {part}")
+        parts[part] = list(dict.fromkeys(keys))
+    return parts
+
+
+def _rank(seed: int, name: str) -> str:
+    return hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=8).hexdigest()
+
+
+def _groups(options: Split, records: list[RunRecord]) -> list[list[str]]:
+    """Runs that must stay together, in the random order of the seed."""
+    groups: dict[str, list[str]] = {}
+    for record in records:
+        name = record.key
+        if options.group_pattern is not None:
+            match = re.search(options.group_pattern, record.run)
+            if not match:
+                raise TomoscoutError(
+                    f"split.group_pattern: '{options.group_pattern}' does not match run '{record.run}'"
+                )
+            name = match[1]
+        groups.setdefault(name, []).append(record.key)
+    return [groups[name] for name in sorted(groups, key=lambda name: _rank(options.seed, name))]
+
+
+def _refuse_divided_groups(explicit: dict[str, list[str]], groups: list[list[str]]) -> None:
+    for group in groups:
+        parts = [part for part, keys in explicit.items() if set(group) & set(keys)]
+        if len(parts) > 1:
+            raise TomoscoutError(f"split: {', '.join(group)} belong to one group but are in {' and '.join(parts)}")
+
+
+def _divide(options: Split, explicit: dict[str, list[str]], free: list[list[str]]) -> list[Fold]:
+    train, validate, test = (explicit[part] for part in PARTS)
+    if options.folds or options.leave_one_out:
+        count = options.folds or len(free)
+        if len(free) < count or count < 2:
+            raise TomoscoutError(
+                f"split: {count} folds need at least {max(count, 2)} runs or groups, found {len(free)}"
+            )
+        return [
+            Fold(_join(g for n, g in enumerate(free) if n % count != fold), _join(free[fold::count]), tuple(test))
+            for fold in range(count)
+        ]
+    counts = _counts(len(free), _shares(options.ratios, [not given for given in (train, validate, test)]))
+    chosen: list[tuple[str, ...]] = []
+    for count in counts:
+        chosen.append(_join(free[:count]))
+        free = free[count:]
+    drawn_test, drawn_validate, drawn_train = chosen
+    return [Fold(tuple(train) or drawn_train, tuple(validate) or drawn_validate, tuple(test) or drawn_test)]
+
+
+def _shares(ratios: list[float], wanted: list[bool]) -> list[float]:
+    """Shares of the free runs for train, validation and test: the ratios, with those of parts that are listed
+    explicitly divided among the others."""
+    given = [ratios[0], 1 - ratios[0], 0.0] if len(ratios) == 1 else [*ratios, 1 - sum(ratios)][:3]
+    shares = [share if want and share > 1e-6 else 0.0 for share, want in zip(given, wanted, strict=True)]
+    total = sum(shares) + max(0.0, 1 - sum(given))
+    return [share / total for share in shares] if total else shares
+
+
+def _counts(total: int, shares: list[float]) -> tuple[int, int, int]:
+    """Whole numbers of test, validation and training groups. A part with a share gets at least one while there are
+    enough: training first, then validation; rounding goes to training."""
+    train, validate, test = (max(1, round(total * share)) if share else 0 for share in shares)
+    spare = total - (1 if train else 0)
+    validate = min(validate, max(spare, 0))
+    test = min(test, max(spare - validate, 0))
+    if sum(shares) > 1 - 1e-6 or train > total - validate - test:
+        train = total - validate - test if train else 0
+    return test, validate, train
+
+
+def _join(groups: Iterable[list[str]]) -> tuple[str, ...]:
+    return tuple(key for group in groups for key in group)
+
+
+def _sort(fold: Fold) -> Fold:
+    return Fold(*(tuple(sorted(fold.part(part))) for part in PARTS))
+
+
+def _check(fold: Fold, number: int, options: Split, excluded: dict[str, str]) -> None:
+    for part in ("train", "validate"):
+        if not fold.part(part):
+            usable = len(fold.part("all"))
+            reasons = "; ".join(f"{key}: {reason}" for key, reason in list(excluded.items())[:3])
+            raise TomoscoutError(
+                f"split {options.name}: no run is left for '{part}' (fold {number}, {usable} usable runs, "
+                f"{len(excluded)} excluded{': ' + reasons if reasons else ''})"
+            )
+    overlap = set(fold.train) & set(fold.validate) | set(fold.test) & set(fold.train + fold.validate)
+    if overlap:
+        raise TomoscoutError(f"split {options.name}: {', '.join(sorted(overlap))} are in more than one part")
+
+
+def split_to_json(options: Split, result: SplitResult) -> dict[str, Any]:
+    """The split file's content."""
+    return {
+        "name": options.name,
+        "seed": options.seed,
+        "folds": [fold.to_json() for fold in result.folds],
+        "excluded": result.excluded,
+    }
+
+
+def chosen_fold(options: Split, result: SplitResult) -> Fold:
+    """The fold a single training uses.
+
+    Raises:
+        TomoscoutError: there are fewer folds.
+    """
+    if options.fold >= len(result.folds):
+        raise TomoscoutError(f"split.fold: {options.fold} asked for, but there are folds 0 to {len(result.folds) - 1}")
+    return result.folds[options.fold]
+
+
+def write_split(config: Config, result: SplitResult, output: Path) -> None:
+    """Write the split file."""
+    write_json(output, split_to_json(config.split, result))
