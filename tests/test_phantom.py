@@ -158,11 +158,14 @@ def test_the_default_fits_twelve_of_every_kind() -> None:
 
 def test_a_crowd_is_placed_as_far_as_it_fits_and_the_rest_is_reported(tmp_path: Path) -> None:
     lines: list[str] = []
-    make_phantom(tmp_path, changed(runs=1, particles=30), lines.append)
-    counts = read_json(tmp_path / "phantom.json")["runs"]["phantom-000"]["particles"]
+    make_phantom(tmp_path, changed(runs=1, particles=30, membranes=9), lines.append)
+    run = read_json(tmp_path / "phantom.json")["runs"]["phantom-000"]
+    counts = run["particles"]
     assert counts["ribosome"] < 30 and counts["hemoglobin"] == 30
     assert len(lines) == 1 and f"{counts['ribosome']} ribosome" in lines[0]
-    assert "no room for 30 of ribosome" in lines[0] and "of hemoglobin" not in lines[0]
+    lack = lines[0].partition("no room for ")[2].split(", ")
+    assert "30 ribosome" in lack and "9 vesicles" in lack and "30 hemoglobin" not in lack
+    assert 1 <= run["vesicles"] < 9 and f"{run['vesicles']} vesicles" in lines[0]
 
 
 def test_orientations_are_uniform() -> None:
@@ -219,7 +222,7 @@ def test_a_rotation_turns_the_object_into_the_tomogram(seed: int) -> None:
 
 def test_stored_picks_rebuild_the_density(phantom: Path) -> None:
     result = simulate(KINDS, changed(membranes=1), 1)
-    particles = result.density - vesicles(1, (40, 64, 72), SPACING, np.random.default_rng([5, 1, 1])).density
+    particles = result.density - result.membranes.density
     rebuilt = np.zeros(particles.shape)
     places = voxel_positions(particles.shape)
     run = copick.from_file(str(phantom)).get_run("phantom-001")
@@ -311,7 +314,7 @@ def test_contrast_vanishes_where_theory_says(defocus: float) -> None:
     point = np.zeros((96, 96, 96), dtype=np.float32)
     point[48, 48, 48] = 1
     volume = image(
-        point, point > 0, voxel_spacing=6.0, defocus=defocus, tilt_range=90.0, signal_to_noise=1e12,
+        point, point < 0, voxel_spacing=6.0, defocus=defocus, tilt_range=90.0, signal_to_noise=1e12,
         random=np.random.default_rng(0),
     )  # fmt: skip
     kz, ky, kx = full_frequencies(point.shape, 6.0)
@@ -343,7 +346,7 @@ def test_membranes_are_closed_shells_of_the_stated_thickness() -> None:
     membranes = vesicles(3, (64, 128, 128), SPACING, np.random.default_rng(1))
     _, shells = ndimage.label(membranes.mask)
     _, rooms = ndimage.label(~membranes.mask)
-    assert shells >= 2 and rooms == shells + 1
+    assert shells == membranes.count == 3 and rooms == shells + 1
     inner = ndimage.distance_transform_edt(membranes.mask) * SPACING
     # From the middle of the bilayer to its border, give or take a voxel.
     assert inner.max() == pytest.approx(30, abs=SPACING)
@@ -353,7 +356,7 @@ def test_membranes_are_closed_shells_of_the_stated_thickness() -> None:
 def test_particles_stay_off_the_membrane() -> None:
     options = changed(membranes=2, particles=4, shape=[56, 112, 112])
     result = simulate(KINDS, options, 0)
-    voxels = np.argwhere(result.membrane)[:, ::-1] * SPACING
+    voxels = np.argwhere(result.membranes.mask)[:, ::-1] * SPACING
     assert len(voxels) > 1000
     for kind in KINDS:
         for position in result.picks[kind.name].positions:
@@ -366,7 +369,7 @@ def test_the_membrane_is_a_binary_segmentation(phantom: Path) -> None:
     (segmentation,) = root.get_run("phantom-001").get_segmentations(name="membrane", user_id="phantom", session_id="0")
     labels = segmentation.numpy()
     assert not segmentation.is_multilabel and labels.dtype == np.uint8
-    assert np.array_equal(labels, simulate(KINDS, changed(membranes=1), 1).membrane)
+    assert np.array_equal(labels, simulate(KINDS, changed(membranes=1), 1).membranes.mask)
     assert 0 < labels.mean() < 0.5
     assert not root.get_object("membrane").is_particle and root.get_object("membrane").label == 6
 
@@ -410,7 +413,7 @@ def test_a_map_is_centred_scaled_and_cleared_of_specks(tmp_path: Path) -> None:
     middle = kind.density.shape[0] // 2
     centre = np.array(ndimage.center_of_mass(kind.density)) - middle
     assert np.allclose(centre * kind.step, 0, atol=0.5)
-    assert kind.density[kind.density > 0.5].mean() == pytest.approx(1, abs=0.1)
+    assert kind.density[kind.density > 0.5].mean() == pytest.approx(1, abs=0.2)
     assert ndimage.label(kind.density > 0.1)[1] == 1
     # The volume in Å³ is that of the map, whatever the sampling.
     assert kind.density.sum() * kind.step**3 == pytest.approx(len(points) * 5.0**3, rel=0.25)
@@ -462,6 +465,7 @@ def broken_maps() -> dict[str, bytes | np.ndarray | None]:
     }
 
 
+@pytest.mark.filterwarnings("ignore:Data array contains NaN")
 @pytest.mark.parametrize("message", broken_maps())
 def test_a_bad_map_is_named(tmp_path: Path, message: str) -> None:
     content, path = broken_maps()[message], tmp_path / "bad.mrc"

@@ -7,11 +7,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tomoscout.config import Config, Source
 from tomoscout.errors import TomoscoutError
 from tomoscout.files import digest
 from tomoscout.inventory import RunRecord, find_runs
-from tomoscout.project import Segmentation, read_objects
+from tomoscout.project import Picks, Project, Segmentation, read_objects
 
 TARGETS_VERSION = 1
 """Raised when the numbers in a target change."""
@@ -197,3 +199,9 @@ def _radius(config: Config, name: str) -> float:
     if len(set(radii.values())) > 1:
         raise TomoscoutError(f"object '{name}' has different radii: {radii}; make them equal to train on all at once")
     return next(iter(radii.values()))
+
+
+def read_reference(project: Project, record: RunRecord, entry: TargetClass) -> Picks:
+    """All picks of a class in a run, from every source of the class."""
+    found = [project.read_picks(record.run, source) for source in entry.sources if source in record.picks]
+    return Picks.at(np.concatenate([np.zeros((0, 3)), *(picks.positions for picks in found)]))

@@ -276,7 +276,7 @@ class Train(Section):
     """Seconds between checkpoints. Does not change the result, only what a killed job loses."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train."""
-    seed: int = 42
+    seed: int = Field(default=42, ge=0)
     """Seed of weights, crops and augmentation."""
 
     @model_validator(mode="after")
@@ -364,7 +364,7 @@ class Phantom(Section):
 
     runs: int = Field(default=6, ge=1)
     """Number of tomograms."""
-    shape: list[int] = Field(default=[64, 192, 192], min_length=3, max_length=3)
+    shape: list[Annotated[int, Field(ge=1)]] = Field(default=[64, 192, 192], min_length=3, max_length=3)
     """Voxels z, y, x."""
     voxel_spacing: float = Field(default=10.0, gt=0)
     """Å per voxel."""
@@ -374,13 +374,13 @@ class Phantom(Section):
     """Variance of the signal inside particles over the variance of the noise."""
     tilt_range: float = Field(default=60.0, gt=0, le=90)
     """Largest tilt in degrees; what lies beyond is the missing wedge."""
-    defocus: list[float] = Field(default=[2.0, 4.0], min_length=2, max_length=2)
+    defocus: list[Annotated[float, Field(gt=0)]] = Field(default=[2.0, 4.0], min_length=2, max_length=2)
     """Range of the defocus in µm; each run has its own."""
     membranes: int = Field(default=0, ge=0)
     """Vesicles per tomogram, written as a segmentation named membrane."""
-    maps: dict[str, str] = {}
+    maps: dict[Name, str] = {}
     """Density maps (MRC) in place of the built-in shapes: object name → file."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     """Seed of everything random."""
 
 

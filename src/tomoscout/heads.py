@@ -13,15 +13,11 @@ from numpy.typing import NDArray
 from tomoscout.classes import TargetClass
 from tomoscout.config import Localize, Train
 from tomoscout.errors import TomoscoutError
-from tomoscout.geometry import to_angstrom
 from tomoscout.losses import WeightedCrossEntropy
 from tomoscout.matching import best_threshold, count_matches, precision_recall
-from tomoscout.peaks import find_peaks
+from tomoscout.peaks import LOWEST_SCORE, locate_picks
 from tomoscout.project import Picks
 from tomoscout.trainer import Validation
-
-LOWEST_SCORE = 0.05
-"""Peaks below this are noise at any threshold worth choosing."""
 
 
 @dataclass(frozen=True)
@@ -55,27 +51,6 @@ class PickingHead:
         weights[0] = 1.0
         return WeightedCrossEntropy(weights, ignore)
 
-    def locate(
-        self, probabilities: NDArray[np.uint8], thresholds: Mapping[str, float] | None = None
-    ) -> dict[str, Picks]:
-        """Picks in Å of every particle class from quantised probabilities (class, z, y, x).
-
-        Without `thresholds` all peaks worth a threshold are returned.
-        """
-        found = {}
-        for entry, probability in zip(self.classes, probabilities, strict=True):
-            if entry.radius is None or entry.target_radius is None:
-                continue
-            indices, scores = find_peaks(
-                probability,
-                entry.target_radius / self.voxel_spacing,
-                smoothing=self.localize.smoothing,
-                separation=self.localize.separation * entry.radius / self.voxel_spacing,
-                threshold=LOWEST_SCORE if thresholds is None else thresholds[entry.name],
-            )
-            found[entry.name] = Picks.at(to_angstrom(indices, self.voxel_spacing), scores)
-        return found
-
     def measure(
         self, predictions: Sequence[NDArray[np.uint8]], references: Sequence[Reference], beta: float
     ) -> Validation:
@@ -85,7 +60,10 @@ class PickingHead:
         Raises:
             TomoscoutError: no class has anything to be scored by.
         """
-        located = [self.locate(probabilities) for probabilities in predictions]
+        located = [
+            locate_picks(probabilities, self.classes, self.voxel_spacing, self.localize)
+            for probabilities in predictions
+        ]
         scores: dict[str, float] = {}
         thresholds: dict[str, float] = {}
         chosen_by: list[str] = []

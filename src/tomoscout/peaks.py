@@ -2,11 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
+from tomoscout.classes import TargetClass
+from tomoscout.config import Localize
+from tomoscout.geometry import to_angstrom
+from tomoscout.project import Picks
+
+LOWEST_SCORE = 0.05
+"""Peaks below this are noise at any threshold worth choosing."""
+
 WIDEST_PEAK = 8
 """Voxels: larger objects are located on a coarser grid and refined, which costs a fraction and moves no peak."""
+
+
+def locate_picks(
+    probabilities: NDArray[np.uint8],
+    classes: Sequence[TargetClass],
+    voxel_spacing: float,
+    options: Localize,
+    thresholds: Mapping[str, float] | None = None,
+) -> dict[str, Picks]:
+    """Picks in Å of every particle class from quantised probabilities (class, z, y, x).
+
+    `thresholds`: smallest score by class name; without them all peaks worth a threshold are returned.
+    """
+    found = {}
+    for entry, probability in zip(classes, probabilities, strict=True):
+        if entry.radius is None or entry.target_radius is None:
+            continue
+        indices, scores = find_peaks(
+            probability,
+            entry.target_radius / voxel_spacing,
+            smoothing=options.smoothing,
+            separation=options.separation * entry.radius / voxel_spacing,
+            threshold=LOWEST_SCORE if thresholds is None else thresholds[entry.name],
+        )
+        found[entry.name] = Picks.at(to_angstrom(indices, voxel_spacing), scores)
+    return found
 
 
 def find_peaks(

@@ -215,6 +215,8 @@ class Project:
         entry = self._run(run).new_picks(
             object_name=source.name, user_id=source.user, session_id=source.session, exist_ok=True
         )
+        # Copick names the run only where the file is new; equal picks should be equal files.
+        entry.meta.run_name = run
         entry.from_numpy(picks.positions, transforms=picks.transforms, scores=picks.scores)
 
     # Segmentations

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tomoscout.batches import Batch
 from tomoscout.classes import TargetPlan, plan_targets, reference_tomogram, source_segmentation, target_segmentation
 from tomoscout.config import Config, Source
 from tomoscout.errors import TomoscoutError
-from tomoscout.files import digest, read_json, write_json
 from tomoscout.geometry import Shape, inside, to_voxels
 from tomoscout.inventory import RunRecord
-from tomoscout.project import Project
+from tomoscout.project import Project, Segmentation
 
 ALIGNMENT_TOLERANCE = 4
 """Voxels by which a segmentation's shape may differ from the tomogram's: binning software rounds sizes its own way."""
@@ -138,13 +138,10 @@ def make_target(config: Config, plan: TargetPlan, project: Project, record: RunR
     wanted = target_segmentation(config)
     attributes = {"classes": [entry.to_json() for entry in plan.classes]}
     return {
-        "project": record.project,
-        "run": record.run,
         "segmentation": str(wanted),
         "tomogram": uri,
         "shape": list(shape),
         "classes": classes,
-        "inputs": plan.inputs[record.key],
         "digest": project.write_segmentation(record.run, wanted, labels, attributes),
     }
 
@@ -206,36 +203,31 @@ def _report_outside(counts: dict[str, Any], record: RunRecord, source: Source, p
 
 def run_targets(config: Config, records: Sequence[RunRecord], batch: int, output: Path) -> None:
     """Make the targets of a batch of runs. Runs whose target is there and up to date are left alone; a run that
-    no longer has annotations loses its target. Writes a manifest per run beside `output`, then `output`."""
+    no longer has annotations loses its target.
+
+    Raises:
+        TomoscoutError: a source is broken or does not fit the tomogram.
+    """
     plan = plan_targets(config, records)
-    folder = output.parent
-    done = {}
-    projects: dict[str, Project] = {}
-    for record in (record for record in records if record.batch == batch):
-        project = projects.setdefault(record.project, Project(record.project, Path(config.projects[record.project])))
-        path = manifest_path(folder, record)
-        wanted = target_segmentation(config)
+    wanted = target_segmentation(config)
+    work = Batch(config, records, batch, output)
+    for record in work.records:
         if record.key not in plan.inputs:
-            if path.exists():
-                project.delete_segmentation(record.run, wanted)
-                path.unlink()
-                print(f"{record.key}: no annotations any more, target removed", file=sys.stderr)
+            _remove_target(work, record, wanted)
             continue
-        if path.exists():
-            manifest = read_json(path)
-            if manifest["inputs"] == plan.inputs[record.key] and project.has_segmentation(record.run, wanted):
-                done[record.key] = digest(manifest)
-                print(f"{record.key}: up to date", file=sys.stderr)
-                continue
-            path.unlink()
-        manifest = make_target(config, plan, project, record)
-        write_json(path, manifest)
-        done[record.key] = digest(manifest)
+        inputs = plan.inputs[record.key]
+        if work.is_done(record, inputs, lambda r: work.project(r).has_segmentation(r.run, wanted)):
+            continue
+        manifest = make_target(config, plan, work.project(record), record)
+        work.finish(record, {**manifest, "inputs": inputs})
         used = sum(entry["picks"]["used"] for entry in manifest["classes"] if "picks" in entry)
         print(f"{record.key}: {used} picks", file=sys.stderr)
-    write_json(output, {"batch": batch, "runs": done})
+    work.write()
 
 
-def manifest_path(folder: Path, record: RunRecord) -> Path:
-    """Where the manifest of a run's target lies in the folder of its target."""
-    return folder / record.project / f"{record.run}.json"
+def _remove_target(work: Batch, record: RunRecord, wanted: Segmentation) -> None:
+    path = work.manifest_path(record)
+    if path.exists():
+        work.project(record).delete_segmentation(record.run, wanted)
+        path.unlink()
+        print(f"{record.key}: no annotations any more, target removed", file=sys.stderr)

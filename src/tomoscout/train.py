@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from tomoscout.augment import augment
 from tomoscout.checkpoint import Checkpoint
-from tomoscout.classes import TargetClass, TargetPlan, plan_targets, target_segmentation
+from tomoscout.classes import TargetClass, TargetPlan, plan_targets, read_reference, target_segmentation
 from tomoscout.config import Config
 from tomoscout.device import choose_device
 from tomoscout.errors import TomoscoutError
-from tomoscout.files import digest, write_json, write_table
+from tomoscout.files import write_json, write_table
+from tomoscout.fingerprints import training_fingerprint
 from tomoscout.geometry import inside, to_voxels
 from tomoscout.heads import PickingHead, Reference
 from tomoscout.inference import predict
@@ -30,29 +31,8 @@ from tomoscout.targets import align
 from tomoscout.trainer import Outcome, Validation, fit
 from tomoscout.volumes import LabelledVolume, labelled_volume, standardise, storage_device
 
-VERSION = 1
-"""Raised when the same data and options would give other weights."""
-
 MOST_VOXELS = 50_000
 """Voxels of a continuous class kept per tomogram as places to centre crops on."""
-
-
-def training_fingerprint(config: Config, plan: TargetPlan, fold: Fold) -> str:
-    """The digest of everything the weights depend on: options, classes, and the targets of the runs used."""
-    ignored = {"name", "device", "checkpoint_seconds"}
-    return digest(
-        {
-            "version": VERSION,
-            "train": config.train.model_dump(exclude=ignored),
-            "tomograms": config.tomograms,
-            "localize": [config.localize.smoothing, config.localize.separation],
-            "distance": config.evaluate.distance,
-            "tile": [config.segment.tile, config.segment.overlap],
-            "classes": [entry.to_json() for entry in plan.classes],
-            "train_runs": {key: plan.inputs[key] for key in fold.train},
-            "validate_runs": {key: plan.inputs[key] for key in fold.validate},
-        }
-    )
 
 
 def run_train(config: Config, records: Sequence[RunRecord], folder: Path, threads: int | None = None) -> None:
@@ -179,12 +159,6 @@ class _Data:
         reach = 0.0 if entry.target_radius is None else entry.target_radius / self.config.voxel_spacing
         patch = np.array(self.config.train.patch)
         return Centres(np.concatenate(places), np.maximum(patch // 2 - int(np.ceil(reach)), 0))
-
-
-def read_reference(project: Project, record: RunRecord, entry: TargetClass) -> Picks:
-    """All picks of a class in a run, from every source of the class."""
-    found = [project.read_picks(record.run, source) for source in entry.sources if source in record.picks]
-    return Picks.at(np.concatenate([np.zeros((0, 3)), *(picks.positions for picks in found)]))
 
 
 def _inside(picks: Picks, shape: tuple[int, ...], voxel_spacing: float) -> Picks:

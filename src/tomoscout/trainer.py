@@ -59,7 +59,7 @@ class Outcome:
 
 
 class Batches(Protocol):
-    """The batch of a step, a function of the step alone: inputs (batch, channels, *space) and targets, on the device."""
+    """The batch of a step, decided by the step alone: inputs (batch, channels, *space) and targets."""
 
     def __call__(self, step: int) -> tuple[torch.Tensor, torch.Tensor]: ...
 

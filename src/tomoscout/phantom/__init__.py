@@ -17,7 +17,7 @@ from tomoscout.errors import TomoscoutError
 from tomoscout.files import digest, digest_file, read_json, write_json
 from tomoscout.phantom.maps import kind_from_map
 from tomoscout.phantom.physics import image
-from tomoscout.phantom.placement import extent_of, orientations, room_around, scatter, vesicles
+from tomoscout.phantom.placement import Membranes, extent_of, orientations, room_around, scatter, vesicles
 from tomoscout.phantom.shapes import Kind, built_in, render
 from tomoscout.project import PickableObject, Picks, Project, Segmentation, create_project
 
@@ -34,13 +34,14 @@ VERSION = 1
 class Simulation:
     """One run: its tomogram, what is in it and where.
 
-    `tomogram`, `density` (protein about 1, solvent 0) and `membrane` are (z, y, x); `picks` are by kind.
+    `tomogram` and `density` (protein about 1, solvent 0; membranes included) are (z, y, x); `picks` are by kind;
+    `defocus` is in µm.
     """
 
     tomogram: NDArray[np.float32]
     density: NDArray[np.float32]
     picks: dict[str, Picks]
-    membrane: NDArray[np.bool_]
+    membranes: Membranes
     defocus: float
 
 
@@ -120,7 +121,7 @@ def simulate(kinds: list[Kind], options: config.Phantom, index: int) -> Simulati
         signal_to_noise=options.signal_to_noise,
         random=shoot,
     )
-    return Simulation(tomogram, density + membranes.density, picks, membranes.mask, defocus)
+    return Simulation(tomogram, density + membranes.density, picks, membranes, defocus)
 
 
 def _write_run(project: Project, run: str, result: Simulation, options: config.Phantom) -> dict[str, Any]:
@@ -131,19 +132,23 @@ def _write_run(project: Project, run: str, result: Simulation, options: config.P
         project.write_picks(run, config.Source(name, USER, SESSION), picks)
     if options.membranes:
         wanted = Segmentation(MEMBRANE, USER, SESSION, options.voxel_spacing, is_multilabel=False)
-        project.write_segmentation(run, wanted, result.membrane.astype(np.uint8), {})
+        project.write_segmentation(run, wanted, result.membranes.mask.astype(np.uint8), {})
     return {
         "defocus": result.defocus,
+        "vesicles": result.membranes.count,
         "particles": {name: len(picks) for name, picks in result.picks.items()},
         "tomogram": digest(result.tomogram.tobytes()),
     }
 
 
 def _describe(run: str, summary: dict[str, Any], options: config.Phantom) -> str:
-    counts = ", ".join(f"{count} {name}" for name, count in summary["particles"].items())
-    short = [name for name, count in summary["particles"].items() if count < options.particles]
-    lack = f"; no room for {options.particles} of {', '.join(short)}" if short else ""
-    return f"{run}: {counts}; defocus {summary['defocus']:.2f} µm{lack}"
+    asked = dict.fromkeys(summary["particles"], options.particles)
+    found = dict(summary["particles"])
+    if options.membranes:
+        asked["vesicles"], found["vesicles"] = options.membranes, summary["vesicles"]
+    counts = ", ".join(f"{count} {name}" for name, count in found.items())
+    short = ", ".join(f"{asked[name]} {name}" for name, count in found.items() if count < asked[name])
+    return f"{run}: {counts}; defocus {summary['defocus']:.2f} µm" + (f"; no room for {short}" if short else "")
 
 
 def _objects(kinds: list[Kind], options: config.Phantom) -> list[PickableObject]:

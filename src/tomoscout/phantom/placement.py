@@ -17,14 +17,15 @@ HEAD_GROUPS = 18.0
 HEAD_GROUP_WIDTH = 8.0
 # What the segmentation counts as membrane: everything this near to the middle of the bilayer (Å).
 HALF_THICKNESS = 30.0
-# Semi-axes of a vesicle as a fraction of the smallest side of the volume.
-VESICLE_SIZE = (0.25, 0.45)
+# Semi-axes of a vesicle, of the longest that the smallest side of the volume allows.
+VESICLE_SIZE = (0.5, 0.9)
 
 
 @dataclass(frozen=True)
 class Membranes:
-    """The bilayers of a tomogram: their density and which voxels they fill, both (z, y, x)."""
+    """The bilayers of a tomogram: how many, their density and which voxels they fill, both (z, y, x)."""
 
+    count: int
     density: NDArray[np.float32]
     mask: NDArray[np.bool_]
 
@@ -69,20 +70,19 @@ def orientations(count: int, random: np.random.Generator) -> Array:
 def vesicles(count: int, shape: Shape, voxel_spacing: float, random: np.random.Generator) -> Membranes:
     """Up to `count` closed ellipsoidal bilayers that touch neither each other nor the sides of the volume."""
     extent = extent_of(shape, voxel_spacing)
-    semi_axes = random.uniform(*VESICLE_SIZE, (count, 3)) * extent.min()
+    semi_axes = random.uniform(*VESICLE_SIZE, (count, 3)) * max(extent.min() / 2 - HALF_THICKNESS, HALF_THICKNESS)
     centres = scatter(semi_axes.max(axis=1) + HALF_THICKNESS, extent, random)
     density = np.zeros(shape, dtype=np.float32)
     mask = np.zeros(shape, dtype=bool)
-    for centre, axes in zip(centres, semi_axes, strict=True):
-        if np.isnan(centre[0]):
-            continue
+    found = ~np.isnan(centres[:, 0])
+    for centre, axes in zip(centres[found], semi_axes[found], strict=True):
         box = box_around(centre, axes.max() + HALF_THICKNESS, shape, voxel_spacing)
         z, y, x = np.ogrid[box]
         offsets = [i * voxel_spacing - c for i, c in zip((x, y, z), centre, strict=True)]
         depth = np.abs(_distance_to_ellipsoid(offsets, axes))
         density[box] += np.exp(-0.5 * ((depth - HEAD_GROUPS) / HEAD_GROUP_WIDTH) ** 2)
         mask[box] |= depth <= HALF_THICKNESS
-    return Membranes(density, mask)
+    return Membranes(int(found.sum()), density, mask)
 
 
 def room_around(mask: NDArray[np.bool_], voxel_spacing: float) -> Callable[[Array], Array]:

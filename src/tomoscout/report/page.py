@@ -49,7 +49,8 @@ def write_report(
             curves=precision_recall_charts(scores) if scores else [],
             history=history_charts(history),
             facts=flatten(model),
-            parts=[(name, fold.get(part, [])) for part, name in PARTS.items()],
+            tables=tables(model),
+            parts=[(name, fold[part]) for part, name in PARTS.items() if part in fold],
             excluded=_by_reason(split.get("excluded", {})),
             targets=targets,
             slices=[(base64.b64encode(picture.png).decode(), picture.caption) for picture in slices],
@@ -77,7 +78,7 @@ def _fixed(value: float | None) -> str:
 
 
 def _count(value: int | None) -> str:
-    return "–" if value is None else f"{value:,}".replace(",", "\u202f")
+    return "–" if value is None else f"{value:,}"
 
 
 def _css(colour: Colour) -> str:
@@ -93,19 +94,30 @@ def _by_reason(excluded: Mapping[str, str]) -> list[tuple[str, list[str]]]:
 
 
 def flatten(facts: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Nested facts as lines: `network · channels` and `16, 32, 64`."""
+    """Nested facts as lines, such as `network · channels` and `16, 32, 64`. Lists of mappings are left to `tables`."""
     lines: list[tuple[str, str]] = []
     for key, value in facts.items():
         name = f"{prefix}{key}".replace("_", " ")
         if isinstance(value, Mapping):
             lines += flatten(value, f"{name} · ")
-        elif isinstance(value, list | tuple) and any(isinstance(entry, Mapping) for entry in value):
-            for number, entry in enumerate(value, start=1):
-                label = entry.get("name", number) if isinstance(entry, Mapping) else number
-                lines += flatten({str(label): entry}, f"{name} · ")
-        else:
+        elif not _is_table(value):
             lines.append((name, _plain(value)))
     return lines
+
+
+def tables(facts: Mapping[str, Any]) -> list[tuple[str, list[str], list[list[str]]]]:
+    """Facts that are lists of mappings: name, columns and rows of each."""
+    found = []
+    for key, value in facts.items():
+        if _is_table(value):
+            columns = list(dict.fromkeys(column for entry in value for column in entry))
+            rows = [[_plain(entry.get(column)) for column in columns] for entry in value]
+            found.append((key.replace("_", " "), [column.replace("_", " ") for column in columns], rows))
+    return found
+
+
+def _is_table(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(entry, Mapping) for entry in value)
 
 
 def _plain(value: Any) -> str:

@@ -74,7 +74,7 @@ def slice_image(slab: NDArray[np.floating]) -> Picture:
     return np.repeat((level * (255 // (_GREYS - 1)))[..., None], 3, axis=2)
 
 
-def draw_picks(picture: Picture, circles: Iterable[Circle], width: float = 2.0) -> Picture:
+def draw_picks(picture: Picture, circles: Iterable[Circle], width: float = 2.5) -> Picture:
     """A copy of a picture with circles drawn on it, lines `width` pixels wide with smooth edges."""
     drawn = picture.astype(np.float32)
     for circle in circles:
@@ -281,16 +281,21 @@ def _legend_block(names: Sequence[str], width: int) -> NDArray[np.uint8]:
 
 def readable_colours(colours: Sequence[Sequence[int]]) -> list[Colour]:
     """The colours given, with those that would be lost on grey or that repeat an earlier one replaced."""
-    chosen: list[Colour] = []
-    for colour in colours:
-        candidates = [(colour[0], colour[1], colour[2]), *_PALETTE]
-        chosen.append(next((c for c in candidates if _stands_out(c, chosen)), candidates[0]))
-    return chosen
+    chosen: dict[int, Colour] = {}
+    for place, (red, green, blue, *_) in enumerate(colours):
+        colour = (red, green, blue)
+        if max(colour) - min(colour) > 60 and max(colour) > 110 and _apart(colour, chosen.values(), 60):
+            chosen[place] = colour
+    for place in range(len(colours)):
+        if place not in chosen:
+            # With more objects than colours some must repeat.
+            fresh = [colour for colour in _PALETTE if _apart(colour, chosen.values(), 110)]
+            chosen[place] = fresh[0] if fresh else _PALETTE[place % len(_PALETTE)]
+    return [chosen[place] for place in range(len(colours))]
 
 
-def _stands_out(colour: Colour, others: Iterable[Colour]) -> bool:
-    apart = all(sum(abs(a - b) for a, b in zip(colour, other, strict=True)) > 60 for other in others)
-    return apart and max(colour) - min(colour) > 60 and max(colour) > 110
+def _apart(colour: Colour, others: Iterable[Colour], distance: int) -> bool:
+    return all(sum(abs(a - b) for a, b in zip(colour, other, strict=True)) > distance for other in others)
 
 
 # Training

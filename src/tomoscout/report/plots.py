@@ -44,7 +44,7 @@ class Chart:
     width: float = 260
     height: float = 220
 
-    TOP, RIGHT, BOTTOM, LEFT = 12, 12, 36, 40
+    TOP, RIGHT, BOTTOM, LEFT = 12, 18, 36, 40
 
     def place(self, x: float, y: float) -> tuple[float, float]:
         """Where a point lies in the SVG; outside the ranges it is moved to their edge."""

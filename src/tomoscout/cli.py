@@ -1,0 +1,235 @@
+"""The command line: one command per stage."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tomoscout import __version__
+from tomoscout.errors import TomoscoutError
+
+FILE = click.Path(path_type=Path)
+
+
+class _Commands(click.Group):
+    """Lists the commands in their order and ends every foreseen error in one line."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return list(self.commands)
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except TomoscoutError as error:
+            click.echo(f"error: {error}", err=True)
+            sys.exit(1)
+        except OSError as error:
+            if error.filename is None:
+                raise
+            click.echo(f"error: {error.filename}: {error.strerror}", err=True)
+            sys.exit(1)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__)
+def main() -> None:
+    """Find particles in cryo-electron tomograms.
+
+    Usually snakemake runs these commands: `snakemake --cores 8 --configfile my.yaml` does everything. Each can be
+    run alone with the same configuration file, in the order in which they are listed.
+    """
+
+
+def _options(command: Callable[..., None]) -> Callable[..., None]:
+    command = click.option(
+        "--inventory", type=FILE, default=Path("results/inventory.tsv"), show_default=True, help="The list of runs."
+    )(command)
+    return click.option(
+        "--config", type=FILE, required=True, help="Configuration (YAML); see config/README.md for every option."
+    )(command)
+
+
+def _load(config: Path, inventory: Path) -> tuple[Any, Any]:
+    from tomoscout.config import load_config
+    from tomoscout.inventory import read_inventory
+
+    return load_config(config), read_inventory(inventory)
+
+
+_batch = click.option("--batch", type=int, required=True, help="Which batch of runs (a column of the inventory).")
+_output = click.option("--output", type=FILE, required=True, help="File to write last, when all else is done.")
+_model = click.option("--model", type=FILE, required=True, help="Model folder.")
+_threads = click.option("--threads", type=int, help="CPU threads. Default: all.")
+
+
+@main.command()
+@click.argument("folder", type=FILE)
+@click.option("--config", type=FILE, help="Take the options of the section `phantom` of this configuration.")
+@click.option("--runs", type=int, help="Number of tomograms.")
+@click.option("--seed", type=int, help="Seed of everything random.")
+@click.option("--membranes", type=int, help="Vesicles per tomogram.")
+@click.option("--signal-to-noise", type=float, help="Variance of the signal in particles over that of the noise.")
+def phantom(folder: Path, config: Path | None, **given: Any) -> None:
+    """Write a copick project of made-up tomograms whose particles are known, into FOLDER."""
+    from pydantic import ValidationError
+
+    from tomoscout.config import Phantom, load_config
+    from tomoscout.phantom import make_phantom
+
+    options = load_config(config).phantom if config else Phantom()
+    try:
+        options = Phantom.model_validate(
+            options.model_dump() | {name: value for name, value in given.items() if value is not None}
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise TomoscoutError(f"phantom: {first['loc'][0]}: {first['msg']}, found {first['input']!r}") from None
+    click.echo(make_phantom(folder, options))
+
+
+@main.command()
+@click.option("--config", type=FILE, required=True, help="Configuration (YAML).")
+@click.option("--output", type=FILE, default=Path("results/inventory.tsv"), show_default=True, help="File to write.")
+@click.option("--all", "everything", is_flag=True, help="Read every run again, changed or not.")
+def inventory(config: Path, output: Path, everything: bool) -> None:
+    """List what the projects hold: runs, tomograms, picks, segmentations. Reads only what changed."""
+    from tomoscout.config import load_config
+    from tomoscout.inventory import refresh
+
+    settings = load_config(config)
+    records = refresh(output, settings.projects, settings.runs_per_job, everything=everything)
+    click.echo(f"{output}: {len(records)} runs, {sum(bool(r.picks) for r in records)} with picks", err=True)
+
+
+@main.command()
+@_options
+@_batch
+@_output
+def targets(config: Path, inventory: Path, batch: int, output: Path) -> None:
+    """Make training targets from picks and segmentations."""
+    from tomoscout.targets import run_targets
+
+    run_targets(*_load(config, inventory), batch, output)
+
+
+@main.command()
+@_options
+@click.option("--targets", type=FILE, required=True, help="Folder of the targets' manifests.")
+@_batch
+@_output
+def overlays(config: Path, inventory: Path, targets: Path, batch: int, output: Path) -> None:
+    """Draw the targets over their tomograms, to check them by eye."""
+    from tomoscout.overlays import run_overlays
+
+    run_overlays(*_load(config, inventory), targets, batch, output)
+
+
+@main.command()
+@_options
+@_output
+def split(config: Path, inventory: Path, output: Path) -> None:
+    """Divide the annotated runs into training, validation and test runs."""
+    from tomoscout.classes import plan_targets
+    from tomoscout.splits import make_split, write_split
+
+    settings, records = _load(config, inventory)
+    result = make_split(settings, records, plan_targets(settings, records))
+    write_split(settings, result, output)
+
+
+@main.command()
+@_options
+@_model
+@_threads
+def train(config: Path, inventory: Path, model: Path, threads: int | None) -> None:
+    """Train a network. Stopped or killed, the same command goes on from the last checkpoint.
+
+    Exits with 75 where SIGTERM or SIGUSR1 stopped it after writing a checkpoint.
+    """
+    from tomoscout.train import run_train
+    from tomoscout.trainer import EXIT_INTERRUPTED, Interrupted
+
+    try:
+        run_train(*_load(config, inventory), model, threads)
+    except Interrupted:
+        click.echo(f"stopped; {model / 'checkpoint.pt'} is written, the same command goes on from it", err=True)
+        sys.exit(EXIT_INTERRUPTED)
+
+
+@main.command()
+@_options
+@_model
+@_batch
+@_output
+@_threads
+def segment(config: Path, inventory: Path, model: Path, batch: int, output: Path, threads: int | None) -> None:
+    """Apply a model to tomograms."""
+    from tomoscout.segment import run_segment
+
+    run_segment(*_load(config, inventory), model, batch, output, threads)
+
+
+@main.command()
+@_options
+@_model
+@click.option("--segmented", type=FILE, required=True, help="Folder of the segment stage's manifests.")
+@_batch
+@_output
+def localize(config: Path, inventory: Path, model: Path, segmented: Path, batch: int, output: Path) -> None:
+    """Turn class probabilities into scored picks."""
+    from tomoscout.localize import run_localize
+
+    run_localize(*_load(config, inventory), model, segmented, batch, output)
+
+
+@main.command()
+@_options
+@click.option("--output", type=FILE, required=True, help="Folder of the scores.")
+def evaluate(config: Path, inventory: Path, output: Path) -> None:
+    """Score the picks against reference picks."""
+    from tomoscout.scoring import run_evaluate
+
+    run_evaluate(*_load(config, inventory), output)
+
+
+@main.command()
+@_options
+@_model
+@click.option("--scores", type=FILE, required=True, help="Folder of the scores.")
+@click.option("--split", type=FILE, required=True, help="The split file.")
+@click.option("--targets", type=FILE, required=True, help="Folder of the targets' manifests.")
+@_output
+def report(config: Path, inventory: Path, model: Path, scores: Path, split: Path, targets: Path, output: Path) -> None:
+    """Collect everything in one HTML page."""
+    from tomoscout.report.stage import run_report
+
+    settings, records = _load(config, inventory)
+    run_report(settings, records, model=model, scores=scores, split=split, targets=targets, output=output)
+
+
+@main.command()
+@_options
+@click.option("--results", type=FILE, default=Path("results"), show_default=True, help="Folder of the results.")
+def verify(config: Path, inventory: Path, results: Path) -> None:
+    """Compare every manifest with the data it stands for."""
+    from tomoscout.verify import verify as compare
+
+    compared, problems = compare(*_load(config, inventory), results)
+    for problem in problems:
+        click.echo(f"error: {problem}", err=True)
+    click.echo(f"{compared} digests compared, {len(problems)} problems")
+    sys.exit(1 if problems else 0)
+
+
+@main.command()
+def schema() -> None:
+    """Print the JSON schema of the configuration."""
+    import json
+
+    from tomoscout.config import Config
+
+    click.echo(json.dumps(Config.model_json_schema(), indent=2, ensure_ascii=False))

@@ -1,0 +1,63 @@
+"""What each result depends on, as digests: the workflow's params and the manifests' inputs come from here.
+
+A stage has an integer version, raised when its numbers change, so that a changed comment reruns nothing and a
+changed method reruns what it touches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from tomoscout.classes import TargetClass, TargetPlan
+from tomoscout.config import Config
+from tomoscout.files import digest
+from tomoscout.inventory import RunRecord
+from tomoscout.predictions import predicted_segmentation
+from tomoscout.splits import Fold
+
+VERSIONS = {"overlays": 1, "train": 1, "segment": 1, "localize": 1, "evaluate": 1, "report": 1}
+"""Targets and splits have theirs beside the code that plans them."""
+
+
+def training_fingerprint(config: Config, plan: TargetPlan, fold: Fold) -> str:
+    """What weights depend on: options, classes, and the targets of the runs that train and choose."""
+    ignored = {"name", "device", "checkpoint_seconds"}
+    return digest(
+        {
+            "version": VERSIONS["train"],
+            "train": config.train.model_dump(exclude=ignored),
+            "tomograms": [*config.tomograms, config.segment_tomogram],
+            "localize": [config.localize.smoothing, config.localize.separation],
+            "distance": config.evaluate.distance,
+            "tile": [config.segment.tile, config.segment.overlap],
+            "classes": [entry.to_json() for entry in plan.classes],
+            "train_runs": {key: plan.inputs[key] for key in fold.train},
+            "validate_runs": {key: plan.inputs[key] for key in fold.validate},
+        }
+    )
+
+
+def segment_fingerprint(config: Config, record: RunRecord) -> str:
+    """What probabilities depend on besides the model."""
+    uri = config.segment_tomogram
+    options = config.segment.model_dump(exclude={"device", "keep_probabilities", "runs", "tomogram"})
+    names = str(predicted_segmentation(config))
+    return digest([VERSIONS["segment"], uri, record.tomograms.get(uri), options, names])
+
+
+def localize_fingerprint(config: Config) -> str:
+    """What picks depend on besides the probabilities and the model."""
+    return digest([VERSIONS["localize"], config.localize.model_dump(), config.session])
+
+
+def evaluate_fingerprint(
+    config: Config, classes: Iterable[TargetClass], records: Iterable[RunRecord], kind: str
+) -> str:
+    """What scores depend on besides the predicted picks."""
+    classes = list(classes)
+    references = {
+        record.key: [record.picks[s].digest for entry in classes for s in entry.sources if s in record.picks]
+        for record in records
+    }
+    options = config.evaluate.model_dump(exclude={"runs"})
+    return digest([VERSIONS["evaluate"], options, kind, references, [entry.to_json() for entry in classes]])

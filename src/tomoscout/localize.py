@@ -1,0 +1,89 @@
+"""The localisation stage: class probabilities become scored picks."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tomoscout.batches import Batch, read_manifest
+from tomoscout.config import Config
+from tomoscout.errors import TomoscoutError
+from tomoscout.files import digest
+from tomoscout.fingerprints import localize_fingerprint
+from tomoscout.inventory import RunRecord
+from tomoscout.model import Model, read_model
+from tomoscout.peaks import locate_picks
+from tomoscout.predictions import predicted_picks, probabilities_name, segmented_runs
+
+
+def chosen_thresholds(config: Config, model: Model) -> dict[str, float]:
+    """The smallest score of a pick, by object: from the config, else from the model.
+
+    Raises:
+        TomoscoutError: the config names an object that is not a class of the model.
+    """
+    given = config.localize.threshold
+    if isinstance(given, float | int):
+        return dict.fromkeys(model.thresholds, float(given))
+    given = given or {}
+    for name in given:
+        if name not in model.thresholds:
+            raise TomoscoutError(
+                f"localize.threshold: the model finds no '{name}'; it finds {', '.join(model.thresholds)}"
+            )
+    return {**model.thresholds, **given}
+
+
+def run_localize(
+    config: Config, records: Sequence[RunRecord], model_folder: Path, segment_folder: Path, batch: int, output: Path
+) -> None:
+    """Write the picks of a batch of runs; picks of the same object, user and session are replaced, by none if none
+    are found.
+
+    Raises:
+        TomoscoutError: probabilities are missing or of another model.
+    """
+    model = read_model(model_folder)
+    thresholds = chosen_thresholds(config, model)
+    fingerprint = localize_fingerprint(config)
+    work = Batch(config, segmented_runs(config, records), batch, output)
+    for record in work.records:
+        segmented = read_manifest(segment_folder, record)
+        inputs = digest([fingerprint, thresholds, segmented["probabilities"]["digest"], model.weights_digest])
+        if work.is_done(record, inputs, lambda r: _picks_there(config, work, model, r)):
+            continue
+        manifest = _localize_run(config, model, thresholds, work, record)
+        work.finish(record, {**manifest, "inputs": inputs})
+        counts = ", ".join(f"{facts['count']} {name}" for name, facts in manifest["picks"].items())
+        print(f"{record.key}: {counts}", file=sys.stderr)
+    work.write()
+    if not config.segment.keep_probabilities:
+        for record in work.records:
+            work.project(record).delete_probabilities(record.run, config.segment_tomogram, probabilities_name(config))
+
+
+def _picks_there(config: Config, work: Batch, model: Model, record: RunRecord) -> bool:
+    there = work.project(record).pick_sources(record.run)
+    return all(predicted_picks(config, name) in there for name in model.thresholds)
+
+
+def _localize_run(
+    config: Config, model: Model, thresholds: dict[str, float], work: Batch, record: RunRecord
+) -> dict[str, Any]:
+    project = work.project(record)
+    probabilities = project.read_probabilities(record.run, config.segment_tomogram, probabilities_name(config))
+    if len(probabilities) != len(model.classes):
+        raise TomoscoutError(
+            f"{record.key}: {len(probabilities)} probability channels, the model has {len(model.classes)} classes; "
+            "run the segment stage again"
+        )
+    found = locate_picks(probabilities, model.classes, model.voxel_spacing, config.localize, thresholds)
+    manifest: dict[str, Any] = {"model": model.weights_digest, "thresholds": thresholds, "picks": {}}
+    for name, picks in found.items():
+        source = predicted_picks(config, name)
+        project.write_picks(record.run, source, picks)
+        count, value = project.digest_picks(record.run, source)
+        manifest["picks"][name] = {"source": str(source), "count": count, "digest": value}
+    return manifest

@@ -1,0 +1,81 @@
+"""Compare every manifest with the data it stands for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from tomoscout.classes import target_segmentation
+from tomoscout.config import Config, Source
+from tomoscout.errors import TomoscoutError
+from tomoscout.files import digest_file, read_json
+from tomoscout.inventory import RunRecord
+from tomoscout.model import read_model
+from tomoscout.predictions import predicted_segmentation
+from tomoscout.project import Project
+
+Check = Callable[[Config, Project, RunRecord, dict[str, Any]], Iterator[tuple[str, str, str]]]
+"""Yields what is compared, the digest in the manifest and the digest of the data."""
+
+
+def verify(config: Config, records: Sequence[RunRecord], results: Path) -> tuple[int, list[str]]:
+    """Check all manifests below `results`. Returns how many digests were compared, and a line per difference."""
+    compared = 0
+    problems = []
+    by_key = {record.key: record for record in records}
+    for stage, check in (("targets", _targets), ("segment", _segment), ("localize", _localize)):
+        for path in sorted((results / stage).glob("*/*/*.json")):
+            manifest = read_json(path)
+            if not {"project", "run", "inputs"} <= manifest.keys() or "picture" in manifest:
+                continue
+            record = by_key.get(f"{manifest['project']}/{manifest['run']}")
+            if record is None:
+                problems.append(f"{path}: run {manifest['project']}/{manifest['run']} is no longer in the projects")
+                continue
+            project = Project(record.project, Path(config.projects[record.project]))
+            try:
+                for what, expected, found in check(config, project, record, manifest):
+                    compared += 1
+                    if expected != found:
+                        problems.append(f"{path}: {what} has changed since it was written")
+            except TomoscoutError as error:
+                problems.append(f"{path}: {error}")
+    for path in sorted((results / "models").glob("*/model.yaml")):
+        compared += 1
+        try:
+            if read_model(path.parent).weights_digest != digest_file(path.with_name("weights.safetensors")):
+                problems.append(f"{path}: weights.safetensors has changed since it was written")
+        except (OSError, TomoscoutError) as error:
+            problems.append(f"{path}: {error}")
+    return compared, problems
+
+
+def _targets(
+    config: Config, project: Project, record: RunRecord, manifest: dict[str, Any]
+) -> Iterator[tuple[str, str, str]]:
+    wanted = target_segmentation(config)
+    yield f"segmentation {wanted}", manifest["digest"], project.digest_written(record.run, wanted)
+
+
+def _segment(
+    config: Config, project: Project, record: RunRecord, manifest: dict[str, Any]
+) -> Iterator[tuple[str, str, str]]:
+    wanted = predicted_segmentation(config)
+    expected = manifest["segmentation"]["digest"]
+    yield f"segmentation {wanted}", expected, project.digest_written(record.run, wanted)
+    facts = manifest["probabilities"]
+    if config.segment.keep_probabilities:
+        found = project.digest_probabilities(record.run, manifest["tomogram"], facts["name"])
+        yield f"probabilities {facts['name']}", facts["digest"], found
+
+
+def _localize(
+    config: Config, project: Project, record: RunRecord, manifest: dict[str, Any]
+) -> Iterator[tuple[str, str, str]]:
+    there = project.pick_sources(record.run)
+    for facts in manifest["picks"].values():
+        source = Source.parse(facts["source"])
+        if source not in there:
+            raise TomoscoutError(f"picks {source} are gone")
+        yield f"picks {source}", facts["digest"], project.digest_picks(record.run, source)[1]

@@ -1,0 +1,188 @@
+"""What the Snakefile needs to know: which batches each stage has and what its jobs depend on.
+
+Imported while Snakemake parses, in every job of a cluster too: no copick, no torch, nothing slow.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tomoscout.classes import TargetPlan, plan_targets
+from tomoscout.config import Config, parse_config
+from tomoscout.errors import TomoscoutError
+from tomoscout.files import digest, to_json, write_text
+from tomoscout.fingerprints import (
+    VERSIONS,
+    evaluate_fingerprint,
+    localize_fingerprint,
+    segment_fingerprint,
+    training_fingerprint,
+)
+from tomoscout.inventory import RunRecord, is_fresh, read_inventory
+from tomoscout.predictions import segmented_runs
+from tomoscout.scoring import Scored, scored_runs
+from tomoscout.splits import VERSION as SPLIT_VERSION
+from tomoscout.splits import Fold, SplitResult, chosen_fold, make_split, split_to_json
+
+
+class Workflow:
+    """One configuration over one inventory. Everything is decided on first use, so that a target asks only for
+    what it needs."""
+
+    def __init__(self, values: Mapping[str, Any], results: str, *, main: bool) -> None:
+        """`values`: Snakemake's config. `results`: folder of the results. `main`: whether this is the main process,
+        which alone writes the settings for the jobs and keeps the inventory fresh.
+
+        Raises:
+            TomoscoutError: the configuration or a project is at fault.
+        """
+        self.config: Config = parse_config(dict(values), "config")
+        self.results = Path(results)
+        self.settings = str(self.results / "config.json")
+        self.inventory = str(self.results / "inventory.tsv")
+        self.phantom = str(self.results / "phantom" / "copick.json")
+        if main:
+            self._write_settings()
+            if self.is_ready:
+                self._refresh()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the projects are there: all but a phantom that is still to be made."""
+        return all(path != self.phantom or Path(path).exists() for path in self.config.projects.values())
+
+    def _write_settings(self) -> None:
+        text = to_json(self.config.model_dump(mode="json", by_alias=True))
+        path = Path(self.settings)
+        if not path.exists() or path.read_text() != text:
+            write_text(path, text)
+
+    def _refresh(self) -> None:
+        if is_fresh(Path(self.inventory), self.config.projects):
+            return
+        command = [
+            sys.executable,
+            "-m",
+            "tomoscout",
+            "inventory",
+            "--config",
+            self.settings,
+            "--output",
+            self.inventory,
+        ]
+        finished = subprocess.run(command, check=False, stderr=subprocess.PIPE, text=True)
+        if finished.returncode:
+            raise TomoscoutError(finished.stderr.strip().splitlines()[-1].removeprefix("error: "))
+        sys.stderr.write(finished.stderr)
+
+    @cached_property
+    def records(self) -> list[RunRecord]:
+        """All runs."""
+        if not self.is_ready:
+            raise TomoscoutError(f"{self.phantom}: the phantom is not there yet; run `snakemake phantom` first")
+        return read_inventory(Path(self.inventory))
+
+    @cached_property
+    def plan(self) -> TargetPlan:
+        """Classes and runs of the targets."""
+        return plan_targets(self.config, self.records)
+
+    @cached_property
+    def split(self) -> SplitResult:
+        """Who trains, validates, tests."""
+        return make_split(self.config, self.records, self.plan)
+
+    @property
+    def fold(self) -> Fold:
+        """The fold that is trained."""
+        return chosen_fold(self.config.split, self.split)
+
+    @cached_property
+    def scored(self) -> Scored:
+        """What is scored."""
+        return scored_runs(self.config, self.records)
+
+    @cached_property
+    def _by_batch(self) -> dict[int, list[RunRecord]]:
+        batches: dict[int, list[RunRecord]] = {}
+        for record in self.records:
+            batches.setdefault(record.batch, []).append(record)
+        return batches
+
+    @cached_property
+    def _segmented(self) -> frozenset[str]:
+        return frozenset(record.key for record in segmented_runs(self.config, self.records))
+
+    # Batches of the stages
+
+    def target_batches(self) -> list[str]:
+        """Batches with runs that have, or had, a target."""
+        folder = self.results / "targets" / self.config.targets.name
+        made = {
+            f"{path.parent.name}/{path.stem}"
+            for name in self.config.projects
+            for path in (folder / name).glob("*.json")
+        }
+        return _batches(record for record in self.records if record.key in self.plan.inputs or record.key in made)
+
+    def overlay_batches(self) -> list[str]:
+        """Batches with runs that have a target."""
+        return _batches(record for record in self.records if record.key in self.plan.inputs)
+
+    def training_batches(self) -> list[str]:
+        """Batches with runs that train or validate."""
+        used = set(self.fold.train + self.fold.validate)
+        return _batches(record for record in self.records if record.key in used)
+
+    def segment_batches(self) -> list[str]:
+        """Batches with runs that are segmented."""
+        return _batches(record for record in self.records if record.key in self._segmented)
+
+    def scored_batches(self) -> list[str]:
+        """Batches with runs that are scored."""
+        return _batches(self.scored.records)
+
+    # What the jobs depend on
+
+    def targets_inputs(self, batch: str) -> str:
+        """What the targets of a batch depend on."""
+        return digest({r.key: self.plan.inputs.get(r.key) for r in self._by_batch[int(batch)]})
+
+    @property
+    def overlays_version(self) -> int:
+        """Version of the pictures of the targets."""
+        return VERSIONS["overlays"]
+
+    def split_inputs(self) -> str:
+        """What the split file depends on."""
+        return digest([SPLIT_VERSION, split_to_json(self.config.split, self.split)])
+
+    def train_inputs(self) -> str:
+        """What the model depends on."""
+        return training_fingerprint(self.config, self.plan, self.fold)
+
+    def segment_inputs(self, batch: str) -> str:
+        """What the probabilities of a batch depend on besides the model."""
+        runs = [r for r in self._by_batch[int(batch)] if r.key in self._segmented]
+        return digest({record.key: segment_fingerprint(self.config, record) for record in runs})
+
+    def localize_inputs(self) -> str:
+        """What picks depend on besides the probabilities."""
+        return localize_fingerprint(self.config)
+
+    def evaluate_inputs(self) -> str:
+        """What scores depend on besides the predicted picks."""
+        return evaluate_fingerprint(self.config, self.scored.classes, self.scored.records, self.scored.kind)
+
+    def report_inputs(self) -> str:
+        """What the report depends on besides the other results."""
+        return digest([VERSIONS["report"], self.config.report.model_dump(), self.config.split.fold])
+
+
+def _batches(records: Iterable[RunRecord]) -> list[str]:
+    return [f"{batch:04d}" for batch in sorted({record.batch for record in records})]

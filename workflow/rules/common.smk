@@ -1,0 +1,69 @@
+import os
+
+from snakemake.exceptions import WorkflowError
+from tomoscout.errors import TomoscoutError
+from tomoscout.workflow import Workflow
+
+if not config and os.path.exists("config/config.yaml"):
+
+    configfile: "config/config.yaml"
+
+
+def stop_with(message):
+    """End with one line instead of a traceback."""
+    raise WorkflowError(message)
+
+
+def guarded(function):
+    """An input or params function whose foreseen errors end in one line."""
+
+    def wrapper(wildcards):
+        try:
+            return function(wildcards)
+        except TomoscoutError as error:
+            stop_with(str(error))
+
+    return wrapper
+
+
+if not config:
+    stop_with("no configuration: give one with --configfile my.yaml (config/README.md shows the least it needs)")
+
+try:
+    flow = Workflow(config, workflow.pathvars.apply("<results>"), main=workflow.is_main_process)
+except TomoscoutError as error:
+    stop_with(str(error))
+
+TARGETS = f"<results>/targets/{flow.config.targets.name}"
+SPLIT = f"<results>/splits/{flow.config.split.name}.json"
+MODEL = f"<results>/models/{flow.config.train.name}"
+SEGMENTED = f"<results>/segment/{flow.config.session}"
+LOCALIZED = f"<results>/localize/{flow.config.session}"
+SCORES = f"<results>/evaluate/{flow.config.session}"
+REPORT = f"<results>/report/{flow.config.session}.html"
+
+# Where a GPU is wanted, a cluster gives each job one.
+GPU_FOR_TRAINING = int(flow.config.train.device != "cpu")
+GPU_FOR_SEGMENTING = int(flow.config.segment.device != "cpu")
+
+
+def batch_files(folder, batches):
+    """The manifests of a stage's batches."""
+    return [f"{folder}/batch-{batch}.json" for batch in batches]
+
+
+def megabytes(amount):
+    """Memory that grows with every attempt."""
+    return lambda wildcards, attempt: amount * attempt
+
+
+def minutes(amount):
+    """Time that grows with every attempt."""
+    return lambda wildcards, attempt: amount * attempt
+
+
+wildcard_constraints:
+    batch=r"\d+",
+
+
+container: flow.config.container

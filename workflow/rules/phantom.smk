@@ -1,0 +1,20 @@
+rule make_phantom:
+    output:
+        "<results>/phantom/copick.json",
+    log:
+        "<logs>/phantom.log",
+    benchmark:
+        "<benchmarks>/phantom.tsv"
+    resources:
+        mem_mb=megabytes(4000),
+        runtime=minutes(60),
+    params:
+        settings=flow.settings,
+        options=flow.config.phantom.model_dump_json(),
+    shell:
+        "tomoscout phantom $(dirname {output:q}) --config {params.settings:q} > {log:q} 2>&1"
+
+
+rule phantom:
+    input:
+        "<results>/phantom/copick.json",

@@ -1,0 +1,96 @@
+PREDICTED = f"{SEGMENTED}/batch-{{batch}}.json"
+
+
+rule segment_runs:
+    input:
+        model=f"{MODEL}/model.yaml",
+    output:
+        PREDICTED if flow.config.segment.keep_probabilities else temp(PREDICTED),
+    log:
+        "<logs>/segment/{batch}.log",
+    benchmark:
+        "<benchmarks>/segment/{batch}.tsv"
+    retries: 1
+    threads: 4
+    resources:
+        gpu=GPU_FOR_SEGMENTING,
+        mem_mb=megabytes(16000),
+        runtime=minutes(4 * 60),
+    params:
+        settings=flow.settings,
+        inventory=flow.inventory,
+        folder=lambda wildcards, input: os.path.dirname(input.model),
+        depends_on=guarded(lambda wildcards: flow.segment_inputs(wildcards.batch)),
+    shell:
+        "tomoscout segment --config {params.settings:q} --inventory {params.inventory:q}"
+        " --model {params.folder:q} --threads {threads} --batch {wildcards.batch} --output {output:q} > {log:q} 2>&1"
+
+
+rule localize_runs:
+    input:
+        segmented=PREDICTED,
+        model=f"{MODEL}/model.yaml",
+    output:
+        f"{LOCALIZED}/batch-{{batch}}.json",
+    log:
+        "<logs>/localize/{batch}.log",
+    benchmark:
+        "<benchmarks>/localize/{batch}.tsv"
+    resources:
+        mem_mb=megabytes(8000),
+        runtime=minutes(2 * 60),
+    params:
+        settings=flow.settings,
+        inventory=flow.inventory,
+        folder=lambda wildcards, input: os.path.dirname(input.model),
+        segmented=lambda wildcards, input: os.path.dirname(input.segmented),
+        depends_on=guarded(lambda wildcards: flow.localize_inputs()),
+    shell:
+        "tomoscout localize --config {params.settings:q} --inventory {params.inventory:q}"
+        " --model {params.folder:q} --segmented {params.segmented:q}"
+        " --batch {wildcards.batch} --output {output:q} > {log:q} 2>&1"
+
+
+rule evaluate_picks:
+    input:
+        guarded(lambda wildcards: batch_files(LOCALIZED, flow.scored_batches())),
+    output:
+        scores=f"{SCORES}/scores.json",
+        objects=report(
+            f"{SCORES}/objects.csv",
+            category="Scores",
+            caption="../report/scores.rst",
+            labels={"model": flow.config.train.name, "what": "Scores"},
+        ),
+        runs=f"{SCORES}/runs.csv",
+        curves=f"{SCORES}/curves.csv",
+    log:
+        f"<logs>/evaluate/{flow.config.session}.log",
+    benchmark:
+        f"<benchmarks>/evaluate/{flow.config.session}.tsv"
+    resources:
+        mem_mb=megabytes(4000),
+        runtime=minutes(60),
+    params:
+        settings=flow.settings,
+        inventory=flow.inventory,
+        folder=lambda wildcards, output: os.path.dirname(output.scores),
+        depends_on=guarded(lambda wildcards: flow.evaluate_inputs()),
+    shell:
+        "tomoscout evaluate --config {params.settings:q} --inventory {params.inventory:q}"
+        " --output {params.folder:q} 2>&1 | tee {log:q}"
+
+
+rule segment:
+    input:
+        guarded(lambda wildcards: batch_files(SEGMENTED, flow.segment_batches())),
+
+
+rule localize:
+    input:
+        guarded(lambda wildcards: batch_files(LOCALIZED, flow.segment_batches())),
+
+
+rule evaluate:
+    input:
+        rules.evaluate_picks.output.scores,

@@ -1,0 +1,69 @@
+rule make_targets:
+    output:
+        f"{TARGETS}/batch-{{batch}}.json",
+    log:
+        "<logs>/targets/{batch}.log",
+    benchmark:
+        "<benchmarks>/targets/{batch}.tsv"
+    resources:
+        mem_mb=megabytes(4000),
+        runtime=minutes(60),
+    params:
+        settings=flow.settings,
+        inventory=flow.inventory,
+        depends_on=guarded(lambda wildcards: flow.targets_inputs(wildcards.batch)),
+    shell:
+        "tomoscout targets --config {params.settings:q} --inventory {params.inventory:q}"
+        " --batch {wildcards.batch} --output {output:q} > {log:q} 2>&1"
+
+
+rule draw_targets:
+    input:
+        f"{TARGETS}/batch-{{batch}}.json",
+    output:
+        f"{TARGETS}/pictures/batch-{{batch}}.json",
+    log:
+        "<logs>/overlays/{batch}.log",
+    benchmark:
+        "<benchmarks>/overlays/{batch}.tsv"
+    resources:
+        mem_mb=megabytes(4000),
+        runtime=minutes(60),
+    params:
+        settings=flow.settings,
+        inventory=flow.inventory,
+        targets=lambda wildcards, input: os.path.dirname(input[0]),
+        version=flow.overlays_version,
+    shell:
+        "tomoscout overlays --config {params.settings:q} --inventory {params.inventory:q}"
+        " --targets {params.targets:q} --batch {wildcards.batch} --output {output:q} > {log:q} 2>&1"
+
+
+rule make_split:
+    output:
+        report(SPLIT, category="Data", caption="../report/split.rst", labels={"what": "Split"}),
+    log:
+        "<logs>/split.log",
+    benchmark:
+        "<benchmarks>/split.tsv"
+    resources:
+        mem_mb=megabytes(1000),
+        runtime=minutes(10),
+    params:
+        settings=flow.settings,
+        inventory=flow.inventory,
+        depends_on=guarded(lambda wildcards: flow.split_inputs()),
+    shell:
+        "tomoscout split --config {params.settings:q} --inventory {params.inventory:q}"
+        " --output {output:q} > {log:q} 2>&1"
+
+
+rule targets:
+    input:
+        guarded(lambda wildcards: batch_files(TARGETS, flow.target_batches())),
+        guarded(lambda wildcards: batch_files(f"{TARGETS}/pictures", flow.overlay_batches())),
+
+
+rule splits:
+    input:
+        SPLIT,

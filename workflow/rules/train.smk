@@ -1,0 +1,42 @@
+# Targets and split are `ancient`: what the training depends on stands in its params, so that a target made
+# again, or one of a run that is not trained on, does not train again.
+
+
+rule train_model:
+    input:
+        split=ancient(SPLIT),
+        targets=ancient(guarded(lambda wildcards: batch_files(TARGETS, flow.training_batches()))),
+    output:
+        report(
+            f"{MODEL}/history.png",
+            category="Models",
+            caption="../report/history.rst",
+            labels={"model": flow.config.train.name, "what": "Training"},
+        ),
+        metrics=f"{MODEL}/metrics.csv",
+        results=f"{MODEL}/results.json",
+        weights=f"{MODEL}/weights.safetensors",
+        model=f"{MODEL}/model.yaml",
+    log:
+        f"<logs>/train/{flow.config.train.name}.log",
+    benchmark:
+        f"<benchmarks>/train/{flow.config.train.name}.tsv"
+    retries: 2
+    threads: 8
+    resources:
+        gpu=GPU_FOR_TRAINING,
+        mem_mb=megabytes(32000),
+        runtime=minutes(24 * 60),
+    params:
+        settings=flow.settings,
+        inventory=flow.inventory,
+        folder=lambda wildcards, output: os.path.dirname(output.model),
+        depends_on=guarded(lambda wildcards: flow.train_inputs()),
+    shell:
+        "tomoscout train --config {params.settings:q} --inventory {params.inventory:q}"
+        " --model {params.folder:q} --threads {threads} 2>&1 | tee {log:q}"
+
+
+rule train:
+    input:
+        rules.train_model.output.model,
