@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tomoscout.config import Evaluate
-from tomoscout.evaluate import evaluate
+from tomoscout.scores import evaluate
 from tomoscout.project import Picks
 from tomoscout.report.page import flatten, summarise_targets, tables, write_report
 from tomoscout.report.pictures import (

@@ -191,9 +191,18 @@ def localize(config: Path, inventory: Path, model: Path, segmented: Path, batch:
 @click.option("--output", type=FILE, required=True, help="Folder of the scores.")
 def evaluate(config: Path, inventory: Path, output: Path) -> None:
     """Score the picks against reference picks."""
-    from tomoscout.scoring import run_evaluate
+    from tomoscout.evaluate import run_evaluate
 
     run_evaluate(*_load(config, inventory), output)
+
+
+@main.command()
+@click.argument("folder", type=FILE)
+def show_scores(folder: Path) -> None:
+    """Print the table of scores that evaluate wrote into FOLDER."""
+    from tomoscout.scores import format_table, read_scores
+
+    click.echo(format_table(read_scores(folder)), nl=False)
 
 
 @main.command()
@@ -226,10 +235,10 @@ def verify(config: Path, inventory: Path, results: Path) -> None:
 
 
 @main.command()
-def schema() -> None:
-    """Print the JSON schema of the configuration."""
-    import json
+@click.argument("form", type=click.Choice(["schema", "yaml", "markdown"]))
+def options(form: str) -> None:
+    """Print every option: as a JSON schema, a commented YAML file, or a Markdown page."""
+    from tomoscout import reference
 
-    from tomoscout.config import Config
-
-    click.echo(json.dumps(Config.model_json_schema(), indent=2, ensure_ascii=False))
+    texts = {"schema": reference.json_schema, "yaml": reference.commented_yaml, "markdown": reference.markdown}
+    click.echo(texts[form](), nl=False)

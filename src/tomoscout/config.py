@@ -1,6 +1,6 @@
 """Every option of tomoscout, defined once: name, type, default, unit and meaning.
 
-The workflow, the command line, `config/schema.json` and the reference in `config/README.md` all come from here.
+The workflow, the command line and the files in `config/` all come from here.
 """
 
 from __future__ import annotations
@@ -319,7 +319,7 @@ class Localize(Section):
 
     threshold: Fraction | dict[str, Fraction] | None = None
     """Smallest score of a pick, for all objects or per object. Default: the model's, chosen on the validation runs."""
-    smoothing: float = Field(default=0.4, ge=0, le=2)
+    smoothing: float = Field(default=0.6, ge=0, le=2)
     """Standard deviation of the Gaussian that smooths probabilities, as a fraction of the target radius."""
     separation: float = Field(default=1.0, gt=0, le=4)
     """Two picks of an object lie at least this many radii apart."""

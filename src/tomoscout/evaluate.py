@@ -1,277 +1,74 @@
-"""How good picks are: precision, recall, F-beta and average precision, per object, per run and over all."""
+"""The evaluation stage: reads predicted and reference picks of the scored runs and writes their scores."""
 
 from __future__ import annotations
 
-import csv
-import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from tomoscout.config import Evaluate
+from tomoscout.classes import TargetClass, plan_targets, read_reference
+from tomoscout.config import Config
 from tomoscout.errors import TomoscoutError
-from tomoscout.files import read_json, write_json, write_table
-from tomoscout.matching import Matches, count_matches, f_beta, precision_recall
-from tomoscout.project import Picks
-
-VERSION = 1
-"""Raised when the same picks would get other scores."""
-
-PicksOfRuns = Mapping[str, Mapping[str, Picks]]
-"""Run (`project/run`) → object → picks. A run or object without picks may be left out."""
-
-COUNTS = ["references", "predictions", "true_positives", "false_positives", "false_negatives"]
-RATIOS = ["precision", "recall", "f"]
-MEANS = [*RATIOS, "average_precision"]
-
-RUNS = {
-    "test": "test runs, which neither trained nor chose the model",
-    "validate": "validation runs, which chose the model and its thresholds",
-    "train": "training runs, which the model has seen",
-    "all": "all runs, those that trained the model among them",
-}
+from tomoscout.inventory import RunRecord
+from tomoscout.predictions import predicted_picks, segmented_runs
+from tomoscout.project import Picks, Project
+from tomoscout.scores import PicksOfRuns, evaluate, format_table, write_scores
+from tomoscout.splits import chosen_fold, make_split
 
 
-def match_picks(predicted: Picks, reference: Picks, radius: float, options: Evaluate) -> Matches:
-    """Match the picks of one object in one run. `radius`: the object's, in Å."""
-    distance = options.distance * radius
-    return count_matches(predicted.positions, predicted.scores, reference.positions, distance, options.counting)
+@dataclass(frozen=True)
+class Scored:
+    """The runs that are scored, what kind of runs they are, and the classes with the sources of their references."""
+
+    records: tuple[RunRecord, ...]
+    kind: str
+    classes: tuple[TargetClass, ...]
 
 
-def evaluate(
-    predictions: PicksOfRuns, references: PicksOfRuns, radii: Mapping[str, float], options: Evaluate, runs_kind: str
-) -> dict[str, Any]:
-    """Score predicted picks.
-
-    Counts are pooled over runs, for every object; the overall score is the weighted mean over objects. An object
-    with neither references nor predictions has no score and no part in the mean. Runs without references count:
-    whatever is predicted there is false. The challenge's counting differs in both: such an object scores 0, and
-    runs without any reference at all are ignored, as the challenge's scorer does.
-
-    Args:
-        predictions: picks to score, per run and object.
-        references: the truth, per run and object.
-        radii: the objects to score, in order, with their radii in Å.
-        options: distance, beta, counting, weights.
-        runs_kind: which runs these are: test, validate, train or all.
-
-    Returns:
-        JSON-like scores: the options; `objects`, `mean`, `pooled`, `runs` (counts and ratios; None where one is not
-        defined), `curves` (per object, at every threshold), and which runs were scored, ignored, or empty.
+def scored_runs(config: Config, records: Sequence[RunRecord]) -> Scored:
+    """Decide what is scored: the part of the split asked for; validation runs where there are no test runs.
 
     Raises:
-        TomoscoutError: no run, or a weight or picks of an object that is not scored.
+        TomoscoutError: nothing is left to score.
     """
-    _check(predictions, references, radii, options)
-    runs = sorted({*predictions, *references})
-    ignored = [run for run in runs if options.counting == "challenge" and not _count(references, run, radii)]
-    scored = [run for run in runs if run not in ignored]
-    matches = {
-        name: [_match_run(predictions, references, run, name, radii, options) for run in scored] for name in radii
-    }
-    objects = [
-        {
-            "object": name,
-            "radius": radii[name],
-            "distance": options.distance * radii[name],
-            "weight": options.weights.get(name, 1.0),
-            **_score(matches[name], options.beta),
-            "average_precision": precision_recall(matches[name]).average_precision,
+    plan = plan_targets(config, records)
+    fold = chosen_fold(config.split, make_split(config, records, plan))
+    kind: str = config.evaluate.runs
+    if kind == "test" and not fold.test:
+        kind = "validate"
+    keys = set(fold.part(kind)) & {record.key for record in segmented_runs(config, records)}
+    if not keys:
+        raise TomoscoutError(f"evaluate.runs: no {kind} run is segmented; see segment.runs and the split")
+    classes = plan.classes
+    if config.evaluate.reference is not None:
+        targets = config.targets.model_copy(update={"picks": config.evaluate.reference, "segmentations": []})
+        classes = plan_targets(config.model_copy(update={"targets": targets}), records).classes
+    particles = tuple(entry for entry in classes if entry.is_particle)
+    return Scored(tuple(record for record in records if record.key in keys), kind, particles)
+
+
+def read_pairs(config: Config, scored: Scored) -> tuple[PicksOfRuns, PicksOfRuns]:
+    """Predicted and reference picks of the scored runs, by run and object."""
+    predictions: dict[str, dict[str, Picks]] = {}
+    references: dict[str, dict[str, Picks]] = {}
+    for record in scored.records:
+        project = Project(record.project, Path(config.projects[record.project]))
+        predictions[record.key] = {
+            entry.name: project.read_picks(record.run, predicted_picks(config, entry.name)) for entry in scored.classes
         }
-        for name in radii
-    ]
-    return {
-        "beta": options.beta,
-        "distance": options.distance,
-        "counting": options.counting,
-        "runs_kind": runs_kind,
-        "objects": objects,
-        "mean": _mean(objects, options),
-        "pooled": _score([match for name in radii for match in matches[name]], options.beta),
-        "runs": [
-            {"run": run, "object": name, **_score([matches[name][number]], options.beta)}
-            for number, run in enumerate(scored)
-            for name in radii
-        ],
-        "runs_scored": scored,
-        "runs_ignored": ignored,
-        "runs_without_references": [run for run in scored if not _count(references, run, radii)],
-        "runs_without_predictions": [run for run in scored if not _count(predictions, run, radii)],
-        "curves": [{"object": name, **_curve(matches[name], options.beta)} for name in radii],
-    }
+        references[record.key] = {entry.name: read_reference(project, record, entry) for entry in scored.classes}
+    return predictions, references
 
 
-def _check(predictions: PicksOfRuns, references: PicksOfRuns, radii: Mapping[str, float], options: Evaluate) -> None:
-    if not predictions and not references:
-        raise TomoscoutError("evaluate: there is no run to score")
-    for name, weight in options.weights.items():
-        if name not in radii:
-            near = difflib.get_close_matches(name, radii, n=1)
-            hint = f"did you mean '{near[0]}'?" if near else f"scored objects: {', '.join(radii)}"
-            raise TomoscoutError(f"evaluate.weights: '{name}' is not a scored object; {hint}")
-        if weight < 0:
-            raise TomoscoutError(f"evaluate.weights: the weight of '{name}' is {weight:g}; expected 0 or more")
-    for kind, picks_of_runs in ("predictions", predictions), ("references", references):
-        for run, picks in picks_of_runs.items():
-            for name in picks:
-                if name not in radii:
-                    raise TomoscoutError(f"{run}: {kind} of '{name}', an object without a radius, cannot be scored")
-
-
-def _count(picks: PicksOfRuns, run: str, radii: Mapping[str, float]) -> int:
-    return sum(len(picks.get(run, {}).get(name, ())) for name in radii)
-
-
-def _match_run(
-    predictions: PicksOfRuns,
-    references: PicksOfRuns,
-    run: str,
-    name: str,
-    radii: Mapping[str, float],
-    options: Evaluate,
-) -> Matches:
-    none = Picks.at(np.zeros((0, 3)))
-    predicted, reference = (picks.get(run, {}).get(name, none) for picks in (predictions, references))
-    return match_picks(predicted, reference, radii[name], options)
-
-
-def _score(matches: Sequence[Matches], beta: float) -> dict[str, Any]:
-    """Counts and ratios of several matches together."""
-    found = sum(match.true_positives for match in matches)
-    false = sum(match.false_positives for match in matches)
-    missed = sum(match.false_negatives for match in matches)
-    return {
-        "references": found + missed,
-        "predictions": found + false,
-        "true_positives": found,
-        "false_positives": false,
-        "false_negatives": missed,
-        "precision": found / (found + false) if found + false else None,
-        "recall": found / (found + missed) if found + missed else None,
-        "f": f_beta(found, false, missed, beta),
-    }
-
-
-def _mean(objects: Sequence[dict[str, Any]], options: Evaluate) -> dict[str, Any]:
-    """Weighted means over the objects for which a value is defined (the challenge takes 0 where none is)."""
-    means: dict[str, Any] = {}
-    for key in MEANS:
-        values = [(entry[key], entry["weight"]) for entry in objects]
-        if options.counting == "challenge":
-            values = [(value or 0.0, weight) for value, weight in values]
-        kept = [(value, weight) for value, weight in values if value is not None]
-        total = sum(weight for _, weight in kept)
-        means[key] = sum(value * weight for value, weight in kept) / total if total else None
-    undefined = [entry["object"] for entry in objects if entry["f"] is None]
-    return {**means, "left_out": [] if options.counting == "challenge" else undefined}
-
-
-def _curve(matches: Sequence[Matches], beta: float) -> dict[str, list[float]]:
-    curve = precision_recall(matches)
-    return {
-        "threshold": curve.thresholds.tolist(),
-        "predictions": curve.kept.tolist(),
-        "true_positives": curve.found.tolist(),
-        "precision": curve.precision.tolist(),
-        "recall": curve.recall.tolist(),
-        "f": curve.f(beta).tolist(),
-    }
-
-
-def f_name(beta: float) -> str:
-    """`F4`, `F0.5`."""
-    return f"F{beta:g}"
-
-
-def write_scores(folder: Path, scores: Mapping[str, Any]) -> None:
-    """Write objects.csv, runs.csv, curves.csv and, last, scores.json (all but the curves) into `folder`."""
-    ratios = {"f": f_name(scores["beta"])}
-    shape = {"radius": "radius (Å)", "distance": "distance (Å)"}
-    columns = ["object", *shape, "weight", *COUNTS, *MEANS]
-    _write_columns(folder / "objects.csv", scores["objects"], columns, {**shape, **ratios})
-    _write_columns(folder / "runs.csv", scores["runs"], ["run", "object", *COUNTS, *RATIOS], ratios)
-    points = [
-        dict(zip(curve, (curve["object"], *point), strict=True))
-        for curve in scores["curves"]
-        for point in zip(*(values for key, values in curve.items() if key != "object"), strict=True)
-    ]
-    columns = ["object", "threshold", "predictions", "true_positives", *RATIOS]
-    _write_columns(folder / "curves.csv", points, columns, ratios)
-    write_json(folder / "scores.json", {key: value for key, value in scores.items() if key != "curves"})
-
-
-def _write_columns(path: Path, rows: Iterable[Mapping[str, Any]], columns: list[str], names: Mapping[str, str]) -> None:
-    named = [names.get(column, column) for column in columns]
-    write_table(path, named, [dict(zip(named, (row[key] for key in columns), strict=True)) for row in rows])
-
-
-def read_scores(folder: Path) -> dict[str, Any]:
-    """The scores that `write_scores` wrote.
+def run_evaluate(config: Config, records: Sequence[RunRecord], folder: Path) -> None:
+    """Score the picks and write tables and curves into `folder`; prints the table.
 
     Raises:
-        TomoscoutError: a file is missing or broken.
+        TomoscoutError: nothing is left to score.
     """
-    scores: dict[str, Any] = read_json(folder / "scores.json")
-    path = folder / "curves.csv"
-    numbers = {"threshold": float, "predictions": int, "true_positives": int, **dict.fromkeys(RATIOS, float)}
-    curves: dict[str, dict[str, list[float]]] = {
-        entry["object"]: {key: [] for key in numbers} for entry in scores["objects"]
-    }
-    try:
-        with path.open(newline="") as handle:
-            for row in csv.DictReader(handle):
-                row["f"] = row[f_name(scores["beta"])]
-                for key, number in numbers.items():
-                    curves[row["object"]][key].append(number(row[key]))
-    except FileNotFoundError:
-        raise TomoscoutError(f"{path}: no such file") from None
-    except (KeyError, ValueError, TypeError) as error:
-        raise TomoscoutError(f"{path}: not the curves of scores.json ({error!r}); evaluate again") from None
-    return {**scores, "curves": [{"object": name, **curve} for name, curve in curves.items()]}
-
-
-def describe_runs(scores: Mapping[str, Any]) -> list[str]:
-    """Which runs were scored and how, in sentences."""
-    count = len(scores["runs_scored"])
-    runs = f"{count} {'run' if count == 1 else 'runs'} ({RUNS[scores['runs_kind']]})"
-    sentences = [f"Scored on {runs}; {scores['counting']} counting within {scores['distance']:g} × radius."]
-    for key, words in (
-        ("runs_without_references", "without reference picks, where every prediction is false"),
-        ("runs_without_predictions", "without predictions"),
-    ):
-        if scores[key]:
-            sentences.append(f"{len(scores[key])} of them {words}: {', '.join(scores[key])}.")
-    if scores["runs_ignored"]:
-        sentences.append(f"Ignored by this counting, without any reference: {', '.join(scores['runs_ignored'])}.")
-    if scores["mean"]["left_out"]:
-        names = ", ".join(scores["mean"]["left_out"])
-        sentences.append(f"Not in the mean, with nothing to find and nothing predicted: {names}.")
-    return sentences
-
-
-def format_table(scores: Mapping[str, Any]) -> str:
-    """The scores as a plain text table, a row per object and one for the mean."""
-    header = ["object", "references", "predictions", "precision", "recall", f_name(scores["beta"]), "average precision"]
-    rows = [
-        [entry["object"], f"{entry['references']}", f"{entry['predictions']}", *(_fixed(entry[key]) for key in MEANS)]
-        for entry in scores["objects"]
-    ]
-    pooled, mean = scores["pooled"], scores["mean"]
-    totals = [f"{pooled['references']}", f"{pooled['predictions']}"]
-    weighted = len({entry["weight"] for entry in scores["objects"]}) > 1
-    rows.append(["weighted mean" if weighted else "mean", *totals, *(_fixed(mean[key]) for key in MEANS)])
-    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
-    lines = [
-        "  ".join(
-            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        )
-        for row in [header, *rows]
-    ]
-    rule = "─" * len(lines[0])
-    return "\n".join([*describe_runs(scores), "", lines[0], rule, *lines[1:-1], rule, lines[-1]]) + "\n"
-
-
-def _fixed(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
+    scored = scored_runs(config, records)
+    predictions, references = read_pairs(config, scored)
+    radii = {entry.name: entry.radius for entry in scored.classes if entry.radius is not None}
+    scores = evaluate(predictions, references, radii, config.evaluate, scored.kind)
+    write_scores(folder, scores)
+    print(format_table(scores), end="")

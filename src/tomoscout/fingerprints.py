@@ -6,7 +6,7 @@ changed method reruns what it touches.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from tomoscout.classes import TargetClass, TargetPlan
 from tomoscout.config import Config

@@ -15,6 +15,7 @@ from typing import Any
 from tomoscout.classes import TargetPlan, plan_targets
 from tomoscout.config import Config, parse_config
 from tomoscout.errors import TomoscoutError
+from tomoscout.evaluate import Scored, scored_runs
 from tomoscout.files import digest, to_json, write_text
 from tomoscout.fingerprints import (
     VERSIONS,
@@ -25,7 +26,6 @@ from tomoscout.fingerprints import (
 )
 from tomoscout.inventory import RunRecord, is_fresh, read_inventory
 from tomoscout.predictions import segmented_runs
-from tomoscout.scoring import Scored, scored_runs
 from tomoscout.splits import VERSION as SPLIT_VERSION
 from tomoscout.splits import Fold, SplitResult, chosen_fold, make_split, split_to_json
 

@@ -12,14 +12,14 @@ import yaml
 from tomoscout.batches import read_manifest
 from tomoscout.classes import plan_targets
 from tomoscout.config import Config
-from tomoscout.evaluate import match_picks, read_scores
+from tomoscout.evaluate import read_pairs, scored_runs
 from tomoscout.files import read_json
 from tomoscout.geometry import to_voxels
 from tomoscout.inventory import RunRecord
 from tomoscout.project import Project
 from tomoscout.report.page import summarise_targets, write_report
 from tomoscout.report.pictures import SlicePicture, Spheres, picks_slices
-from tomoscout.scoring import read_pairs, scored_runs
+from tomoscout.scores import match_picks, read_scores
 
 
 def run_report(

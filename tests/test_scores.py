@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tomoscout.config import Evaluate
 from tomoscout.errors import TomoscoutError
-from tomoscout.evaluate import describe_runs, evaluate, f_name, format_table, read_scores, write_scores
+from tomoscout.scores import describe_runs, evaluate, f_name, format_table, read_scores, write_scores
 from tomoscout.files import to_json
 from tomoscout.project import Picks
 

@@ -1,0 +1,58 @@
+# Each target sets up what it needs by itself: a fresh machine with Python 3.11 or newer is enough.
+
+PYTHON ?= python3
+BIN := .venv/bin
+# Commands that snakemake starts find `tomoscout` beside it.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+# Matplotlib and other caches stay in the checkout, also where no home folder can be written.
+export MPLCONFIGDIR := $(CURDIR)/.venv/cache/matplotlib
+
+DEMO := --snakefile $(CURDIR)/Snakefile --profile $(CURDIR)/workflow/profiles/demo \
+        --configfile $(CURDIR)/config/examples/demo.yaml --directory demo
+
+.PHONY: demo test lint format docs bench clean
+
+# The lock is installed first and alone, so that nothing newer slips in with the package.
+.venv/ready: envs/requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "tomoscout needs Python 3.11 or newer")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r envs/requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
+
+demo: .venv/ready
+	@mkdir -p demo
+	$(BIN)/snakemake phantom $(DEMO) --quiet all
+	$(BIN)/snakemake $(DEMO) --quiet rules
+	@$(BIN)/tomoscout show-scores demo/results/evaluate/demo
+	@echo "Report:    demo/results/report/demo.html"
+	@echo "Targets:   demo/results/targets/targets/pictures/phantom/"
+	@echo "Picks:     demo/results/phantom/ (a copick project; user tomoscout, session demo)"
+
+test: .venv/ready
+	$(BIN)/python -m pytest -n 2
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/snakefmt --check Snakefile workflow
+	mkdir -p .venv/lint
+	$(BIN)/snakemake --snakefile Snakefile --lint --configfile config/examples/demo.yaml --directory .venv/lint
+
+format: .venv/ready
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/snakefmt Snakefile workflow
+
+# The files that are written from the package.
+docs: .venv/ready
+	$(BIN)/tomoscout options schema > config/schema.json
+	$(BIN)/tomoscout options yaml > config/config.yaml
+	$(BIN)/tomoscout options markdown > config/README.md
+
+bench: .venv/ready
+	$(BIN)/python tests/benchmarks/run.py all
+
+clean:
+	rm -rf demo .bench

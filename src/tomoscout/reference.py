@@ -1,0 +1,98 @@
+"""The reference of all options, written from their one definition in config.py."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic.fields import FieldInfo
+
+from tomoscout.config import Config, Section
+
+EXAMPLES: dict[str, Any] = {
+    "projects": {"mydata": "/path/to/copick.json"},
+    "tomograms": ["wbp@10.0"],
+    "targets.picks": "data-portal/0",
+}
+"""Values for the options that have no default."""
+
+
+def json_schema() -> str:
+    """The JSON schema of a configuration file, for editors."""
+    return json.dumps(Config.model_json_schema(), indent=2, ensure_ascii=False) + "\n"
+
+
+def commented_yaml() -> str:
+    """A configuration file with every option at its default and a comment for each."""
+    head = "Every option of tomoscout at its default. Only `projects`, `tomograms` and `targets.picks` must be given."
+    return _comment(head, 0) + "".join(_yaml_lines(Config, "", 0))
+
+
+def _yaml_lines(section: type[Section], path: str, depth: int) -> Iterator[str]:
+    indent = "  " * depth
+    for name, field in section.model_fields.items():
+        key = field.alias or name
+        nested = _section_of(field)
+        yield "\n" + _comment(field.description or (nested.__doc__ if nested else "") or "", depth)
+        if nested:
+            yield f"{indent}{key}:\n"
+            yield from _yaml_lines(nested, f"{path}{key}.", depth + 1)
+        else:
+            value = EXAMPLES.get(f"{path}{key}", None if field.is_required() else field.default)
+            yield f"{indent}{key}: {json.dumps(value, ensure_ascii=False)}\n"
+
+
+def markdown() -> str:
+    """The reference as a page: a table per section."""
+    return _PAGE + "".join(_tables(Config, "The whole", ""))
+
+
+_PAGE = """# Configuration
+
+A project needs no more than this:
+
+```yaml
+projects:
+  mydata: /path/to/copick.json
+tomograms: [wbp@10.0]
+targets:
+  picks: data-portal/0        # every pickable object of this user/session; or a list of name:user/session
+```
+
+`config.yaml` beside this file holds every option with its default; `examples/` holds small files for single
+purposes; `schema.json` lets an editor check a file as it is written. Unknown keys are refused, with the nearest
+known one. Paths are relative to the working directory (`--directory`). All three files are written from the
+package by `make docs`.
+"""
+
+
+def _tables(section: type[Section], title: str, path: str) -> Iterator[str]:
+    yield f"\n## {title if not path else f'`{path[:-1]}`'}\n\n{_one_line(section.__doc__)}\n\n"
+    yield "| option | default | meaning |\n|---|---|---|\n"
+    nested = []
+    for name, field in section.model_fields.items():
+        key = field.alias or name
+        inner = _section_of(field)
+        if inner:
+            nested.append((inner, f"{path}{key}."))
+            continue
+        default = "required" if field.is_required() else f"`{json.dumps(field.default, ensure_ascii=False)}`"
+        yield f"| `{path}{key}` | {default} | {_one_line(field.description).replace('|', chr(92) + '|')} |\n"
+    for inner, place in nested:
+        yield from _tables(inner, "", place)
+
+
+def _section_of(field: FieldInfo) -> type[Section] | None:
+    kind = field.annotation
+    return kind if isinstance(kind, type) and issubclass(kind, Section) else None
+
+
+def _one_line(text: str | None) -> str:
+    return " ".join((text or "").split())
+
+
+def _comment(text: str, depth: int) -> str:
+    lines = textwrap.wrap(_one_line(text), width=100 - 2 * depth)
+    return "".join(f"{'  ' * depth}# {line}\n" for line in lines)
