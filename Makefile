@@ -30,7 +30,7 @@ demo: .venv/ready
 	@echo "Picks:     demo/results/phantom/ (a copick project; user tomoscout, session demo)"
 
 test: .venv/ready
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: .venv/ready
 	$(BIN)/ruff check .

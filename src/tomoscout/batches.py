@@ -38,8 +38,11 @@ class Batch:
         return self.output.parent / record.project / f"{record.run}.json"
 
     def is_done(self, record: RunRecord, inputs: str, is_there: Callable[[RunRecord], bool]) -> bool:
-        """Whether a run was made from the same inputs before and its data is there. If not, its manifest goes:
-        nothing may stand for data that is about to be replaced."""
+        """Whether a run was made from the same inputs before and its data is there.
+
+        If not, the inputs are struck out of its manifest: a job killed between data and manifest must not count as
+        done once the old inputs come back. The rest of it stays, for a job that fails leaves the old data as it was.
+        """
         path = self.manifest_path(record)
         if not path.exists():
             return False
@@ -48,7 +51,7 @@ class Batch:
             self._done[record.key] = digest(manifest)
             print(f"{record.key}: up to date", file=sys.stderr)
             return True
-        path.unlink()
+        write_json(path, {**manifest, "inputs": None})
         return False
 
     def finish(self, record: RunRecord, manifest: dict[str, Any]) -> None:

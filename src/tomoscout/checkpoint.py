@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from tomoscout.errors import TomoscoutError
 from tomoscout.files import atomic_path
 
 
@@ -28,9 +29,18 @@ class Checkpoint:
         return time.monotonic() - self._saved >= self._seconds
 
     def save(self, state: dict[str, Any]) -> None:
-        """Write the state. Until the new file is complete the old one stays."""
-        with atomic_path(self.path) as temporary:
-            torch.save({**state, "fingerprint": self.fingerprint}, temporary)
+        """Write the state. Until the new file is complete the old one stays.
+
+        Raises:
+            TomoscoutError: it cannot be written; the disk may be full.
+        """
+        try:
+            with atomic_path(self.path) as temporary, temporary.open("wb") as handle:
+                torch.save({**state, "fingerprint": self.fingerprint}, handle)
+        except (OSError, RuntimeError) as error:
+            # PyTorch covers what the system said with an error of its own.
+            reason = (isinstance(error, RuntimeError) and error.__context__) or error
+            raise TomoscoutError(f"{self.path}: the checkpoint cannot be written ({reason})") from None
         self._saved = time.monotonic()
 
     def load(self) -> dict[str, Any] | None:
@@ -49,7 +59,3 @@ class Checkpoint:
             print(f"{self.path}: checkpoint of other settings or data, starting afresh", file=sys.stderr)
             return None
         return state
-
-    def remove(self) -> None:
-        """Delete the file: the training is complete."""
-        self.path.unlink(missing_ok=True)

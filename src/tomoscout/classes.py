@@ -83,9 +83,16 @@ def plan_targets(config: Config, records: Sequence[RunRecord]) -> TargetPlan:
                 ]
             )
     if not inputs:
+        have = ", ".join(sorted({uri for record in records for uri in record.tomograms})) or "none"
         raise TomoscoutError(
             f"targets: none of {len(records)} runs has a tomogram {' or '.join(config.tomograms)} and picks or a "
-            f"segmentation of {', '.join(map(str, sorted(sources)))}"
+            f"segmentation of {', '.join(map(str, sorted(sources)))}; tomograms found: {have}"
+        )
+    picks = [record.picks[s].total for record in records if record.key in inputs for s in sources & record.picks.keys()]
+    if not names and not any(picks):
+        raise TomoscoutError(
+            f"targets.picks: {', '.join(map(str, sorted(sources)))} are empty in all {len(inputs)} runs; "
+            "expected a point in one of them at least"
         )
     return TargetPlan(classes, inputs, annotated)
 

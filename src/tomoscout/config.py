@@ -82,10 +82,11 @@ class Section(BaseModel):
     @classmethod
     def _refuse_unknown_keys(cls, values: Any) -> Any:
         if isinstance(values, dict):
+            known = [field.alias or name for name, field in cls.model_fields.items()]
             for key in values:
-                if key not in cls.model_fields:
-                    near = difflib.get_close_matches(str(key), cls.model_fields, n=1)
-                    hint = f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(cls.model_fields)}"
+                if key not in known and key not in cls.model_fields:
+                    near = difflib.get_close_matches(str(key), known, n=1)
+                    hint = f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(known)}"
                     raise ValueError(f"unknown key '{key}'; {hint}")
         return values
 
@@ -166,13 +167,6 @@ class Split(Section):
 
     model_config = ConfigDict(populate_by_name=True)
 
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_unknown_keys(cls, values: Any) -> Any:
-        if isinstance(values, dict) and "validate" in values:
-            values = {("validate_" if key == "validate" else key): value for key, value in values.items()}
-        return Section._refuse_unknown_keys.__func__(cls, values)
-
     @field_validator("ratios", mode="before")
     @classmethod
     def _split_ratios(cls, value: Any) -> Any:
@@ -197,9 +191,17 @@ class Split(Section):
             raise ValueError("give folds or leave_one_out, not both")
         if (self.folds or self.leave_one_out) and (self.train or self.validate_):
             raise ValueError("folds choose train and validation themselves; only test can be listed beside them")
-        if self.group_pattern is not None and re.compile(self.group_pattern).groups != 1:
-            raise ValueError(f"group_pattern '{self.group_pattern}' must hold exactly one (group)")
         return self
+
+    @field_validator("group_pattern")
+    @classmethod
+    def _check_group_pattern(cls, value: str | None) -> str | None:
+        try:
+            if value is None or re.compile(value).groups == 1:
+                return value
+        except re.error as error:
+            raise ValueError(f"'{value}' is not a regular expression ({error})") from None
+        raise ValueError(f"'{value}' must hold exactly one (group)")
 
 
 class Network(Section):
@@ -266,6 +268,9 @@ class Train(Section):
     """Decay per step of the averaged weights that are validated and kept; ramped up at the start. 0 turns it off."""
     foreground_weight: float = Field(default=8.0, gt=0)
     """Weight of a voxel of any class against a background voxel in the cross-entropy."""
+    size_balance: float = Field(default=1.0, ge=0, le=3)
+    """How far small objects are favoured: a voxel counts foreground_weight × (largest radius / own radius) to this
+    power. 0 treats all voxels alike, 3 all objects."""
     background_fraction: float = Field(default=0.1, ge=0, le=1)
     """Fraction of crops drawn at random places; the others are centred near a particle, every class as often."""
     validate_every: int = Field(default=500, ge=1)
@@ -444,6 +449,8 @@ def parse_config(values: object, origin: str) -> Config:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"] if not str(part).startswith("function-")) or "top level"
         message = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "string_pattern_mismatch":
+            message = 'a name must hold no space, no underscore and none of < > : " / \\ | ? *'
         found = "" if first["type"] in ("missing", "value_error") else f", found {first['input']!r}"
         raise TomoscoutError(f"{origin}: {where}: {message}{found}") from None
 

@@ -68,10 +68,17 @@ class PickingHead:
         return len(self.classes) + 1
 
     def loss(self, options: Train, ignore: int) -> torch.nn.Module:
-        """The loss between logits and labels."""
-        weights = torch.full((self.outputs,), float(options.foreground_weight))
-        weights[0] = 1.0
-        return WeightedCrossEntropy(weights, ignore)
+        """The loss between logits and labels.
+
+        A small sphere has few voxels, so each of them counts more: by the ratio of the largest target radius to its
+        own, to the power of `size_balance`.
+        """
+        radii = [entry.target_radius for entry in self.classes]
+        largest = max((radius for radius in radii if radius), default=1.0)
+        weights = [
+            options.foreground_weight * (largest / (radius or largest)) ** options.size_balance for radius in radii
+        ]
+        return WeightedCrossEntropy(torch.tensor([1.0, *weights]), ignore)
 
     def measure(
         self, predictions: Sequence[NDArray[np.uint8]], references: Sequence[Reference], beta: float

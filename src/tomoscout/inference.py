@@ -56,7 +56,7 @@ def predict(
     Raises:
         TomoscoutError: even the smallest tile does not fit.
     """
-    tile = list(tile)
+    tile = [min(length, size) for length, size in zip(tile, volume.shape, strict=True)]
     while True:
         try:
             return _predict(network, volume, outputs, size_step, tile, overlap, flips, device)

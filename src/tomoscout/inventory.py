@@ -9,13 +9,13 @@ from __future__ import annotations
 import csv
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from tomoscout.config import Source
+from tomoscout.config import Source, TomogramUri
 from tomoscout.errors import TomoscoutError
 from tomoscout.files import digest, digest_file, write_table
 from tomoscout.geometry import Shape
@@ -106,7 +106,7 @@ def read_inventory(path: Path) -> list[RunRecord]:
             return [RunRecord.from_row(row) for row in rows]
     except FileNotFoundError:
         raise TomoscoutError(f"{path}: no inventory; run `tomoscout inventory` or snakemake first") from None
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise TomoscoutError(f"{path}: a row cannot be read ({error})") from None
 
 
@@ -210,18 +210,34 @@ def refresh(path: Path, projects: Mapping[str, str], runs_per_job: int, *, every
 
 
 def _read_run(project: Project, run: str, batch: int, signature: str) -> RunRecord:
-    shapes = project.tomograms(run)
-    for uri in (uri for uri, shape in shapes.items() if shape is None):
-        print(f"warning: {project.name}/{run}: tomogram {uri} cannot be opened and is left out", file=sys.stderr)
-    return RunRecord(
-        project.name,
-        run,
-        batch,
-        {uri: shape for uri, shape in sorted(shapes.items()) if shape is not None},
-        {source: PickCount(*project.digest_picks(run, source)) for source in project.pick_sources(run)},
-        {str(entry): project.digest_segmentation(run, entry) for entry in sorted(project.segmentations(run), key=str)},
-        signature,
-    )
+    where = f"{project.name}/{run}"
+    tomograms: dict[str, Shape] = {}
+    for uri, shape in sorted(project.tomograms(run).items()):
+        if shape is None:
+            print(f"warning: {where}: tomogram {uri} cannot be opened and is left out", file=sys.stderr)
+        elif _can_be_named(TomogramUri.parse, uri, f"{where}: tomogram {uri}"):
+            tomograms[uri] = shape
+    picks = {
+        source: PickCount(*project.digest_picks(run, source))
+        for source in project.pick_sources(run)
+        if _can_be_named(Source.parse, str(source), f"{where}: picks {source}")
+    }
+    segmentations = {
+        str(entry): project.digest_segmentation(run, entry)
+        for entry in sorted(project.segmentations(run), key=str)
+        if _can_be_named(Source.parse, str(entry).partition("@")[0], f"{where}: segmentation {entry}")
+    }
+    return RunRecord(project.name, run, batch, tomograms, picks, segmentations, signature)
+
+
+def _can_be_named(parse: Callable[[str], object], name: str, what: str) -> bool:
+    """Whether a configuration can name it; what none can name (it holds a space, say) is left out."""
+    try:
+        parse(name)
+    except ValueError as error:
+        print(f"warning: {what} is left out: {error}", file=sys.stderr)
+        return False
+    return True
 
 
 def _assign_batches(records: list[RunRecord], known: Mapping[str, RunRecord], runs_per_job: int) -> list[RunRecord]:

@@ -18,6 +18,9 @@ LOWEST_SCORE = 0.05
 WIDEST_PEAK = 8
 """Voxels: larger objects are located on a coarser grid and refined, which costs a fraction and moves no peak."""
 
+REACH = 2.5
+"""Standard deviations at which the smoothing Gaussian ends."""
+
 
 def locate_picks(
     probabilities: NDArray[np.uint8],
@@ -62,7 +65,9 @@ def find_peaks(
         at the peak, 0…1.
     """
     bin_size = max(1, int(radius // (WIDEST_PEAK / 2)))
-    window = _active_window(probability, threshold, margin=int(np.ceil(2 * radius)) + bin_size)
+    # Wide enough that no peak sees the end of the window: its score must not depend on the threshold.
+    margin = int(np.ceil(2 * REACH * smoothing * radius)) + 3 * bin_size
+    window = _active_window(probability, threshold, margin, bin_size)
     if window is None:
         return np.zeros((0, 3)), np.zeros(0)
     smoothed = _smooth(_bin(probability[window], bin_size), smoothing * radius / bin_size)
@@ -71,20 +76,25 @@ def find_peaks(
     # A binned voxel stands at the middle of the voxels it is made of.
     positions = (peaks + _refinement(smoothed, peaks)) * bin_size + (bin_size - 1) / 2
     positions += [part.start for part in window]
+    # The last bin can stand half outside.
+    positions = np.clip(positions, 0, np.array(probability.shape) - 1)
     order = np.lexsort((*positions.T, -scores))
     kept = suppress(positions[order], separation)
     return positions[order][kept], scores[order][kept]
 
 
-def _active_window(probability: NDArray[np.uint8], threshold: float, margin: int) -> tuple[slice, ...] | None:
-    """The box around all voxels that could carry a peak: smoothing never exceeds the largest value around."""
-    active = probability >= max(1, np.ceil(threshold * 255))
+def _active_window(
+    probability: NDArray[np.uint8], threshold: float, margin: int, bin_size: int
+) -> tuple[slice, ...] | None:
+    """The box around all voxels that could carry a peak: smoothing never exceeds the largest value around. It starts
+    at a multiple of `bin_size`."""
+    active = probability >= max(1, np.floor(threshold * 255))
     parts = []
     for axis in range(3):
         along = np.flatnonzero(active.any(axis=tuple(other for other in range(3) if other != axis)))
         if not len(along):
             return None
-        start = max(0, int(along[0]) - margin)
+        start = max(0, int(along[0]) - margin) // bin_size * bin_size
         parts.append(slice(start, min(probability.shape[axis], int(along[-1]) + 1 + margin)))
     return tuple(parts)
 
@@ -106,7 +116,7 @@ def _smooth(volume: NDArray[np.float32], width: float) -> NDArray[np.float32]:
     from scipy.ndimage import gaussian_filter
 
     # Beyond the edge the nearest value: a particle cut by the border keeps its score.
-    smoothed: NDArray[np.float32] = gaussian_filter(volume, width, mode="nearest", truncate=2.5)
+    smoothed: NDArray[np.float32] = gaussian_filter(volume, width, mode="nearest", truncate=REACH)
     return smoothed
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import uuid
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -112,7 +113,8 @@ class Project:
             for tomogram in spacing.tomograms:
                 uri = str(TomogramUri(tomogram.tomo_type, float(spacing.voxel_size)))
                 try:
-                    found[uri] = self._array(tomogram.zarr(), f"tomogram {uri}", run, chunks_matter=False).shape
+                    shape = self._array(tomogram.zarr(), f"tomogram {uri}", run, chunks_matter=False).shape
+                    found[uri] = shape if len(shape) == 3 else None
                 except TomoscoutError:
                     found[uri] = None
         return found
@@ -167,7 +169,12 @@ class Project:
 
     def pick_sources(self, run: str) -> list[Source]:
         """Every set of picks of a run."""
-        return sorted(Source(p.pickable_object_name, p.user_id, p.session_id) for p in self._run(run).picks)
+        try:
+            return sorted(Source(p.pickable_object_name, p.user_id, p.session_id) for p in self._run(run).picks)
+        except IndexError:
+            raise TomoscoutError(
+                f"{self.name}/{run}: a file in its folder Picks is not named user_session_object.json"
+            ) from None
 
     def read_picks(self, run: str, source: Source) -> Picks:
         """The picks of one object, user and session. Empty where there are none."""
@@ -180,6 +187,7 @@ class Project:
             positions = np.array([[p["location"][axis] for axis in "xyz"] for p in points], dtype=np.float64)
             scores = np.array([1.0 if p.get("score") is None else p["score"] for p in points], dtype=np.float64)
             transforms = np.array([p.get("transformation_") or np.eye(4) for p in points], dtype=np.float64)
+            transforms = transforms.reshape(len(points), 4, 4)
         except (KeyError, TypeError, ValueError) as error:
             raise TomoscoutError(f"{self.name}/{run}: picks {source}: a point is malformed ({error!r})") from None
         if not points:
@@ -194,7 +202,10 @@ class Project:
         """How many points a set of picks has, and the digest of its points."""
         found = self._run(run).get_picks(object_name=source.name, user_id=source.user, session_id=source.session)
         points = self._points(found[0], run, source)
-        return len(points), digest(points)
+        try:
+            return len(points), digest(points)
+        except ValueError:
+            raise TomoscoutError(f"{self.name}/{run}: picks {source}: a value is NaN or infinite") from None
 
     def _points(self, picks: Any, run: str, source: Source) -> list[dict[str, Any]]:
         # Copick validates point by point, which costs more than the whole of making a target; the file is read here.
@@ -204,7 +215,10 @@ class Project:
             content = json.loads(picks.fs.cat_file(picks.path))
             return content["points"] or []
         except FileNotFoundError:
-            raise TomoscoutError(f"{self.name}/{run}: picks {source}: {picks.path} has disappeared") from None
+            raise TomoscoutError(
+                f"{self.name}/{run}: picks {source}: no file {picks.path} (expected user_session_object.json with no "
+                "other underscore)"
+            ) from None
         except (ValueError, KeyError, TypeError) as error:
             raise TomoscoutError(f"{self.name}/{run}: {picks.path}: not a copick picks file ({error!r})") from None
 
@@ -327,7 +341,7 @@ class Project:
 
         try:
             array = zarr.open_array(store, path="0", mode="r")
-        except (KeyError, ValueError, OSError, zarr.errors.ArrayNotFoundError) as error:
+        except (KeyError, ValueError, TypeError, AttributeError, OSError, zarr.errors.MetadataError) as error:
             raise TomoscoutError(f"{self.name}/{run}: {what}: no readable zarr array '0' ({error!r})") from None
         if chunks_matter and (there := array.nchunks_initialized) != array.nchunks:
             raise TomoscoutError(
@@ -339,7 +353,7 @@ class Project:
     def _read(self, array: Any, region: tuple[slice, ...], what: str, run: str) -> NDArray[Any]:
         try:
             return np.asarray(array[region or ...])
-        except (RuntimeError, ValueError, OSError) as error:
+        except (RuntimeError, ValueError, OSError, EOFError, zlib.error) as error:
             raise TomoscoutError(f"{self.name}/{run}: {what}: a chunk cannot be decoded ({error})") from None
 
 

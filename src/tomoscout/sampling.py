@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -28,6 +29,11 @@ class Crop:
 
     volume: int
     start: tuple[int, ...]
+
+
+def largest_jitter(patch: Sequence[int], reach: float) -> NDArray[np.int64]:
+    """How far (z, y, x) a crop may be moved off a voxel and still hold everything within `reach` voxels of it."""
+    return np.maximum((np.array(patch, dtype=np.int64) - 1) // 2 - math.ceil(reach), 0)
 
 
 class CropSampler:

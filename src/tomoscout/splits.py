@@ -6,10 +6,11 @@ import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from tomoscout.classes import TargetPlan, has_tomogram
+from tomoscout.classes import TargetPlan, has_tomogram, source_segmentation
 from tomoscout.config import Config, Split
 from tomoscout.errors import TomoscoutError
 from tomoscout.files import write_json
@@ -64,10 +65,12 @@ def make_split(config: Config, records: Sequence[RunRecord], plan: TargetPlan) -
     taken = {key for keys in explicit.values() for key in keys}
     free = [group for group in groups if not taken & set(group)]
     folds = tuple(_sort(fold) for fold in _divide(options, explicit, free))
+    by_key = {record.key: record for record in records}
     for number, fold in enumerate(folds):
         _check(fold, number, options, excluded)
+        _refuse_absent_classes(config, plan, [by_key[key] for key in fold.train], number)
     used = set(folds[0].part("all"))
-    excluded |= {key: "not listed in split.train, split.validate or split.test" for key in eligible if key not in used}
+    excluded |= {key: "neither listed in split nor drawn by split.ratios" for key in eligible if key not in used}
     return SplitResult(folds, excluded)
 
 
@@ -140,9 +143,10 @@ def _divide(options: Split, explicit: dict[str, list[str]], free: list[list[str]
             raise TomoscoutError(
                 f"split: {count} folds need at least {max(count, 2)} runs or groups, found {len(free)}"
             )
+        starts = [len(free) * fold // count for fold in range(count + 1)]
         return [
-            Fold(_join(g for n, g in enumerate(free) if n % count != fold), _join(free[fold::count]), tuple(test))
-            for fold in range(count)
+            Fold(_join(free[:start] + free[end:]), _join(free[start:end]), tuple(test))
+            for start, end in pairwise(starts)
         ]
     counts = _counts(len(free), _shares(options.ratios, [not given for given in (train, validate, test)]))
     chosen: list[tuple[str, ...]] = []
@@ -164,13 +168,16 @@ def _shares(ratios: list[float], wanted: list[bool]) -> list[float]:
 
 def _counts(total: int, shares: list[float]) -> tuple[int, int, int]:
     """Whole numbers of test, validation and training groups. A part with a share gets at least one while there are
-    enough: training first, then validation; rounding goes to training."""
+    enough: training first, then validation; rounding goes to training, or to the test where training is listed."""
     train, validate, test = (max(1, round(total * share)) if share else 0 for share in shares)
     spare = total - (1 if train else 0)
     validate = min(validate, max(spare, 0))
     test = min(test, max(spare - validate, 0))
-    if sum(shares) > 1 - 1e-6 or train > total - validate - test:
-        train = total - validate - test if train else 0
+    complete = sum(shares) > 1 - 1e-6
+    if train and (complete or train > total - validate - test):
+        train = total - validate - test
+    elif test and complete:
+        test = total - validate
     return test, validate, train
 
 
@@ -194,6 +201,19 @@ def _check(fold: Fold, number: int, options: Split, excluded: dict[str, str]) ->
     overlap = set(fold.train) & set(fold.validate) | set(fold.test) & set(fold.train + fold.validate)
     if overlap:
         raise TomoscoutError(f"split {options.name}: {', '.join(sorted(overlap))} are in more than one part")
+
+
+def _refuse_absent_classes(config: Config, plan: TargetPlan, train: list[RunRecord], number: int) -> None:
+    for entry in plan.classes:
+        if entry.is_particle:
+            there = any(record.picks[s].total for record in train for s in entry.sources if s in record.picks)
+        else:
+            there = any(str(source_segmentation(config, entry)) in record.segmentations for record in train)
+        if not there:
+            raise TomoscoutError(
+                f"split {config.split.name}: no training run of fold {number} has '{entry.name}' "
+                f"({', '.join(map(str, entry.sources))}); expected one at least: list it under split.train"
+            )
 
 
 def split_to_json(options: Split, result: SplitResult) -> dict[str, Any]:

@@ -45,12 +45,13 @@ def rasterise(labels: NDArray[np.integer], spheres: Spheres) -> tuple[NDArray[np
     for index, (centre, radius, label) in enumerate(zip(spheres.centres, spheres.radii, spheres.labels, strict=True)):
         box = _box(centre, radius, labels.shape)
         own = _relative_distance(box, centre, radius)
-        mask = own <= 1
+        sphere = own <= 1
+        mask = sphere.copy()
         for other in neighbours.get(index, ()):
             theirs = _relative_distance(box, spheres.centres[other], spheres.radii[other])
             nearer = own <= theirs if index < other else own < theirs
             if spheres.labels[other] != label and not met[index]:
-                met[index] = bool((mask & (theirs <= 1)).any())
+                met[index] = bool((sphere & (theirs <= 1)).any())
             mask &= nearer
         labels[box][mask] = label
         voxels[index] = np.count_nonzero(mask)
@@ -77,6 +78,8 @@ def _overlapping_pairs(spheres: Spheres) -> dict[int, list[int]]:
     """Which spheres touch which: a sweep along y, where tomograms are long."""
     order = np.argsort(spheres.centres[:, 1], kind="stable")
     centres, radii = spheres.centres[order], spheres.radii[order]
+    # A little more than they reach: rounding must not part spheres that touch in a single voxel.
+    radii = radii * (1 + 1e-9)
     reach = 2 * float(radii.max(initial=0))
     ends = np.searchsorted(centres[:, 1], centres[:, 1] + reach, side="right")
     pairs: dict[int, list[int]] = {}
@@ -101,7 +104,7 @@ def align(mask: NDArray[Any], shape: Shape, what: str) -> NDArray[Any]:
     Raises:
         TomoscoutError: the shapes differ by more than `ALIGNMENT_TOLERANCE` voxels; `what` names the volume.
     """
-    if max(abs(a - b) for a, b in zip(mask.shape, shape, strict=True)) > ALIGNMENT_TOLERANCE:
+    if mask.ndim != 3 or max(abs(a - b) for a, b in zip(mask.shape, shape, strict=True)) > ALIGNMENT_TOLERANCE:
         raise TomoscoutError(
             f"{what}: shape {mask.shape} (z, y, x) is more than {ALIGNMENT_TOLERANCE} voxels off the tomogram's {shape}"
         )
@@ -203,7 +206,7 @@ def _report_outside(counts: dict[str, Any], record: RunRecord, source: Source, p
 
 def run_targets(config: Config, records: Sequence[RunRecord], batch: int, output: Path) -> None:
     """Make the targets of a batch of runs. Runs whose target is there and up to date are left alone; a run that
-    no longer has annotations loses its target.
+    is not among the runs of the targets any more (it lost its annotations) loses its target.
 
     Raises:
         TomoscoutError: a source is broken or does not fit the tomogram.
@@ -230,4 +233,4 @@ def _remove_target(work: Batch, record: RunRecord, wanted: Segmentation) -> None
     if path.exists():
         work.project(record).delete_segmentation(record.run, wanted)
         path.unlink()
-        print(f"{record.key}: no annotations any more, target removed", file=sys.stderr)
+        print(f"{record.key}: not among the runs of the targets any more, target removed", file=sys.stderr)

@@ -25,7 +25,7 @@ from tomoscout.inventory import RunRecord
 from tomoscout.model import Model, save_model, save_weights
 from tomoscout.networks import build_network, size_step
 from tomoscout.project import Picks, Project
-from tomoscout.sampling import Centres, CropSampler, cut
+from tomoscout.sampling import Centres, CropSampler, cut, largest_jitter
 from tomoscout.splits import Fold, chosen_fold, make_split
 from tomoscout.targets import align
 from tomoscout.trainer import Outcome, Validation, fit
@@ -90,7 +90,6 @@ def run_train(config: Config, records: Sequence[RunRecord], folder: Path, thread
     loss = head.loss(options, volumes[0].ignore).to(device)
     outcome = fit(network, batches, loss, validate, options, checkpoint, device)
     _write_model(config, plan, fold, fingerprint, outcome, folder)
-    checkpoint.remove()
 
 
 class _Data:
@@ -153,12 +152,11 @@ class _Data:
                 found = np.rint(indices[inside(indices, (shape[0], shape[1], shape[2]))]).astype(np.int64)
             else:
                 found = np.argwhere((volume.labels == entry.label).cpu().numpy())
-                found = found[:: max(1, len(found) // MOST_VOXELS)]
+                found = found[:: max(1, -(-len(found) // MOST_VOXELS))]
             places.append(np.column_stack([np.full(len(found), number), found]))
         # A crop keeps the whole particle wherever it is moved to.
         reach = 0.0 if entry.target_radius is None else entry.target_radius / self.config.voxel_spacing
-        patch = np.array(self.config.train.patch)
-        return Centres(np.concatenate(places), np.maximum(patch // 2 - int(np.ceil(reach)), 0))
+        return Centres(np.concatenate(places), largest_jitter(self.config.train.patch, reach))
 
 
 def _inside(picks: Picks, shape: tuple[int, ...], voxel_spacing: float) -> Picks:

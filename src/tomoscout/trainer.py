@@ -109,6 +109,8 @@ def fit(
                 checkpoint.save(state.to_dict())
             if stop.is_set():
                 raise Interrupted
+    # A training asked for again with the same settings and data is complete at once.
+    checkpoint.save(state.to_dict())
     return Outcome(state.best_weights, state.progression)
 
 

@@ -6,13 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tomoscout.classes import target_segmentation
 from tomoscout.config import Config, Source
 from tomoscout.errors import TomoscoutError
 from tomoscout.files import digest_file, read_json
 from tomoscout.inventory import RunRecord
 from tomoscout.model import read_model
-from tomoscout.predictions import predicted_segmentation
 from tomoscout.project import Project
 
 Check = Callable[[Config, Project, RunRecord, dict[str, Any]], Iterator[tuple[str, str, str]]]
@@ -54,20 +52,26 @@ def verify(config: Config, records: Sequence[RunRecord], results: Path) -> tuple
 def _targets(
     config: Config, project: Project, record: RunRecord, manifest: dict[str, Any]
 ) -> Iterator[tuple[str, str, str]]:
-    wanted = target_segmentation(config)
-    yield f"segmentation {wanted}", manifest["digest"], project.digest_written(record.run, wanted)
+    name = manifest["segmentation"]
+    yield f"segmentation {name}", manifest["digest"], _digest_labels(project, record, name)
 
 
 def _segment(
     config: Config, project: Project, record: RunRecord, manifest: dict[str, Any]
 ) -> Iterator[tuple[str, str, str]]:
-    wanted = predicted_segmentation(config)
-    expected = manifest["segmentation"]["digest"]
-    yield f"segmentation {wanted}", expected, project.digest_written(record.run, wanted)
-    facts = manifest["probabilities"]
+    labels, facts = manifest["segmentation"], manifest["probabilities"]
+    yield f"segmentation {labels['name']}", labels["digest"], _digest_labels(project, record, labels["name"])
     if config.segment.keep_probabilities:
         found = project.digest_probabilities(record.run, manifest["tomogram"], facts["name"])
         yield f"probabilities {facts['name']}", facts["digest"], found
+
+
+def _digest_labels(project: Project, record: RunRecord, name: str) -> str:
+    # By the name in the manifest: manifests of targets and models that the configuration no longer names stay good.
+    for entry in project.segmentations(record.run):
+        if str(entry) == name:
+            return project.digest_written(record.run, entry)
+    raise TomoscoutError(f"segmentation {name} is gone")
 
 
 def _localize(

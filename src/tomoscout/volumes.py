@@ -19,7 +19,7 @@ def standardise(volume: NDArray[np.float32]) -> NDArray[np.float32]:
     shifted and scaled to mean 0 and standard deviation 1.
     """
     step = 2 if volume.size > 2**22 else 1
-    low, high = np.percentile(volume[::step, ::step, ::step], [0.1, 99.9])
+    low, high = np.percentile(volume[::step, ::step, ::step], [0.1, 99.9]).astype(volume.dtype)
     limited = np.clip(volume, low, high)
     mean, deviation = float(limited.mean(dtype=np.float64)), float(limited.std(dtype=np.float64))
     limited -= mean

@@ -49,6 +49,8 @@ GPU_FOR_SEGMENTING = int(flow.config.segment.device != "cpu")
 
 def batch_files(folder, batches):
     """The manifests of a stage's batches."""
+    # Path variables in what an input function returns would not be those of an importing workflow.
+    folder = folder.replace("<results>", str(flow.results))
     return [f"{folder}/batch-{batch}.json" for batch in batches]
 
 

@@ -18,3 +18,4 @@ rule make_phantom:
 rule phantom:
     input:
         "<results>/phantom/copick.json",
+    localrule: True

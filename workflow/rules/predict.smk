@@ -84,13 +84,16 @@ rule evaluate_picks:
 rule segment:
     input:
         guarded(lambda wildcards: batch_files(SEGMENTED, flow.segment_batches())),
+    localrule: True
 
 
 rule localize:
     input:
         guarded(lambda wildcards: batch_files(LOCALIZED, flow.segment_batches())),
+    localrule: True
 
 
 rule evaluate:
     input:
         rules.evaluate_picks.output.scores,
+    localrule: True

@@ -36,3 +36,4 @@ rule report:
     input:
         REPORT,
         guarded(lambda wildcards: batch_files(LOCALIZED, flow.segment_batches())),
+    localrule: True

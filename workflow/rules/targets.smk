@@ -62,8 +62,10 @@ rule targets:
     input:
         guarded(lambda wildcards: batch_files(TARGETS, flow.target_batches())),
         guarded(lambda wildcards: batch_files(f"{TARGETS}/pictures", flow.overlay_batches())),
+    localrule: True
 
 
 rule splits:
     input:
         SPLIT,
+    localrule: True

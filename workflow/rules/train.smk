@@ -1,11 +1,11 @@
-# Targets and split are `ancient`: what the training depends on stands in its params, so that a target made
-# again, or one of a run that is not trained on, does not train again.
+# What the training depends on stands in its params, the runs of the split among it. Snakemake does not look at
+# params of jobs behind `ancient` inputs that are made again, so the targets are ordinary inputs: where one is new
+# but none of those that train, the training finds its last checkpoint complete and writes the same model at once.
 
 
 rule train_model:
     input:
-        split=ancient(SPLIT),
-        targets=ancient(guarded(lambda wildcards: batch_files(TARGETS, flow.training_batches()))),
+        guarded(lambda wildcards: batch_files(TARGETS, flow.training_batches())),
     output:
         report(
             f"{MODEL}/history.png",
@@ -40,3 +40,5 @@ rule train_model:
 rule train:
     input:
         rules.train_model.output.model,
+        SPLIT,
+    localrule: True

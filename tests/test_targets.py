@@ -1,0 +1,504 @@
+"""Targets against a reference that goes voxel by voxel, and every way to say what they are made of."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import copick
+import numpy as np
+import pytest
+from conftest import RADII, SHAPE, SmallProject, error_of, succeeded
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from tomoscout.files import digest_folder
+from tomoscout.targets import Spheres, align, label_type, rasterise
+
+Sphere = tuple[tuple[float, float, float], float, int]
+"""Centre z, y, x and radius in voxels; label."""
+
+checked = settings(deadline=None, derandomize=True)
+
+
+# The reference
+
+
+def relative_distance(voxel: tuple[int, ...], sphere: Sphere) -> float:
+    (z, y, x), radius, _ = sphere
+    return ((voxel[0] - z) ** 2 + (voxel[1] - y) ** 2 + (voxel[2] - x) ** 2) / radius**2
+
+
+def slow_labels(shape: tuple[int, ...], spheres: Sequence[Sphere], masks: Sequence[tuple[int, np.ndarray]]):
+    """Labels; how many voxels every sphere got; which spheres share a voxel with one of another label."""
+    labels = np.zeros(shape, dtype=int)
+    voxels, met = [0] * len(spheres), [False] * len(spheres)
+    for voxel in np.ndindex(*shape):
+        for label, mask in masks:
+            if mask[voxel] and not labels[voxel]:
+                labels[voxel] = label
+        distances = [relative_distance(voxel, sphere) for sphere in spheres]
+        there = [number for number, distance in enumerate(distances) if distance <= 1]
+        if there:
+            winner = min(there, key=lambda number: distances[number])
+            labels[voxel] = spheres[winner][2]
+            voxels[winner] += 1
+            for number in there:
+                met[number] |= any(spheres[other][2] != spheres[number][2] for other in there)
+    return labels, voxels, met
+
+
+def as_spheres(spheres: Sequence[Sphere]) -> Spheres:
+    return Spheres(
+        np.array([centre for centre, _, _ in spheres], dtype=float).reshape(-1, 3),
+        np.array([radius for _, radius, _ in spheres], dtype=float),
+        np.array([label for _, _, label in spheres], dtype=np.int64),
+    )
+
+
+# Quarter voxels make ties; other numbers make rounding matter; the range reaches beyond every volume.
+coordinates = st.integers(-16, 56).map(lambda quarter: quarter / 4) | st.floats(-4, 14).map(lambda v: round(v, 1))
+centres = st.tuples(coordinates, coordinates, coordinates)
+radii = st.sampled_from([0.4, 1.0, 1.5, 2.0, 2.3, 3.0, 4.1, 5.0])
+
+
+@st.composite
+def sphere_lists(draw: st.DrawFn) -> list[Sphere]:
+    """Up to seven spheres, some of them at the centre of another."""
+    places = draw(st.lists(centres, min_size=1, max_size=5))
+    chosen = draw(st.lists(st.sampled_from(places), max_size=7))
+    return [(centre, draw(radii), draw(st.integers(1, 3))) for centre in chosen]
+
+
+@given(st.tuples(*[st.integers(3, 9)] * 3), sphere_lists(), st.integers(0, 2**16))
+@example((3, 3, 9), [((1.0, 1.0, 2.0), 2.0, 1), ((1.0, 1.0, 6.0), 2.0, 2)], 0)
+@settings(checked, max_examples=150)
+def test_spheres_equal_the_reference(shape: tuple[int, int, int], spheres: list[Sphere], seed: int) -> None:
+    below = np.random.default_rng(seed).integers(0, 3, size=shape, dtype=np.uint8) * 100
+    labels = below.copy()
+    voxels, met = rasterise(labels, as_spheres(spheres))
+    expected, expected_voxels, expected_met = slow_labels(shape, spheres, [(100, below == 100), (200, below == 200)])
+    np.testing.assert_array_equal(labels, expected)
+    assert voxels.tolist() == expected_voxels
+    assert met.tolist() == expected_met
+
+
+def test_spheres_that_touch_in_one_voxel_are_not_parted_by_rounding() -> None:
+    # The voxel lies on both surfaces, at a relative distance that rounds to 1 or to just above.
+    for tenths in range(1, 40):
+        first, second = tenths / 10, (50 - tenths) / 10
+        for offset in range(10):
+            start = offset / 10
+            spheres: list[Sphere] = [((1, 1, start), first, 1), ((1, 1, start + 5.0), second, 2)]
+            labels = np.zeros((3, 3, 8), dtype=np.uint8)
+            _, met = rasterise(labels, as_spheres(spheres))
+            expected, _, expected_met = slow_labels((3, 3, 8), spheres, [])
+            np.testing.assert_array_equal(labels, expected)
+            assert met.tolist() == expected_met
+
+
+@st.composite
+def pick_sets(draw: st.DrawFn) -> dict[str, list[tuple[float, float, float]]]:
+    """Picks x, y, z in Å by object, most of them inside the volume, some beyond its faces."""
+    place = st.tuples(*[st.integers(-30, 10 * size + 30).map(float) for size in reversed(SHAPE)])
+    return {name: draw(st.lists(place, max_size=4)) for name in RADII}
+
+
+def inside(position: Sequence[float]) -> bool:
+    """Whether the nearest voxel is one of the volume's."""
+    return all(-5 <= value < 10 * size - 5 for value, size in zip(position, reversed(SHAPE), strict=True))
+
+
+@given(pick_sets(), st.integers(0, 2**16), st.sampled_from([0.5, 0.8, 1.3]))
+@settings(checked, max_examples=8)
+def test_targets_equal_the_reference_through_copick(picks: dict, seed: int, scale: float) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        small = SmallProject(Path(folder))
+        small.add_run("a")
+        picks = picks | {"ribosome": [*picks["ribosome"], (100.0, 90.0, 80.0)]}
+        for name, positions in picks.items():
+            small.add_picks("a", f"{name}:expert/0", positions)
+        random = np.random.default_rng(seed)
+        masks = {name: random.random(SHAPE) < 0.3 for name in ("membrane", "vesicle")}
+        for name, mask in masks.items():
+            small.add_segmentation("a", f"{name}:expert/0", mask)
+        order = ["proteasome", "ribosome", "ferritin"]
+        small.configure(
+            targets={
+                "picks": [f"{name}:expert/0" for name in order],
+                "segmentations": ["membrane:expert/0", "vesicle:expert/0"],
+                "radius_scale": scale,
+            }
+        )
+        succeeded(small.make_targets())
+
+        spheres: list[Sphere] = [
+            ((z / 10, y / 10, x / 10), RADII[name] * scale / 10, label)
+            for label, name in enumerate(order, 1)
+            for x, y, z in picks[name]
+            if inside((x, y, z))
+        ]
+        expected, voxels, met = slow_labels(SHAPE, spheres, [(4, masks["membrane"]), (5, masks["vesicle"])])
+        np.testing.assert_array_equal(through_copick(small, "a"), expected)
+
+        classes = {facts["name"]: facts for facts in small.manifest("a")["classes"]}
+        for label, name in enumerate(order, 1):
+            own = [number for number, sphere in enumerate(spheres) if sphere[2] == label]
+            assert classes[name]["voxels"] == sum(voxels[number] for number in own) == np.sum(expected == label)
+            assert classes[name]["picks"]["used"] == len(own)
+            assert classes[name]["picks"]["outside"] == len(picks[name]) - len(own)
+            assert classes[name]["picks"]["overlapping"] == sum(met[number] for number in own)
+        first = masks["membrane"]
+        for label, name, mask in ((4, "membrane", first), (5, "vesicle", masks["vesicle"] & ~first)):
+            assert classes[name]["voxels"] == np.sum(expected == label)
+            assert classes[name]["voxels_lost_to_particles"] == mask.sum() - np.sum(expected == label)
+
+
+def through_copick(small: SmallProject, run: str, name: str = "targets") -> np.ndarray:
+    """A target as any other tool reads it."""
+    [segmentation] = copick.from_file(str(small.copick)).get_run(run).get_segmentations(name=name)
+    assert segmentation.is_multilabel
+    assert (segmentation.user_id, segmentation.session_id, segmentation.voxel_size) == ("tomoscout", "1", 10.0)
+    return segmentation.numpy()
+
+
+# Labels
+
+
+def test_labels_are_contiguous_in_the_order_given(small: SmallProject) -> None:
+    small.add_run("a")
+    for number, name in enumerate(RADII):
+        small.add_picks("a", f"{name}:expert/0", [(100.0, 100.0, 60.0 + 60 * number)])
+    order = ["ferritin", "ribosome", "proteasome"]
+    small.configure(targets={"picks": order, "radius_scale": 0.5})
+    succeeded(small.make_targets())
+    target = through_copick(small, "a")
+    assert target.dtype == np.uint8
+    for label, name in enumerate(order, 1):
+        assert target[6 + 6 * list(RADII).index(name), 10, 10] == label
+    facts = [(c["name"], c["label"], c["radius"], c["target_radius"]) for c in small.manifest("a")["classes"]]
+    assert facts == [("ferritin", 1, 40.0, 20.0), ("ribosome", 2, 60.0, 30.0), ("proteasome", 3, 50.0, 25.0)]
+    attributes = copick.from_file(str(small.copick)).get_run("a").segmentations[0].zarr()[".zattrs"]
+    assert b'"ferritin:expert/0"' in attributes
+
+
+def test_more_classes_than_a_byte_holds(small: SmallProject) -> None:
+    names = [f"object-{number}" for number in range(300)]
+    small.objects = tuple(
+        {"name": name, "is_particle": True, "label": number + 1, "radius": 10.0} for number, name in enumerate(names)
+    )
+    small.write_copick_config()
+    small.add_run("a")
+    places = [(10.0 * (2 + n % 18 * 2), 10.0 * (2 + n // 18 * 2 % 28), 20.0 + 50 * (n // 252)) for n in range(300)]
+    assert len(set(places)) == 300
+    for name, place in zip(names, places, strict=True):
+        small.add_picks("a", f"{name}:expert/0", [place])
+    small.configure(targets={"picks": "expert/0", "radius_scale": 0.5})
+    succeeded(small.make_targets())
+    target = through_copick(small, "a")
+    assert target.dtype == np.uint16
+    assert [int(target[int(z) // 10, int(y) // 10, int(x) // 10]) for x, y, z in places] == list(range(1, 301))
+
+
+def test_label_types() -> None:
+    assert [label_type(count) for count in (1, 255, 256, 60_000)] == [np.uint8, np.uint8, np.uint16, np.uint16]
+
+
+# Sources
+
+HERE, THERE, ELSEWHERE = (100.0, 100.0, 120.0), (300.0, 100.0, 120.0), (200.0, 250.0, 120.0)
+
+
+def has_particle(target: np.ndarray, position: Sequence[float]) -> bool:
+    x, y, z = (round(value / 10) for value in position)
+    return bool(target[z, y, x])
+
+
+@pytest.mark.parametrize(
+    "picks",
+    [
+        ["ribosome:expert/0"],
+        ["ribosome,expert,0"],
+        "ribosome:expert/0",
+        "ribosome,expert,0",
+        "expert/0",
+    ],
+    ids=str,
+)
+def test_only_the_session_that_is_named_is_used(small: SmallProject, picks: str | list[str]) -> None:
+    small.add_run("a")
+    small.add_picks("a", "ribosome:expert/0", [HERE])
+    small.add_picks("a", "ribosome:expert/1", [THERE])
+    small.add_picks("a", "ribosome:student/0", [ELSEWHERE])
+    small.configure(targets={"picks": picks})
+    succeeded(small.make_targets())
+    target = through_copick(small, "a")
+    assert [has_particle(target, place) for place in (HERE, THERE, ELSEWHERE)] == [True, False, False]
+    assert small.manifest("a")["classes"][0]["sources"] == ["ribosome:expert/0"]
+
+
+def test_a_name_alone_is_enough_where_it_is_clear(small: SmallProject) -> None:
+    for run, place in (("a", HERE), ("b", THERE)):
+        small.add_run(run)
+        small.add_picks(run, "ribosome:expert/0", [place])
+        small.add_picks(run, "ferritin:expert/0", [ELSEWHERE])
+    small.configure(targets={"picks": ["ribosome"]})
+    succeeded(small.make_targets())
+    assert has_particle(through_copick(small, "b"), THERE)
+    assert not has_particle(through_copick(small, "b"), ELSEWHERE)
+
+
+def test_a_name_that_could_be_several_is_refused(small: SmallProject) -> None:
+    small.add_run("a")
+    small.add_run("b")
+    small.add_picks("a", "ribosome:expert/0", [HERE])
+    small.add_picks("b", "ribosome:student/7", [HERE])
+    small.configure(targets={"picks": ["ribosome"]})
+    message = error_of(small.make_targets())
+    assert message.startswith("targets.picks: 'ribosome' could be ribosome:expert/0 or ribosome:student/7")
+
+
+def test_several_sources_of_one_object_are_one_class(small: SmallProject) -> None:
+    small.add_run("a")
+    small.add_picks("a", "ribosome:expert/0", [HERE])
+    small.add_picks("a", "ribosome:student/7", [THERE])
+    small.add_picks("a", "ferritin:expert/0", [ELSEWHERE])
+    small.configure(targets={"picks": ["ribosome:student/7", "ferritin", "ribosome,expert,0"]})
+    succeeded(small.make_targets())
+    target = through_copick(small, "a")
+    assert [target[12, 10, 10], target[12, 10, 30], target[12, 25, 20]] == [1, 1, 2]
+    assert small.manifest("a")["classes"][0]["picks"]["used"] == 2
+
+
+def test_user_and_session_take_every_object_in_the_order_of_the_copick_config(small: SmallProject) -> None:
+    small.add_run("a")
+    small.add_run("b")
+    small.add_picks("a", "proteasome:expert/0", [HERE])
+    small.add_picks("b", "ribosome:expert/0", [HERE])
+    small.add_picks("b", "ferritin:student/0", [HERE])
+    small.configure(targets={"picks": "expert/0"})
+    succeeded(small.make_targets())
+    for run in ("a", "b"):
+        assert [facts["name"] for facts in small.manifest(run)["classes"]] == ["ribosome", "proteasome"]
+    assert through_copick(small, "a")[12, 10, 10] == 2
+    assert through_copick(small, "b")[12, 10, 10] == 1
+
+
+def test_a_segmentation_named_alone(small: SmallProject) -> None:
+    small.add_run("a")
+    mask = np.zeros(SHAPE, dtype=bool)
+    mask[5:10] = True
+    small.add_segmentation("a", "membrane:expert/0", mask)
+    small.configure(targets={"segmentations": ["membrane"]})
+    succeeded(small.make_targets())
+    np.testing.assert_array_equal(through_copick(small, "a"), mask)
+    small.add_segmentation("a", "membrane:student/0", mask)
+    message = error_of(small.make_targets())
+    assert "'membrane' could be membrane:expert/0 or membrane:student/0" in message
+
+
+def test_the_shift_of_a_transform_is_added(small: SmallProject) -> None:
+    small.add_run("a")
+    small.add_picks("a", "ribosome:expert/0", [HERE], shifts=[(40.0, -20.0, 10.0)])
+    small.configure(targets={"picks": ["ribosome"], "radius_scale": 0.1})
+    succeeded(small.make_targets())
+    assert np.argwhere(through_copick(small, "a")).tolist() == [[13, 8, 14]]
+
+
+def test_radius_scale(small: SmallProject) -> None:
+    small.add_run("a")
+    small.add_picks("a", "ribosome:expert/0", [(200.0, 160.0, 120.0)])
+    for scale in (0.5, 1.0):
+        small.configure(targets={"picks": ["ribosome"], "radius_scale": scale})
+        succeeded(small.make_targets())
+        z, y, x = np.nonzero(through_copick(small, "a"))
+        assert np.ptp(z) == np.ptp(y) == np.ptp(x) == 2 * 6 * scale
+
+
+# Runs
+
+
+def test_a_run_with_no_picks_in_its_file_gets_an_empty_target(small: SmallProject) -> None:
+    for run, positions in (("a", [HERE]), ("b", [])):
+        small.add_run(run)
+        small.add_picks(run, "ribosome:expert/0", positions)
+    small.add_run("c")
+    succeeded(small.make_targets())
+    assert not through_copick(small, "b").any()
+    assert through_copick(small, "b").shape == SHAPE
+    assert small.manifest("b")["classes"][0]["picks"]["used"] == 0
+    assert not small.target_folder("c").exists()
+
+
+def test_a_run_whose_annotations_vanish_loses_its_target(small: SmallProject) -> None:
+    for run in ("a", "b"):
+        small.add_run(run)
+        picks = small.add_picks(run, "ribosome:expert/0", [HERE])
+    succeeded(small.make_targets())
+    assert small.target_folder("b").exists()
+    picks.unlink()
+    result = succeeded(small.make_targets())
+    assert "demo/b: not among the runs of the targets any more, target removed" in result.stderr
+    assert not small.target_folder("b").exists()
+    assert not (small.targets / "demo" / "b.json").exists()
+    assert small.target_folder("a").exists()
+
+
+def test_a_run_whose_picks_are_deleted_one_by_one_gets_an_empty_target(small: SmallProject) -> None:
+    for run in ("a", "b"):
+        small.add_run(run)
+        small.add_picks(run, "ribosome:expert/0", [HERE])
+    succeeded(small.make_targets())
+    small.add_picks("b", "ribosome:expert/0", [])
+    succeeded(small.make_targets())
+    assert not through_copick(small, "b").any()
+    assert through_copick(small, "a").any()
+
+
+def test_chosen_runs_alone(small: SmallProject) -> None:
+    for run in ("a", "b", "c"):
+        small.add_run(run)
+    for run in ("a", "b"):
+        small.add_picks(run, "ribosome:expert/0", [HERE])
+    small.configure(targets={"picks": ["ribosome"], "runs": ["b", "demo/c"]})
+    succeeded(small.make_targets())
+    assert [small.target_folder(run).exists() for run in "abc"] == [False, True, True]
+    assert not through_copick(small, "c").any()
+
+
+def test_negatives_get_an_empty_target(small: SmallProject) -> None:
+    for run in ("a", "b"):
+        small.add_run(run)
+    small.add_picks("a", "ribosome:expert/0", [HERE])
+    small.configure(split={"negatives": ["b"]})
+    succeeded(small.make_targets())
+    assert not through_copick(small, "b").any()
+
+
+def stamp(folder: Path) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+def test_only_the_run_that_changed_is_made_again(small: SmallProject) -> None:
+    for run in ("a", "b"):
+        small.add_run(run)
+        small.add_picks(run, "ribosome:expert/0", [HERE])
+    succeeded(small.make_targets())
+    manifest, before = small.manifest("b"), {run: stamp(small.target_folder(run)) for run in "ab"}
+    batch = (small.targets / "batch-0000.json").read_bytes()
+
+    result = succeeded(small.make_targets())
+    assert "demo/a: up to date" in result.stderr
+    assert {run: stamp(small.target_folder(run)) for run in "ab"} == before
+    assert (small.targets / "batch-0000.json").read_bytes() == batch
+
+    small.add_picks("b", "ribosome:expert/0", [HERE, THERE])
+    result = succeeded(small.make_targets())
+    assert "demo/a: up to date" in result.stderr
+    assert stamp(small.target_folder("a")) == before["a"]
+    assert stamp(small.target_folder("b")) != before["b"]
+    assert small.manifest("b")["digest"] != manifest["digest"]
+    assert (small.targets / "batch-0000.json").read_bytes() != batch
+
+
+def test_a_target_that_was_deleted_is_made_again(small: SmallProject) -> None:
+    small.add_run("a")
+    small.add_picks("a", "ribosome:expert/0", [HERE])
+    succeeded(small.make_targets())
+    expected = digest_folder(small.target_folder("a"))
+    small.project().delete_segmentation("a", small.project().segmentations("a")[0])
+    assert not small.target_folder("a").exists()
+    succeeded(small.make_targets())
+    assert digest_folder(small.target_folder("a")) == expected == small.manifest("a")["digest"]
+
+
+def test_equal_inputs_give_equal_bytes(tmp_path: Path) -> None:
+    digests = []
+    for number in range(2):
+        (folder := tmp_path / str(number)).mkdir()
+        small = SmallProject(folder)
+        small.add_run("a")
+        small.add_picks("a", "ribosome:expert/0", [HERE, THERE])
+        succeeded(small.make_targets())
+        digests.append((digest_folder(small.targets), digest_folder(small.target_folder("a"))))
+    assert digests[0] == digests[1]
+
+
+def test_a_read_only_project_is_left_as_it_is(tmp_path: Path) -> None:
+    small = SmallProject(tmp_path, static=True)
+    small.add_run("a")
+    small.add_picks("a", "ribosome:expert/0", [HERE])
+    small.add_segmentation("a", "membrane:expert/0", np.ones(SHAPE))
+    before = stamp(small.static)
+    small.configure(targets={"picks": ["ribosome"], "segmentations": ["membrane"]})
+    succeeded(small.make_targets())
+    assert stamp(small.static) == before
+    target = through_copick(small, "a")
+    assert target[12, 10, 10] == 1
+    assert target[0, 0, 0] == 2
+
+
+def test_runs_of_the_same_name_in_two_projects(tmp_path: Path) -> None:
+    first, second = SmallProject(tmp_path, "first"), SmallProject(tmp_path, "second")
+    for small, place in ((first, HERE), (second, THERE)):
+        small.add_run("a")
+        small.add_picks("a", "ribosome:expert/0", [place])
+    first.configure(projects={"first": str(first.copick), "second": str(second.copick)})
+    succeeded(first.make_targets())
+    assert has_particle(through_copick(first, "a"), HERE)
+    assert has_particle(through_copick(second, "a"), THERE)
+    assert first.manifest("a")["digest"] != second.manifest("a")["digest"]
+
+
+# What does not fit
+
+
+@pytest.mark.parametrize("difference", [(4, -4, 3), (-4, 1, 0), (0, 0, 4)], ids=str)
+def test_segmentations_a_little_off_share_the_origin(small: SmallProject, difference: tuple[int, ...]) -> None:
+    small.add_run("a")
+    shape = tuple(size + change for size, change in zip(SHAPE, difference, strict=True))
+    mask = np.random.default_rng(0).random(shape) < 0.5
+    small.add_segmentation("a", "membrane:expert/0", mask)
+    small.configure(targets={"segmentations": ["membrane"]})
+    succeeded(small.make_targets())
+    target = through_copick(small, "a")
+    assert target.shape == SHAPE
+    for voxel in np.ndindex(*SHAPE):
+        within = all(index < size for index, size in zip(voxel, shape, strict=True))
+        assert target[voxel] == (within and mask[voxel])
+
+
+@pytest.mark.parametrize("axis", range(3))
+@pytest.mark.parametrize("difference", [5, -5])
+def test_segmentations_far_off_are_refused(small: SmallProject, axis: int, difference: int) -> None:
+    small.add_run("a")
+    shape = list(SHAPE)
+    shape[axis] += difference
+    small.add_segmentation("a", "membrane:expert/0", np.ones(shape))
+    small.configure(targets={"segmentations": ["membrane"]})
+    message = error_of(small.make_targets())
+    assert message.startswith("demo/a: segmentation membrane:expert/0@10.0: shape ")
+    assert str(tuple(shape)) in message
+    assert str(SHAPE) in message
+
+
+def test_align_keeps_what_fits() -> None:
+    volume = np.arange(3 * 4 * 5).reshape(3, 4, 5)
+    np.testing.assert_array_equal(align(volume, (3, 4, 5), "it"), volume)
+    np.testing.assert_array_equal(align(volume, (2, 6, 5), "it")[:, :4], volume[:2])
+    assert not align(volume, (2, 6, 5), "it")[:, 4:].any()
+
+
+def test_picks_outside_are_counted_and_named(small: SmallProject) -> None:
+    small.add_run("a")
+    beyond = [(-5.1, 10.0, 10.0), (10.0, 315.0, 10.0), (1e6, 10.0, 10.0)]
+    just_inside = [(-5.0, 10.0, 10.0), (10.0, 314.9, 10.0)]
+    small.add_picks("a", "ribosome:expert/0", [*beyond, *just_inside])
+    result = succeeded(small.make_targets())
+    assert "warning: demo/a: 3 picks of ribosome:expert/0 lie outside the tomogram and are left out" in result.stderr
+    assert "-5, 10, 10; 10, 315, 10; 1000000, 10, 10" in result.stderr
+    facts = small.manifest("a")["classes"][0]["picks"]
+    assert facts["used"] == 2
+    assert facts["outside"] == 3
+    assert facts["outside_at"] == [["ribosome:expert/0", *place] for place in beyond]

@@ -1,0 +1,326 @@
+"""The workflow as users run it: dry runs of every target, what a change makes again, and the chain itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tomoscout.config import Source
+from tomoscout.project import Picks, Project
+
+ROOT = Path(__file__).parents[1]
+TARGETS = ["all", "targets", "splits", "train", "segment", "localize", "evaluate", "report"]
+
+pytestmark = pytest.mark.workflow
+
+CONFIG = {
+    "projects": {"phantom": "results/phantom/copick.json"},
+    "tomograms": ["wbp@10.0"],
+    "targets": {"picks": "phantom/0"},
+    "phantom": {"runs": 4, "shape": [32, 64, 64], "particles": 1, "signal_to_noise": 2.0},
+    "split": {"train": ["phantom-000", "phantom-001"], "validate": ["phantom-002"], "test": ["phantom-003"]},
+    "runs_per_job": 1,
+    "train": {
+        "name": "tiny",
+        "device": "cpu",
+        "steps": 8,
+        "batch_size": 2,
+        "patch": [16, 16, 16],
+        "validate_every": 4,
+        "network": {"channels": [4, 8], "strides": [2]},
+    },
+    "segment": {"device": "cpu", "tile": [32, 64, 64]},
+}
+
+
+class Session:
+    """A working directory in which snakemake runs with a configuration kept outside of it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "work"
+        self.folder.mkdir(parents=True)
+        self.config = folder / "my config.yaml"
+        self.configure({})
+
+    def configure(self, changes: dict) -> None:
+        """Write the configuration, with some sections changed."""
+        values = json.loads(json.dumps(CONFIG))
+        for section, options in changes.items():
+            if isinstance(options, dict):
+                values.setdefault(section, {}).update(options)
+            else:
+                values[section] = options
+        self.config.write_text(yaml.safe_dump(values))
+
+    def snakemake(self, *arguments: str, check: bool = True) -> str:
+        """Run snakemake and return all it printed."""
+        command = [sys.executable, "-m", "snakemake", *arguments, "--snakefile", str(ROOT / "Snakefile")]
+        command += ["--cores", "2", "--directory", str(self.folder), "--configfile", str(self.config)]
+        environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+        finished = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+        output = finished.stdout + finished.stderr
+        assert not check or finished.returncode == 0, output
+        return output
+
+    def would_run(self, *arguments: str) -> list[str]:
+        """The jobs that a dry run announces, such as `make_targets 0001`, without the named targets."""
+        output = self.snakemake("--dry-run", *arguments)
+        jobs = []
+        for block in re.split(r"\n\n|\n(?=\[)", output):
+            if (rule := re.search(r"^(?:local)?rule (\w+):", block, re.M)) and rule[1] not in TARGETS:
+                batch = re.search(r"wildcards: batch=(\d+)", block)
+                jobs.append(f"{rule[1]} {batch[1]}" if batch else rule[1])
+        return sorted(set(jobs))
+
+    def project(self) -> Project:
+        """The phantom's project."""
+        return Project("phantom", self.folder / "results/phantom/copick.json")
+
+    def batch_of(self, run: str) -> str:
+        """The batch of a run."""
+        rows = (self.folder / "results/inventory.tsv").read_text().splitlines()
+        return next(f"{int(row.split()[2]):04d}" for row in rows if row.split("\t")[1] == run)
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
+    """A session in which the whole chain has run."""
+    session = Session(tmp_path_factory.mktemp("workflow"))
+    session.snakemake("phantom")
+    session.snakemake()
+    return session
+
+
+@contextmanager
+def kept(path: Path) -> Iterator[None]:
+    """Put a file back as it was, its time included."""
+    content, facts = path.read_bytes(), path.stat()
+    try:
+        yield
+    finally:
+        path.write_bytes(content)
+        os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+
+
+@contextmanager
+def configured(session: Session, changes: dict) -> Iterator[None]:
+    """Change the configuration for a while."""
+    session.configure(changes)
+    try:
+        yield
+    finally:
+        session.configure({})
+
+
+def picks_file(session: Session, run: str, name: str) -> Path:
+    return session.folder / f"results/phantom/ExperimentRuns/{run}/Picks/phantom_0_{name}.json"
+
+
+def move_a_pick(path: Path) -> None:
+    content = json.loads(path.read_text())
+    content["points"][0]["location"]["x"] += 20.0
+    path.write_text(json.dumps(content))
+
+
+def test_the_chain_ends_in_scored_picks_and_a_report(session: Session) -> None:
+    results = session.folder / "results"
+    assert (results / "report/tiny.html").stat().st_size > 1000
+    scores = json.loads((results / "evaluate/tiny/scores.json").read_text())
+    assert list(scores["runs_scored"] if "runs_scored" in scores else scores["runs"])
+    project = session.project()
+    for run in project.run_names():
+        found = [source.name for source in project.pick_sources(run) if source.user == "tomoscout"]
+        assert len(found) == 5
+    verified = subprocess.run(
+        [sys.executable, "-m", "tomoscout", "verify", "--config", "results/config.json"],
+        cwd=session.folder,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    # A target, labels, probabilities and five sets of picks per run, and the weights.
+    assert verified.stdout == "33 digests compared, 0 problems\n"
+
+
+def test_a_second_run_has_nothing_to_do(session: Session) -> None:
+    assert session.would_run() == []
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_target_can_be_asked_for_alone(tmp_path: Path, session: Session, target: str) -> None:
+    fresh = Session(tmp_path)
+    fresh.configure({"projects": {"phantom": str(session.folder / "results/phantom/copick.json")}})
+    jobs = {job.split()[0] for job in fresh.would_run(target)}
+    last = {
+        "targets": "draw_targets",
+        "splits": "make_split",
+        "train": "train_model",
+        "segment": "segment_runs",
+        "localize": "localize_runs",
+        "evaluate": "evaluate_picks",
+        "report": "write_report",
+        "all": "write_report",
+    }[target]
+    assert last in jobs
+    assert ("train_model" in jobs) == (target not in ("targets", "splits"))
+
+
+def test_changed_picks_of_a_training_run(session: Session) -> None:
+    path = picks_file(session, "phantom-000", "apo-ferritin")
+    with kept(path):
+        move_a_pick(path)
+        jobs = session.would_run()
+    batch = session.batch_of("phantom-000")
+    assert [job for job in jobs if job.startswith(("make_targets", "draw_targets"))] == [
+        f"draw_targets {batch}",
+        f"make_targets {batch}",
+    ]
+    # What follows: the training and all that comes of the model, but not the split.
+    assert "train_model" in jobs
+    assert "make_split" not in jobs
+    assert session.would_run() == []
+
+
+def test_changed_picks_of_a_test_run_do_not_train_again(session: Session) -> None:
+    path = picks_file(session, "phantom-003", "apo-ferritin")
+    with kept(path):
+        move_a_pick(path)
+        jobs = session.would_run()
+    batch = session.batch_of("phantom-003")
+    assert jobs == [f"draw_targets {batch}", "evaluate_picks", f"make_targets {batch}", "write_report"]
+
+
+def test_an_added_run_leaves_the_others_alone(session: Session) -> None:
+    project = session.project()
+    project.write_tomogram("phantom-new", "wbp@10.0", project.read_tomogram("phantom-000", "wbp@10.0"))
+    folder = session.folder / "results/phantom/ExperimentRuns/phantom-new"
+    try:
+        jobs = session.would_run()
+        batch = session.batch_of("phantom-new")
+        # Without picks of its own it is only segmented; the split file says why it is left out.
+        assert jobs == sorted([f"segment_runs {batch}", f"localize_runs {batch}", "make_split", "write_report"])
+        project.write_picks("phantom-new", Source("apo-ferritin", "phantom", "0"), Picks.at([[100.0, 100.0, 100.0]]))
+        jobs = session.would_run()
+        assert [job for job in jobs if "targets" in job] == [f"draw_targets {batch}", f"make_targets {batch}"]
+        assert "train_model" not in jobs
+    finally:
+        subprocess.run(["rm", "-r", str(folder)], check=True)
+    assert "segment_runs" not in " ".join(session.would_run())
+
+
+def test_a_changed_comment_in_the_package_reruns_nothing(session: Session) -> None:
+    path = ROOT / "src/tomoscout/trainer.py"
+    with kept(path):
+        path.write_bytes(path.read_bytes() + b"# a remark\n")
+        assert session.would_run() == []
+
+
+def test_a_changed_radius_scale_reruns_from_the_targets_on(session: Session) -> None:
+    with configured(session, {"targets": {"radius_scale": 0.7}}):
+        jobs = {job.split()[0] for job in session.would_run()}
+    assert jobs == {
+        "make_targets",
+        "draw_targets",
+        "train_model",
+        "segment_runs",
+        "localize_runs",
+        "evaluate_picks",
+        "write_report",
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"localize": {"threshold": 0.3}}, {"localize_runs", "evaluate_picks", "write_report"}),
+        ({"evaluate": {"beta": 1.0, "runs": "all"}}, {"evaluate_picks", "write_report"}),
+        ({"report": {"title": "Another"}}, {"write_report"}),
+        ({"segment": {"flips": 2}}, {"segment_runs", "localize_runs", "evaluate_picks", "write_report"}),
+        ({"train": {"checkpoint_seconds": 1}, "runs_per_job": 3}, set()),
+    ],
+)
+def test_a_changed_option_reruns_what_it_touches(session: Session, changes: dict, expected: set[str]) -> None:
+    with configured(session, changes):
+        assert {job.split()[0] for job in session.would_run()} == expected
+
+
+def test_only_the_changed_run_of_a_batch_is_made_again(tmp_path: Path) -> None:
+    session = Session(tmp_path)
+    session.configure({"runs_per_job": 4})
+    session.snakemake("phantom")
+    session.snakemake("targets")
+    manifests = sorted((session.folder / "results/targets/targets/phantom").glob("*.json"))
+    before = {path.stem: path.stat().st_mtime_ns for path in manifests}
+    assert len(before) == 4
+    move_a_pick(picks_file(session, "phantom-002", "apo-ferritin"))
+    session.snakemake("targets")
+    after = {path.stem: path.stat().st_mtime_ns for path in manifests}
+    assert [run for run in before if before[run] != after[run]] == ["phantom-002"]
+    assert session.would_run("targets") == []
+
+
+@pytest.mark.parametrize("example", sorted((ROOT / "config/examples").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_example_runs_dry(tmp_path: Path, session: Session, example: Path) -> None:
+    fresh = Session(tmp_path)
+    values = yaml.safe_load(example.read_text())
+    source = session.folder / "results/phantom/copick.json"
+    values["projects"] = dict.fromkeys(values["projects"], str(source))
+    if len(values["projects"]) > 1:
+        values.setdefault("targets", {})["picks"] = "phantom/0"
+    values["targets"]["picks"] = "phantom/0"
+    values.pop("split", None)
+    fresh.config.write_text(yaml.safe_dump(values))
+    assert "train_model" in fresh.would_run()
+
+
+def test_a_bad_configuration_ends_in_one_clear_line(session: Session) -> None:
+    with configured(session, {"targets": {"radius_scal": 0.7}}):
+        output = session.snakemake("--dry-run", check=False)
+    assert "config: targets: unknown key 'radius_scal'; did you mean 'radius_scale'?" in output
+    assert "Traceback (most recent call last)" not in output
+
+
+def test_a_failed_job_ends_its_log_with_the_reason(session: Session) -> None:
+    tomogram = session.folder / "results/phantom/ExperimentRuns/phantom-003/VoxelSpacing10.000/wbp.zarr/0/0/0/0"
+    with configured(session, {"segment": {"flips": 2}}), kept(tomogram):
+        tomogram.unlink()
+        output = session.snakemake("segment", "--keep-going", check=False)
+    assert "segment_runs" in output
+    log = session.folder / f"logs/segment/{session.batch_of('phantom-003')}.log"
+    assert re.match(r"error: phantom/phantom-003: tomogram wbp@10.0 is truncated: 0 of 1 chunks", log.read_text())
+    session.snakemake()
+
+
+def test_the_workflow_can_be_imported_by_another(tmp_path: Path, session: Session) -> None:
+    config = CONFIG | {"projects": {"phantom": str(session.folder / "results/phantom/copick.json")}}
+    (tmp_path / "Snakefile").write_text(
+        f"""
+module picking:
+    snakefile: {str(ROOT / "workflow/Snakefile")!r}
+    config: {config!r}
+    pathvars:
+        results="elsewhere"
+
+use rule * from picking as picking_*
+
+rule everything:
+    input: rules.picking_all.input
+    default_target: True
+"""
+    )
+    command = [sys.executable, "-m", "snakemake", "--dry-run", "--cores", "1", "--directory", str(tmp_path)]
+    finished = subprocess.run(
+        [*command, "--snakefile", str(tmp_path / "Snakefile")], capture_output=True, text=True, check=False
+    )
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert "rule picking_train_model:" in finished.stdout
+    assert "elsewhere/models/tiny/model.yaml" in finished.stdout
