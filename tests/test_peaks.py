@@ -171,10 +171,19 @@ def test_a_higher_threshold_takes_picks_away_and_changes_none(seed, radius, smoo
     options = {"smoothing": smoothing, "separation": 1.25 * radius}
     everything, scores = find_peaks(probability, radius, threshold=LOWEST_SCORE, **options)
     assert len(everything) > 1 or smoothing > 1
-    for threshold in [float(np.mean(scores)), *scores.tolist()]:
+    for threshold in [0.3, *scores.tolist()]:
         found, found_scores = find_peaks(probability, radius, threshold=threshold, **options)
         np.testing.assert_array_equal(found_scores, scores[scores >= threshold])
         np.testing.assert_allclose(found, everything[scores >= threshold], atol=1e-9)
+
+
+def test_what_lies_below_the_threshold_counts_for_the_score() -> None:
+    probability = np.zeros((60, 4, 4), dtype=np.uint8)
+    probability[10:21] = 255
+    probability[28:] = 80
+    options = {"smoothing": 2.0, "separation": 100.0}
+    (low,), (high,) = (find_peaks(probability, 3.0, threshold=value, **options)[1] for value in (LOWEST_SCORE, 0.5))
+    assert low == high
 
 
 @pytest.mark.parametrize("size", [(1, 1, 1), (2, 1, 1), (2, 2, 2), (1, 3, 4), (3, 3, 3)])

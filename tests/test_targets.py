@@ -72,7 +72,8 @@ def sphere_lists(draw: st.DrawFn) -> list[Sphere]:
 
 
 @given(st.tuples(*[st.integers(3, 9)] * 3), sphere_lists(), st.integers(0, 2**16))
-@example((3, 3, 9), [((1.0, 1.0, 2.0), 2.0, 1), ((1.0, 1.0, 6.0), 2.0, 2)], 0)
+# The first and the last meet only where the second, of the first's label, is nearer than both.
+@example((1, 1, 9), [((0.0, 0.0, 0.0), 3.0, 1), ((0.0, 0.0, 3.0), 3.0, 1), ((0.0, 0.0, 5.0), 3.0, 2)], 0)
 @settings(checked, max_examples=150)
 def test_spheres_equal_the_reference(shape: tuple[int, int, int], spheres: list[Sphere], seed: int) -> None:
     below = np.random.default_rng(seed).integers(0, 3, size=shape, dtype=np.uint8) * 100
@@ -84,18 +85,21 @@ def test_spheres_equal_the_reference(shape: tuple[int, int, int], spheres: list[
     assert met.tolist() == expected_met
 
 
-def test_spheres_that_touch_in_one_voxel_are_not_parted_by_rounding() -> None:
-    # The voxel lies on both surfaces, at a relative distance that rounds to 1 or to just above.
-    for tenths in range(1, 40):
-        first, second = tenths / 10, (50 - tenths) / 10
-        for offset in range(10):
-            start = offset / 10
-            spheres: list[Sphere] = [((1, 1, start), first, 1), ((1, 1, start + 5.0), second, 2)]
-            labels = np.zeros((3, 3, 8), dtype=np.uint8)
-            _, met = rasterise(labels, as_spheres(spheres))
-            expected, _, expected_met = slow_labels((3, 3, 8), spheres, [])
-            np.testing.assert_array_equal(labels, expected)
-            assert met.tolist() == expected_met
+@pytest.mark.parametrize(
+    ("first", "second"),
+    # Centre and radius along x. Each pair touches in one voxel, and centres lie further apart than the radii add up to
+    # in floating point.
+    [((-1.3, 2.3), (1.8, 0.8)), ((1.7, 5.3), (11.4, 4.4)), ((-1.6, 4.6), (4.8, 1.8)), ((-0.39, 5.39), (8.67, 3.67))],
+)
+def test_rounding_does_not_part_spheres_that_touch(first: tuple[float, float], second: tuple[float, float]) -> None:
+    for pair in ((first, second), (second, first)):
+        spheres: list[Sphere] = [((0, 0, centre), radius, label) for label, (centre, radius) in enumerate(pair, 1)]
+        labels = np.zeros((1, 1, 12), dtype=np.uint8)
+        voxels, met = rasterise(labels, as_spheres(spheres))
+        expected, expected_voxels, expected_met = slow_labels(labels.shape, spheres, [])
+        np.testing.assert_array_equal(labels, expected)
+        assert voxels.tolist() == expected_voxels
+        assert met.tolist() == expected_met == [True, True]
 
 
 @st.composite

@@ -242,7 +242,8 @@ def test_a_changed_radius_scale_reruns_from_the_targets_on(session: Session) -> 
     ("changes", "expected"),
     [
         ({"localize": {"threshold": 0.3}}, {"localize_runs", "evaluate_picks", "write_report"}),
-        ({"evaluate": {"beta": 1.0, "runs": "all"}}, {"evaluate_picks", "write_report"}),
+        ({"localize": {"smoothing": 0.3, "separation": 0.8}}, {"localize_runs", "evaluate_picks", "write_report"}),
+        ({"evaluate": {"beta": 1.0, "distance": 0.8, "runs": "all"}}, {"evaluate_picks", "write_report"}),
         ({"report": {"title": "Another"}}, {"write_report"}),
         ({"segment": {"flips": 2}}, {"segment_runs", "localize_runs", "evaluate_picks", "write_report"}),
         ({"train": {"checkpoint_seconds": 1}, "runs_per_job": 3}, set()),

@@ -243,6 +243,18 @@ class Augmentation(Section):
     """Add Gaussian noise of up to this many standard deviations."""
 
 
+class Picking(Section):
+    """How validation turns probabilities into picks and counts them. Kept with the model, so that picks are made as
+    they were when its thresholds were chosen."""
+
+    smoothing: float = Field(default=0.6, ge=0, le=2)
+    """Standard deviation of the Gaussian that smooths probabilities, as a fraction of the target radius."""
+    separation: float = Field(default=1.0, gt=0, le=4)
+    """Two picks of an object lie at least this many radii apart."""
+    distance: float = Field(default=0.5, gt=0)
+    """A pick matches a reference pick within this many radii."""
+
+
 class Train(Section):
     """How a model is trained. A step is one optimiser update."""
 
@@ -250,6 +262,7 @@ class Train(Section):
     """Name of the model: `results/models/{name}/`."""
     network: Network = Network()
     augmentation: Augmentation = Augmentation()
+    picking: Picking = Picking()
     steps: int = Field(default=10_000, ge=1)
     """Optimiser updates in all."""
     batch_size: int = Field(default=8, ge=1)
@@ -324,10 +337,10 @@ class Localize(Section):
 
     threshold: Fraction | dict[str, Fraction] | None = None
     """Smallest score of a pick, for all objects or per object. Default: the model's, chosen on the validation runs."""
-    smoothing: float = Field(default=0.6, ge=0, le=2)
-    """Standard deviation of the Gaussian that smooths probabilities, as a fraction of the target radius."""
-    separation: float = Field(default=1.0, gt=0, le=4)
-    """Two picks of an object lie at least this many radii apart."""
+    smoothing: float | None = Field(default=None, ge=0, le=2)
+    """Another smoothing than the model's, as `train.picking.smoothing`."""
+    separation: float | None = Field(default=None, gt=0, le=4)
+    """Another separation than the model's, as `train.picking.separation`."""
     user: Name = "tomoscout"
     """User of the picks written."""
     session: Name | None = None

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from tomoscout.classes import TargetClass
-from tomoscout.config import Localize, Train
+from tomoscout.config import Picking, Train
 from tomoscout.errors import TomoscoutError
 from tomoscout.losses import WeightedCrossEntropy
 from tomoscout.matching import Curve, count_matches, precision_recall
@@ -53,14 +53,10 @@ class Reference:
 class PickingHead:
     """Semantic segmentation for picking: channel 0 is background, channel c the class labelled c."""
 
-    def __init__(
-        self, classes: Sequence[TargetClass], voxel_spacing: float, localize: Localize, distance: float
-    ) -> None:
-        """`distance`: a prediction matches a reference pick within this many radii."""
+    def __init__(self, classes: Sequence[TargetClass], voxel_spacing: float, picking: Picking) -> None:
         self.classes = tuple(classes)
         self.voxel_spacing = voxel_spacing
-        self.localize = localize
-        self.distance = distance
+        self.picking = picking
 
     @property
     def outputs(self) -> int:
@@ -90,8 +86,7 @@ class PickingHead:
             TomoscoutError: no class has anything to be scored by.
         """
         located = [
-            locate_picks(probabilities, self.classes, self.voxel_spacing, self.localize)
-            for probabilities in predictions
+            locate_picks(probabilities, self.classes, self.voxel_spacing, self.picking) for probabilities in predictions
         ]
         scores: dict[str, float] = {}
         thresholds: dict[str, float] = {}
@@ -100,7 +95,7 @@ class PickingHead:
             if entry.radius is None:
                 score = self._dice(entry, predictions, references)
             else:
-                reach = self.distance * entry.radius
+                reach = self.picking.distance * entry.radius
                 curve = precision_recall(
                     count_matches(
                         picks[entry.name].positions, picks[entry.name].scores, truth.picks[entry.name].positions, reach

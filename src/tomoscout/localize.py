@@ -79,7 +79,9 @@ def _localize_run(
             f"{record.key}: {len(probabilities)} probability channels, the model has {len(model.classes)} classes; "
             "run the segment stage again"
         )
-    found = locate_picks(probabilities, model.classes, model.voxel_spacing, config.localize, thresholds)
+    own = {name: getattr(config.localize, name) for name in ("smoothing", "separation")}
+    picking = model.picking.model_copy(update={name: value for name, value in own.items() if value is not None})
+    found = locate_picks(probabilities, model.classes, model.voxel_spacing, picking, thresholds)
     manifest: dict[str, Any] = {"model": model.weights_digest, "thresholds": thresholds, "picks": {}}
     for name, picks in found.items():
         source = predicted_picks(config, name)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from tomoscout.classes import TargetClass
-from tomoscout.config import Network, Source
+from tomoscout.config import Network, Picking, Source
 from tomoscout.errors import TomoscoutError
 from tomoscout.files import atomic_path, digest_file, write_text
 
@@ -31,8 +31,7 @@ class Model:
     thresholds: dict[str, float]
     voxel_spacing: float
     patch: tuple[int, ...]
-    distance: float
-    smoothing: float
+    picking: Picking
     made_from: dict[str, Any]
     weights_digest: str
 
@@ -51,8 +50,7 @@ class Model:
                 "voxel_spacing": self.voxel_spacing,
                 "normalisation": "standardise",
                 "patch": list(self.patch),
-                "matching_distance": self.distance,
-                "smoothing": self.smoothing,
+                "picking": self.picking.model_dump(),
                 "weights": self.weights_digest,
                 "made_from": self.made_from,
                 "made_with": {name: version(name) for name in ("tomoscout", "torch", "monai", "copick", "zarr")},
@@ -95,8 +93,7 @@ def read_model(folder: Path) -> Model:
             {entry["name"]: entry["threshold"] for entry in values["classes"] if "threshold" in entry},
             values["voxel_spacing"],
             tuple(values["patch"]),
-            values["matching_distance"],
-            values["smoothing"],
+            Picking.model_validate(values["picking"]),
             values["made_from"],
             values["weights"],
         )

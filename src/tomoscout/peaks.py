@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tomoscout.classes import TargetClass
-from tomoscout.config import Localize
+from tomoscout.config import Picking
 from tomoscout.geometry import to_angstrom
 from tomoscout.project import Picks
 
@@ -26,7 +26,7 @@ def locate_picks(
     probabilities: NDArray[np.uint8],
     classes: Sequence[TargetClass],
     voxel_spacing: float,
-    options: Localize,
+    options: Picking,
     thresholds: Mapping[str, float] | None = None,
 ) -> dict[str, Picks]:
     """Picks in Å of every particle class from quantised probabilities (class, z, y, x).

@@ -31,6 +31,10 @@ from tomoscout.targets import align
 from tomoscout.trainer import Outcome, Validation, fit
 from tomoscout.volumes import LabelledVolume, labelled_volume, standardise, storage_device
 
+# Not those of `segment`: trying another tile there must not train again.
+VALIDATION_TILE = (160, 160, 160)
+VALIDATION_OVERLAP = 0.25
+
 MOST_VOXELS = 50_000
 """Voxels of a continuous class kept per tomogram as places to centre crops on."""
 
@@ -56,7 +60,7 @@ def run_train(config: Config, records: Sequence[RunRecord], folder: Path, thread
     options = config.train
     torch.manual_seed(options.seed)
     network = build_network(options.network, len(plan.classes) + 1)
-    head = PickingHead(plan.classes, config.voxel_spacing, config.localize, config.evaluate.distance)
+    head = PickingHead(plan.classes, config.voxel_spacing, options.picking)
     sampler = CropSampler(
         [tuple(volume.labels.shape) for volume in volumes],
         [data.centres(entry, volumes) for entry in plan.classes],
@@ -77,8 +81,8 @@ def run_train(config: Config, records: Sequence[RunRecord], folder: Path, thread
                 volume,
                 outputs=head.outputs,
                 size_step=size_step(options.network),
-                tile=config.segment.tile,
-                overlap=config.segment.overlap,
+                tile=VALIDATION_TILE,
+                overlap=VALIDATION_OVERLAP,
                 flips=1,
                 device=device,
             )
@@ -202,8 +206,7 @@ def _write_model(
             progression.best_details["thresholds"],
             config.voxel_spacing,
             tuple(config.train.patch),
-            config.evaluate.distance,
-            config.localize.smoothing,
+            config.train.picking,
             {
                 "fingerprint": fingerprint,
                 "tomograms": config.tomograms,
