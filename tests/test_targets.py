@@ -9,10 +9,10 @@ from pathlib import Path
 import copick
 import numpy as np
 import pytest
-from conftest import RADII, SHAPE, SmallProject, error_of, succeeded
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from conftest import RADII, SHAPE, SmallProject, error_of, succeeded
 from tomoscout.files import digest_folder
 from tomoscout.targets import Spheres, align, label_type, rasterise
 

@@ -20,7 +20,7 @@ from tomoscout.project import Picks
 from tomoscout.trainer import Validation
 
 DEFAULT_THRESHOLD = 0.5
-"""For a class that no validation run holds."""
+"""For a class that validation says nothing about."""
 
 
 def robust_threshold(curve: Curve, beta: float) -> tuple[float, float | None]:
@@ -28,10 +28,10 @@ def robust_threshold(curve: Curve, beta: float) -> tuple[float, float | None]:
 
     With a dozen references the best threshold lies just below the weakest of them, where the next tomogram's
     weakest is lost. So F-beta is first averaged over neighbouring thresholds, with Gaussian weights of width 0.05.
-    Where there are no references: the default, and None.
+    Where there are no references: the default, and None. Where none is found: the default, and 0.
     """
-    if not curve.references:
-        return DEFAULT_THRESHOLD, None
+    if not curve.found.any():
+        return DEFAULT_THRESHOLD, 0.0 if curve.references else None
     grid = np.linspace(LOWEST_SCORE, 0.95, 91)
     kept = np.searchsorted(-curve.thresholds, -grid, side="right")
     values = np.concatenate([[0.0], curve.f(beta)])[kept]

@@ -51,6 +51,10 @@ def run_localize(
     work = Batch(config, segmented_runs(config, records), batch, output)
     for record in work.records:
         segmented = read_manifest(segment_folder, record)
+        if segmented["model"] != model.weights_digest:
+            raise TomoscoutError(
+                f"{record.key}: its probabilities are of another model than {model_folder}; run the segment stage again"
+            )
         inputs = digest([fingerprint, thresholds, segmented["probabilities"]["digest"], model.weights_digest])
         if work.is_done(record, inputs, lambda r: _picks_there(config, work, model, r)):
             continue

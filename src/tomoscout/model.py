@@ -12,7 +12,7 @@ import yaml
 from tomoscout.classes import TargetClass
 from tomoscout.config import Network, Picking, Source
 from tomoscout.errors import TomoscoutError
-from tomoscout.files import atomic_path, digest_file, write_text
+from tomoscout.files import digest, digest_file, write_bytes, write_text
 
 if TYPE_CHECKING:
     import torch
@@ -67,12 +67,11 @@ def save_model(folder: Path, model: Model) -> None:
 
 def save_weights(folder: Path, weights: dict[str, torch.Tensor]) -> str:
     """Write `weights.safetensors`; returns its digest."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
-    path = folder / "weights.safetensors"
-    with atomic_path(path) as temporary:
-        save_file({name: value.contiguous() for name, value in sorted(weights.items())}, temporary)
-    return digest_file(path)
+    content = save({name: value.contiguous() for name, value in sorted(weights.items())})
+    write_bytes(folder / "weights.safetensors", content)
+    return digest(content)
 
 
 def read_model(folder: Path) -> Model:

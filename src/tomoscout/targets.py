@@ -22,6 +22,9 @@ from tomoscout.project import Project, Segmentation
 ALIGNMENT_TOLERANCE = 4
 """Voxels by which a segmentation's shape may differ from the tomogram's: binning software rounds sizes its own way."""
 
+ROOM = 1 + 1e-9
+"""Voxels and neighbours of a sphere are sought this much beyond its radius: rounding must lose none on its surface."""
+
 
 @dataclass(frozen=True)
 class Spheres:
@@ -59,8 +62,8 @@ def rasterise(labels: NDArray[np.integer], spheres: Spheres) -> tuple[NDArray[np
 
 
 def _box(centre: NDArray[np.float64], radius: float, shape: tuple[int, ...]) -> tuple[slice, ...]:
-    low = np.maximum(np.ceil(centre - radius), 0).astype(int)
-    high = np.minimum(np.floor(centre + radius) + 1, shape).astype(int)
+    low = np.maximum(np.ceil(centre - radius * ROOM), 0).astype(int)
+    high = np.minimum(np.floor(centre + radius * ROOM) + 1, shape).astype(int)
     return tuple(slice(a, max(a, b)) for a, b in zip(low.tolist(), high.tolist(), strict=True))
 
 
@@ -78,8 +81,7 @@ def _overlapping_pairs(spheres: Spheres) -> dict[int, list[int]]:
     """Which spheres touch which: a sweep along y, where tomograms are long."""
     order = np.argsort(spheres.centres[:, 1], kind="stable")
     centres, radii = spheres.centres[order], spheres.radii[order]
-    # A little more than they reach: rounding must not part spheres that touch in a single voxel.
-    radii = radii * (1 + 1e-9)
+    radii = radii * ROOM
     reach = 2 * float(radii.max(initial=0))
     ends = np.searchsorted(centres[:, 1], centres[:, 1] + reach, side="right")
     pairs: dict[int, list[int]] = {}
