@@ -126,10 +126,3 @@ def test_a_folder_that_cannot_be_made_is_reported(tmp_path: Path) -> None:
 def test_due_after_its_time(tmp_path: Path) -> None:
     assert Checkpoint(tmp_path / "a.pt", "abc", 0).is_due()
     assert not Checkpoint(tmp_path / "a.pt", "abc", 1e9).is_due()
-
-
-def test_removed_when_the_training_is_complete(checkpoint: Checkpoint) -> None:
-    checkpoint.save(state())
-    checkpoint.remove()
-    checkpoint.remove()
-    assert checkpoint.load() is None

@@ -12,12 +12,33 @@ from click.testing import CliRunner
 from tomoscout.cli import main
 
 HEAVY = ("torch", "monai", "mlflow", "optuna", "matplotlib", "snakemake")
-LIGHT_STAGES = ("phantom", "inventory", "targets", "overlays", "splits", "localize", "evaluate", "report.stage", "verify")
+LIGHT_STAGES = (
+    "phantom",
+    "inventory",
+    "targets",
+    "overlays",
+    "splits",
+    "localize",
+    "evaluate",
+    "report.stage",
+    "verify",
+)
 
 
 def test_help_lists_the_stages_in_their_order() -> None:
     output = CliRunner().invoke(main, ["--help"]).output
-    stages = ["phantom", "inventory", "targets", "split", "train", "segment", "localize", "evaluate", "report", "verify"]
+    stages = [
+        "phantom",
+        "inventory",
+        "targets",
+        "split",
+        "train",
+        "segment",
+        "localize",
+        "evaluate",
+        "report",
+        "verify",
+    ]
     places = [output.index(f"\n  {stage} ") for stage in stages]
     assert places == sorted(places)
 

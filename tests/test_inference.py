@@ -140,17 +140,13 @@ def test_blending_and_mirroring_against_a_slow_reference(flips: int, copies: lis
         norm[window] += weights
     assert (norm > weights.max()).any()
     expected = (total / norm * 255)[:, :9]
-    found = predict(
-        network, volume, outputs=3, size_step=2, tile=(16, 8, 8), overlap=0.25, flips=flips, device=CPU
-    )
+    found = predict(network, volume, outputs=3, size_step=2, tile=(16, 8, 8), overlap=0.25, flips=flips, device=CPU)
     assert abs(found - expected).max() < 0.51
 
 
 def test_mirrored_copies_make_a_symmetric_answer() -> None:
     volume = np.zeros((6, 7, 8), dtype=np.float32)
-    found = predict(
-        PlaceInTile(), volume, outputs=3, size_step=1, tile=(8, 8, 8), overlap=0.25, flips=8, device=CPU
-    )
+    found = predict(PlaceInTile(), volume, outputs=3, size_step=1, tile=(8, 8, 8), overlap=0.25, flips=8, device=CPU)
     for axis in (1, 2, 3):
         assert abs(found.astype(int) - np.flip(found, axis)).max() <= 1
     assert np.ptp(found) > 10

@@ -10,7 +10,7 @@ from scipy.ndimage import gaussian_filter
 
 from tomoscout import peaks
 from tomoscout.classes import TargetClass
-from tomoscout.config import Localize
+from tomoscout.config import Picking
 from tomoscout.peaks import LOWEST_SCORE, find_peaks, locate_picks, suppress
 
 checked = settings(deadline=None, max_examples=40, derandomize=True)
@@ -44,11 +44,12 @@ def by_distance(found: np.ndarray, centres: np.ndarray) -> tuple[np.ndarray, np.
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("smoothing", [0.4, 0.6])
 @pytest.mark.parametrize("radius", [1.5, 3.0, 5.2, 9.3, 14.0, 26.0])
-def test_planted_spheres_are_found(radius: float, seed: int) -> None:
+def test_planted_spheres_are_found(radius: float, smoothing: float, seed: int) -> None:
     shape, centres = scattered(radius, seed)
     probability = spheres(shape, centres, radius, np.array([0.95, 0.8, 0.6, 0.4]))
-    found, scores = find_peaks(probability, radius, smoothing=0.4, separation=1.25 * radius, threshold=0.2)
+    found, scores = find_peaks(probability, radius, smoothing=smoothing, separation=1.25 * radius, threshold=0.2)
     nearest, distances = by_distance(found, centres)
     assert len(found) == 4
     assert distances.max() < 0.3
@@ -191,7 +192,7 @@ def test_what_lies_below_the_threshold_counts_for_the_score() -> None:
 def test_a_plateau_is_one_peak(size: tuple[int, ...], smoothing: float) -> None:
     probability = np.zeros((14, 15, 16), dtype=np.uint8)
     probability[tuple(slice(6, 6 + n) for n in size)] = 255
-    found, scores = find_peaks(probability, 2.5, smoothing=smoothing, separation=3.0, threshold=0.05)
+    found, _ = find_peaks(probability, 2.5, smoothing=smoothing, separation=3.0, threshold=0.05)
     assert len(found) == 1
     assert abs(found[0] - (6 + (np.array(size) - 1) / 2)).max() <= (0.51 if smoothing else 1.0)
 
@@ -248,7 +249,7 @@ def test_scores_are_probabilities(smoothing: float, radius: float) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (30, 30, 30)).astype(np.uint8)
     _, scores = find_peaks(noise, radius, smoothing=smoothing, separation=1.0, threshold=0.1)
     assert len(scores)
-    assert 0.1 <= scores.min()
+    assert scores.min() >= 0.1
     assert scores.max() <= 1
 
 
@@ -282,14 +283,14 @@ def test_picks_are_in_angstrom_and_by_object() -> None:
             spheres(shape, ferritins, 2.0, np.array([0.8])),
         ]
     )
-    found = locate_picks(probabilities, CLASSES, 10.0, Localize())
+    found = locate_picks(probabilities, CLASSES, 10.0, Picking())
     assert list(found) == ["ribosome", "apo-ferritin"]
     np.testing.assert_allclose(found["ribosome"].positions, ribosomes[:, ::-1] * 10, atol=1)
     np.testing.assert_allclose(found["apo-ferritin"].positions, ferritins[:, ::-1] * 10, atol=1)
     high, low = found["ribosome"].scores
     assert 0.9 > high > low
     between = {"ribosome": (high + low) / 2, "apo-ferritin": 1.0}
-    kept = locate_picks(probabilities, CLASSES, 10.0, Localize(), between)
+    kept = locate_picks(probabilities, CLASSES, 10.0, Picking(), between)
     np.testing.assert_array_equal(kept["ribosome"].positions, found["ribosome"].positions[:1])
     assert len(kept["apo-ferritin"]) == 0
 
@@ -298,5 +299,5 @@ def test_separation_is_in_object_radii() -> None:
     centres = np.array([[12.0, 10.0, 10.0], [12.0, 10.0, 16.5]])
     probabilities = np.stack([spheres((24, 24, 30), centres, 2.5, np.array([0.9, 0.6]))] * 3)
     for separation, count in ((1.0, 2), (1.25, 2), (1.4, 1)):
-        found = locate_picks(probabilities, CLASSES, 10.0, Localize(separation=separation, smoothing=0.2))
+        found = locate_picks(probabilities, CLASSES, 10.0, Picking(separation=separation, smoothing=0.2))
         assert len(found["ribosome"]) == count

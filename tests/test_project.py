@@ -12,10 +12,10 @@ import copick
 import numpy as np
 import pytest
 import zarr
-from conftest import SHAPE, SmallProject
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conftest import SHAPE, SmallProject
 from tomoscout.config import Source
 from tomoscout.errors import TomoscoutError
 from tomoscout.files import digest_folder
@@ -80,7 +80,7 @@ def test_one_voxel_that_is_not_a_number(small: SmallProject, value: float) -> No
     volume = np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
     volume[20, 30, 39] = value
     small.write_tomogram("a", volume)
-    with pytest.raises(TomoscoutError, match="^demo/a: tomogram wbp@10.0 holds NaN or infinite values$"):
+    with pytest.raises(TomoscoutError, match=r"^demo/a: tomogram wbp@10.0 holds NaN or infinite values$"):
         small.project().read_tomogram("a", "wbp@10.0")
 
 
@@ -115,7 +115,7 @@ def test_a_damaged_chunk(small: SmallProject, codec: str, damage: str) -> None:
     chunk = folder / "0" / "1" / "0" / "1"
     content = chunk.read_bytes()
     chunk.write_bytes(content[: len(content) // 2] if damage == "cut" else b"not a chunk")
-    with pytest.raises(TomoscoutError, match="^demo/a: tomogram wbp@10.0: a chunk cannot be decoded") as caught:
+    with pytest.raises(TomoscoutError, match=r"^demo/a: tomogram wbp@10.0: a chunk cannot be decoded") as caught:
         small.project().read_tomogram("a", "wbp@10.0")
     assert "\n" not in str(caught.value)
 
@@ -129,7 +129,7 @@ def test_a_tomogram_without_readable_metadata(small: SmallProject, content: str 
     else:
         (folder / "0" / ".zarray").write_text(content)
     assert small.project().tomograms("a") == {"wbp@10.0": None, "denoised@10.0": SHAPE}
-    with pytest.raises(TomoscoutError, match="^demo/a: tomogram wbp@10.0: no readable zarr array '0'"):
+    with pytest.raises(TomoscoutError, match=r"^demo/a: tomogram wbp@10.0: no readable zarr array '0'"):
         small.project().read_tomogram("a", "wbp@10.0")
 
 
@@ -221,7 +221,7 @@ def test_a_malformed_point(small: SmallProject, point: object) -> None:
     values = json.loads(path.read_text())
     values["points"].append(point)
     path.write_text(json.dumps(values))
-    with pytest.raises(TomoscoutError, match="^demo/a: picks ribosome:expert/0: a point is malformed"):
+    with pytest.raises(TomoscoutError, match=r"^demo/a: picks ribosome:expert/0: a point is malformed"):
         small.project().read_picks("a", Source("ribosome", "expert", "0"))
 
 
@@ -229,9 +229,9 @@ def test_a_position_that_is_not_a_number(small: SmallProject) -> None:
     small.add_run("a")
     small.add_picks("a", "ribosome:expert/0", [(1.0, float("nan"), 3.0)])
     source = Source("ribosome", "expert", "0")
-    with pytest.raises(TomoscoutError, match="^demo/a: picks ribosome:expert/0: a position is NaN or infinite"):
+    with pytest.raises(TomoscoutError, match=r"^demo/a: picks ribosome:expert/0: a position is NaN or infinite"):
         small.project().read_picks("a", source)
-    with pytest.raises(TomoscoutError, match="^demo/a: picks ribosome:expert/0: a value is NaN or infinite"):
+    with pytest.raises(TomoscoutError, match=r"^demo/a: picks ribosome:expert/0: a value is NaN or infinite"):
         small.project().digest_picks("a", source)
 
 
@@ -268,21 +268,14 @@ def test_segmentations_come_back_and_are_replaced(small: SmallProject) -> None:
     project.delete_segmentation("a", LABELS)
 
 
-def test_a_volume_that_cannot_be_written_leaves_the_old_one(
-    small: SmallProject, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_write_that_fails_midway_leaves_the_old_volume(small: SmallProject) -> None:
     small.add_run("a")
     project = small.project()
     labels = np.ones(SHAPE, dtype=np.uint8)
     project.write_segmentation("a", LABELS, labels, {})
     before = digest_folder(small.overlay)
-
-    def full(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(zarr.Group, "create_dataset", full)
-    with pytest.raises(OSError, match="No space left"):
-        project.write_segmentation("a", LABELS, labels * 2, {})
+    with pytest.raises(TypeError):
+        project.write_segmentation("a", LABELS, labels * 2, {"not JSON": object()})
     assert digest_folder(small.overlay) == before
 
 
@@ -319,7 +312,7 @@ def test_missing_chunks_of_a_segmentation_can_be_allowed(small: SmallProject) ->
     folder = small.add_segmentation("a", "membrane:expert/0", np.ones(SHAPE))
     (folder / "0" / "0" / "0" / "0").unlink()
     wanted = Segmentation("membrane", "expert", "0", 10.0, False)
-    with pytest.raises(TomoscoutError, match="segmentation membrane:expert/0@10.0 is truncated: 7 of 8 chunks"):
+    with pytest.raises(TomoscoutError, match=r"segmentation membrane:expert/0@10.0 is truncated: 7 of 8 chunks"):
         small.project().read_segmentation("a", wanted)
     labels = small.project().read_segmentation("a", wanted, allow_missing_chunks=True)
     expected = np.ones(SHAPE)
@@ -345,7 +338,7 @@ def test_probabilities_come_back(small: SmallProject) -> None:
     project = small.project()
     values = np.random.default_rng(0).integers(0, 256, size=(3, *SHAPE)).astype(np.uint8)
     assert not project.has_probabilities("a", "wbp@10.0", "tomoscout-unet")
-    with pytest.raises(TomoscoutError, match="no probabilities 'tomoscout-unet' for wbp@10.0; run the segment stage"):
+    with pytest.raises(TomoscoutError, match=r"no probabilities 'tomoscout-unet' for wbp@10.0; run the segment stage"):
         project.read_probabilities("a", "wbp@10.0", "tomoscout-unet")
     written = project.write_probabilities("a", "wbp@10.0", "tomoscout-unet", values, {})
     assert project.digest_probabilities("a", "wbp@10.0", "tomoscout-unet") == written

@@ -57,9 +57,7 @@ sides = st.tuples(*[st.integers(1, 30)] * 3)
 @given(st.data(), st.lists(sides, min_size=1, max_size=3), st.tuples(*[st.integers(1, 12)] * 3), st.floats(0, 1))
 @checked
 def test_crops_lie_inside_their_volume(data, shapes, patch, background_fraction) -> None:
-    places = [
-        (number, *(data.draw(st.integers(0, size - 1)) for size in shape)) for number, shape in enumerate(shapes)
-    ]
+    places = [(number, *(data.draw(st.integers(0, size - 1)) for size in shape)) for number, shape in enumerate(shapes)]
     source = sampler(
         shapes, [centres(*places, jitter=np.array([9, 0, 3]))], patch, background_fraction=background_fraction
     )

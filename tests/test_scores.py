@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from tomoscout.config import Evaluate
 from tomoscout.errors import TomoscoutError
-from tomoscout.scores import describe_runs, evaluate, f_name, format_table, read_scores, write_scores
 from tomoscout.files import to_json
 from tomoscout.project import Picks
+from tomoscout.scores import describe_runs, evaluate, f_name, format_table, read_scores, write_scores
 
 RADII = {"ribosome": 4.0, "apo-ferritin": 2.0, "beta-amylase": 3.0}
 WEIGHTS = {"ribosome": 1.0, "apo-ferritin": 2.0, "beta-amylase": 0.0}

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from training_data import SETTINGS, Workspace, trained
 
 from tomoscout.cli import main
 from tomoscout.config import TomogramUri
@@ -22,6 +21,7 @@ from tomoscout.files import read_json
 from tomoscout.model import load_network, read_model
 from tomoscout.project import Segmentation
 from tomoscout.train import run_train
+from training_data import SETTINGS, Workspace, trained
 
 STEPS = SETTINGS["train"]["steps"]
 MADE = ["history.png", "metrics.csv", "model.yaml", "results.json", "weights.safetensors"]
@@ -46,7 +46,8 @@ def metrics(folder: Path) -> list[dict[str, str]]:
 
 def test_a_training_leaves_a_model(finished: Workspace) -> None:
     assert {path.name for path in finished.model.iterdir()} == {*MADE, "checkpoint.pt"}
-    model, results, rows = read_model(finished.model), read_json(finished.model / "results.json"), metrics(finished.model)
+    model, results = read_model(finished.model), read_json(finished.model / "results.json")
+    rows = metrics(finished.model)
     assert [entry.label for entry in model.classes] == [1, 2, 3, 4, 5, 6]
     assert [entry.name for entry in model.classes if not entry.is_particle] == ["membrane"]
     assert model.thresholds == results["thresholds"]
@@ -102,20 +103,21 @@ def start(workspace: Workspace, folder: Path) -> subprocess.Popen[str]:
     return subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True, env=environment)
 
 
+def last_change(path: Path) -> int:
+    return path.stat().st_mtime_ns if path.exists() else 0
+
+
 def interrupt(training: subprocess.Popen[str], checkpoint: Path, count: int, number: signal.Signals) -> str:
     """Send a signal once `count` new checkpoints have been seen; returns what the training said."""
-    seen: set[int] = set()
-    present = checkpoint.stat().st_ino if checkpoint.exists() else None
-    while len(seen - {present}) < count:
+    seen = {last_change(checkpoint)}
+    while len(seen) <= count:
         try:
             training.wait(timeout=0.002)
         except subprocess.TimeoutExpired:
             pass
         else:
             pytest.fail(f"ended before checkpoint {count}: {training.communicate()[1]}")
-        if checkpoint.exists():
-            seen.add(checkpoint.stat().st_mtime_ns)
-            seen.discard(present)
+        seen.add(last_change(checkpoint))
     training.send_signal(number)
     return training.communicate()[1]
 
@@ -178,8 +180,9 @@ def test_other_options_start_afresh(workspace: Workspace, capsys: pytest.Capture
     run_train(workspace.configure(train={**SHORT, "learning_rate": 0.01}), records, workspace.model)
     assert "checkpoint of other settings or data, starting afresh" in capsys.readouterr().err
     assert (workspace.model / "weights.safetensors").read_bytes() != first
+    # Neither its name nor how often it is saved is part of what a model is made from.
     run_train(workspace.configure(train={**SHORT, "name": "other", "checkpoint_seconds": 3}), records, workspace.model)
-    assert (workspace.model / "weights.safetensors").read_bytes() != first
+    assert (workspace.model / "weights.safetensors").read_bytes() == first
     assert yaml.safe_load((workspace.model / "model.yaml").read_text())["name"] == "other"
 
 
@@ -187,7 +190,7 @@ def test_the_seed_decides_the_result(workspace: Workspace) -> None:
     records = workspace.records()
     weights = []
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
-        torch.manual_seed(hash(name) % 1000)
+        torch.manual_seed(len(weights))
         run_train(workspace.configure(train={**SHORT, "seed": seed}), records, workspace.folder / name)
         weights.append((workspace.folder / name / "weights.safetensors").read_bytes())
     assert weights[0] == weights[1] != weights[2]

@@ -302,8 +302,12 @@ class Train(Section):
         step = 1
         for stride in self.network.strides:
             step *= stride
-        if any(size % step for size in self.patch):
-            raise ValueError(f"patch {self.patch} must be multiples of {step}, the product of the network's strides")
+        if any(size % step or size < 2 * step for size in self.patch):
+            raise ValueError(
+                f"patch {self.patch} must be multiples of {step} (the product of the strides), but not {step}"
+            )
+        if self.augmentation.rotate90 and self.patch[1] != self.patch[2]:
+            raise ValueError(f"augmentation.rotate90 needs a patch as wide as it is high, found {self.patch} (z, y, x)")
         return self
 
 
@@ -316,7 +320,7 @@ class Segment(Section):
     """Which kind of tomogram. Default: the first of `tomograms`."""
     tile: list[int] = Field(default=[160, 160, 160], min_length=3, max_length=3)
     """Largest tile in voxels, z, y, x; made smaller where memory is short."""
-    overlap: Fraction = 0.25
+    overlap: float = Field(default=0.25, ge=0, lt=1)
     """Overlap of neighbouring tiles as a fraction of the tile."""
     flips: int = Field(default=1, ge=1, le=8)
     """Test-time augmentation: average over this many mirrored copies (1 = none, 8 = all)."""

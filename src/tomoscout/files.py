@@ -22,7 +22,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Whatever happens in between, `path` holds either its old content or the whole new one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # One name, so that what a killed process left behind is written over.
+    temporary = path.with_name(f".{path.name}.tmp")
     try:
         yield temporary
         with temporary.open("rb") as handle:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import uuid
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -126,7 +125,10 @@ class Project:
         stamp = ("mtime", "LastModified", "ETag")
         return digest(
             {
-                name: [facts.get("size"), *(str(facts[key]) for key in stamp if key in facts)]
+                name.rpartition(entry.filename)[2]: [
+                    facts.get("size"),
+                    *(str(facts[key]) for key in stamp if key in facts),
+                ]
                 for name, facts in files.items()
             }
         )
@@ -452,7 +454,10 @@ def _write_volume(
     """Write one OME-NGFF 0.4 image with one resolution level into a temporary folder, then rename it to `path`."""
     import zarr
 
-    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
+    # One name each, so that what a killed process left behind is cleared away.
+    temporary, old = path.with_name(f".{path.name}.tmp"), path.with_name(f".{path.name}.old")
+    for leftover in (temporary, old):
+        shutil.rmtree(leftover, ignore_errors=True)
     channels = volume.ndim - 3
     try:
         group = zarr.open_group(str(temporary), mode="w")
@@ -466,7 +471,6 @@ def _write_volume(
         group.attrs.update({"multiscales": [_multiscales(voxel_spacing, channels)], "tomoscout": attributes or {}})
         if path.exists():
             # A folder cannot be replaced by a rename; the old one steps aside and goes only when the new one stands.
-            old = path.with_name(f".{uuid.uuid4().hex}.old")
             path.rename(old)
             temporary.rename(path)
             shutil.rmtree(old)

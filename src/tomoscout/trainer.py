@@ -87,7 +87,7 @@ def fit(
     Taken up from the checkpoint where there is one; the result does not depend on how often it was interrupted.
 
     Raises:
-        Interrupted: SIGTERM or SIGUSR1 arrived; the step was finished and the checkpoint written.
+        Interrupted: SIGTERM, SIGUSR1 or SIGINT arrived; the step was finished and the checkpoint written.
         TomoscoutError: the loss is no longer finite.
     """
     state = _State(network.to(device), options, device)
@@ -121,12 +121,13 @@ def _line(progression: Progression, options: Train, value: float) -> str:
 
 @contextmanager
 def _stop_requested() -> Iterator[threading.Event]:
-    """An event set by SIGTERM or SIGUSR1 (what Slurm and other schedulers send ahead of the end)."""
+    """An event set by SIGTERM or SIGUSR1, which schedulers send ahead of the end, or by Ctrl-C."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    earlier = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+    earlier = {number: signal.signal(number, lambda *_: stop.set()) for number in numbers}
     try:
         yield stop
     finally:

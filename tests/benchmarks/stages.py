@@ -17,7 +17,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.spatial import cKDTree
 
 from tomoscout.classes import TargetClass
-from tomoscout.config import Localize, Network, Source, load_config
+from tomoscout.config import Network, Picking, Source, load_config
 from tomoscout.files import write_json
 from tomoscout.geometry import to_voxels
 from tomoscout.model import Model, save_model
@@ -27,6 +27,7 @@ from tomoscout.project import Project, Segmentation
 from tomoscout.targets import Spheres, rasterise
 
 RUNS, PICKS = 20, 650
+WEIGHTS = "none"
 TARGETS = {user: Segmentation("targets", user, "1", URI.voxel_spacing, True) for user in ("tomoscout", "octopi")}
 
 
@@ -38,13 +39,13 @@ def targets(folder: Path, repeats: int) -> str:
         measured: dict[str, list[Cost]] = {}
         for number in range(repeats + 1):
             inventory, made = _tomoscout_targets(folder, project, cores)
-            round_ = {
+            cost_of = {
                 "octopi": _octopi_targets(folder, project, cores, processes=1),
                 "octopi, two processes by hand": _octopi_targets(folder, project, cores, processes=2),
                 "tomoscout, inventory and targets": inventory + made,
                 "tomoscout, targets": made,
             }
-            for tool, cost in round_.items() if number else ():
+            for tool, cost in cost_of.items() if number else ():
                 measured.setdefault(tool, []).append(cost)
         for tool, measurements in measured.items():
             paired = list(zip(measured["octopi"], measurements, strict=True))
@@ -124,12 +125,14 @@ def localize(folder: Path, repeats: int, *, with_octopi: bool = True) -> str:
     )
     probabilities, labels = _predictions(classes, places)
     thresholds = dict.fromkeys(RADII, 0.3)
-    model = Model("unet", Network(), classes, thresholds, URI.voxel_spacing, (64, 64, 64), 0.5, 0.4, {}, "none")
+    model = Model("unet", Network(), classes, thresholds, URI.voxel_spacing, (64, 64, 64), Picking(), {}, WEIGHTS)
     save_model(folder / "model", model)
     volume = probabilities_name(config)
     digest = project.write_probabilities(name, str(URI), volume, probabilities, {})
-    write_json(folder / "segment/bench" / f"{name}.json", {"probabilities": {"name": volume, "digest": digest}})
+    manifest = {"model": WEIGHTS, "probabilities": {"name": volume, "digest": digest}}
+    write_json(folder / "segment/bench" / f"{name}.json", manifest)
     project.write_segmentation(name, Segmentation("predict", "octopi", "1", URI.voxel_spacing, True), labels, {})
+    write_json(path.parent / "logs/segment-octopi_1_predict.yaml", {"labels": {e.name: e.label for e in classes}})
     inventory = folder / "inventory.tsv"
     run([*TOMOSCOUT, "inventory", "--config", config_path, "--output", inventory], folder=folder)
 
@@ -138,7 +141,7 @@ def localize(folder: Path, repeats: int, *, with_octopi: bool = True) -> str:
     inner, ours = [], []
     for _ in range(repeats):
         started = time.perf_counter()
-        locate_picks(probabilities, classes, URI.voxel_spacing, Localize(), thresholds)
+        locate_picks(probabilities, classes, URI.voxel_spacing, model.picking, thresholds)
         inner.append(time.perf_counter() - started)
         shutil.rmtree(folder / "localize", ignore_errors=True)
         ours.append(run(command, folder=folder))

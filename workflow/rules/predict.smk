@@ -10,7 +10,6 @@ rule segment_runs:
         "<logs>/segment/{batch}.log",
     benchmark:
         "<benchmarks>/segment/{batch}.tsv"
-    retries: 1
     threads: 4
     resources:
         gpu=GPU_FOR_SEGMENTING,

@@ -21,7 +21,6 @@ rule train_model:
         f"<logs>/train/{flow.config.train.name}.log",
     benchmark:
         f"<benchmarks>/train/{flow.config.train.name}.tsv"
-    retries: 2
     threads: 8
     resources:
         gpu=GPU_FOR_TRAINING,
