@@ -70,6 +70,7 @@ with atomic_path(Path(sys.argv[1])) as temporary:
     assert path.read_text() == "old"
     write_text(path, "new")
     assert path.read_text() == "new"
+    assert files_in(tmp_path) == ["file.txt"]
 
 
 def test_what_cannot_be_json_keeps_the_old_file(tmp_path: Path) -> None:

@@ -297,6 +297,9 @@ project.write_segmentation("a", {LABELS!r}, np.zeros({SHAPE}, dtype=np.uint8), {
     fresh = small.project()
     assert fresh.segmentations("a") == [LABELS]
     np.testing.assert_array_equal(fresh.read_segmentation("a", LABELS), labels)
+    fresh.write_segmentation("a", LABELS, labels, {})
+    folder = small.target_folder("a")
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name], "nothing of the killed write stays"
 
 
 def test_a_segmentation_that_is_not_there(small: SmallProject) -> None:

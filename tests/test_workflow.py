@@ -155,6 +155,11 @@ def test_a_second_run_has_nothing_to_do(session: Session) -> None:
     assert session.would_run() == []
 
 
+def test_an_object_named_alone_is_not_confused_with_its_predictions(session: Session) -> None:
+    with configured(session, {"targets": {"picks": ["apo-ferritin", "hemoglobin"]}}):
+        assert "train_model" in session.would_run()
+
+
 @pytest.mark.parametrize("target", TARGETS)
 def test_every_target_can_be_asked_for_alone(tmp_path: Path, session: Session, target: str) -> None:
     fresh = Session(tmp_path)

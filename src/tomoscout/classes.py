@@ -141,7 +141,7 @@ def _classes(config: Config, records: Sequence[RunRecord]) -> tuple[TargetClass,
             raise TomoscoutError(f"targets.picks: no picks of {options.picks} in any run; found picks of: {have}")
     else:
         for entry in options.picks:
-            source = _resolve(Source.parse(entry), found, entry)
+            source = _resolve(Source.parse(entry), found, entry, config.localize.user)
             by_object.setdefault(source.name, []).append(source)
     classes: list[TargetClass] = []
     for name, sources in by_object.items():
@@ -156,9 +156,10 @@ def _classes(config: Config, records: Sequence[RunRecord]) -> tuple[TargetClass,
     return tuple(classes)
 
 
-def _resolve(wanted: Source, found: dict[Source, None], entry: str) -> Source:
+def _resolve(wanted: Source, found: dict[Source, None], entry: str, predicting_user: str) -> Source:
     same_name = sorted(source for source in found if source.name == wanted.name)
-    matching = [s for s in same_name if wanted.user is None or s == wanted]
+    # A name alone never means picks that a model made, or the first prediction would make it ambiguous.
+    matching = [s for s in same_name if s == wanted or (wanted.user is None and s.user != predicting_user)]
     if not matching:
         have = ", ".join(map(str, same_name or sorted(found))) or "none"
         raise TomoscoutError(f"targets.picks: no picks '{entry}' in any run; found: {have}")

@@ -39,7 +39,7 @@ def robust_threshold(curve: Curve, beta: float) -> tuple[float, float | None]:
     weights = np.exp(-0.5 * (offsets / 5) ** 2)
     averaged = np.convolve(np.pad(values, 15, mode="edge"), weights / weights.sum(), mode="valid")
     best = int(np.argmax(averaged))
-    return float(grid[best]), float(values[best])
+    return round(float(grid[best]), 3), float(values[best])
 
 
 @dataclass(frozen=True)

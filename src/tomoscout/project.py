@@ -214,8 +214,10 @@ class Project:
         if not hasattr(picks, "path"):
             return [point.model_dump() for point in picks.points]
         try:
-            content = json.loads(picks.fs.cat_file(picks.path))
-            return content["points"] or []
+            points = json.loads(picks.fs.cat_file(picks.path))["points"] or []
+            if not isinstance(points, list):
+                raise TypeError("'points' is not a list")
+            return points
         except FileNotFoundError:
             raise TomoscoutError(
                 f"{self.name}/{run}: picks {source}: no file {picks.path} (expected user_session_object.json with no "
