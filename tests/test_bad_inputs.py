@@ -376,7 +376,8 @@ def test_no_class_that_any_validation_run_holds(annotated: SmallProject) -> None
     annotated.add_picks("b", "ribosome:expert/0", [])
     annotated.configure(split={"train": ["a"], "validate": ["b"]}, train=TRAIN)
     succeeded(annotated.make_targets())
-    assert error_of(train(annotated)).startswith("validation: no run has a reference of any class")
+    expected = "split: the validation runs (demo/b) hold no ribosome; choose others under split.validate"
+    assert error_of(train(annotated)) == expected
 
 
 # Nothing already written is lost

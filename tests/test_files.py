@@ -88,7 +88,11 @@ def test_the_old_file_is_there_until_the_new_one_is_whole(tmp_path: Path) -> Non
         assert temporary.parent == path.parent
         temporary.write_bytes(b"new")
         assert path.read_bytes() == b"old"
+        reader = path.open("rb")
     assert path.read_bytes() == b"new"
+    # Who has the old file open still reads the whole of it: the new one took its place, not its bytes.
+    with reader:
+        assert reader.read() == b"old"
 
 
 @given(json_values)

@@ -250,5 +250,7 @@ def test_validation_without_any_reference_is_an_error(workspace: Workspace) -> N
         *("targets", "--config", workspace.config_path, "--inventory", workspace.inventory_path),
         *("--batch", "0", "--output", workspace.folder / "results/targets/batch-0.json"),
     )
-    with pytest.raises(TomoscoutError, match="validation: no run has a reference of any class"):
+    with pytest.raises(
+        TomoscoutError, match=r"split: the validation runs \(phantom/phantom-002\) hold no ribosome, .*; choose others"
+    ):
         run_train(config, records, workspace.folder / "new")

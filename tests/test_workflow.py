@@ -280,8 +280,7 @@ def test_every_example_runs_dry(tmp_path: Path, session: Session, example: Path)
     values = yaml.safe_load(example.read_text())
     source = session.folder / "results/phantom/copick.json"
     values["projects"] = dict.fromkeys(values["projects"], str(source))
-    if len(values["projects"]) > 1:
-        values.setdefault("targets", {})["picks"] = "phantom/0"
+    values["tomograms"] = ["wbp@10.0"]
     values["targets"]["picks"] = "phantom/0"
     values.pop("split", None)
     fresh.config.write_text(yaml.safe_dump(values))

@@ -18,6 +18,7 @@ from tomoscout.errors import TomoscoutError
 # Copick replaces these in names, so a name that holds one would not be found again.
 _NAME = r"^[^<>:\"/\\|?*\s_\x00-\x1f\x7f]+$"
 Name = Annotated[str, Field(pattern=_NAME)]
+ProjectName = Annotated[str, Field(pattern=r"^[^/:\s]+$")]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -409,7 +410,7 @@ class Phantom(Section):
 class Config(Section):
     """The whole configuration. `projects`, `tomograms` and `targets.picks` are enough for a start."""
 
-    projects: dict[Name, str] = Field(min_length=1)
+    projects: dict[ProjectName, str] = Field(min_length=1)
     """Copick projects: a name of yours → the path of its config file (relative to the working directory)."""
     tomograms: list[str] = Field(min_length=1)
     """Kinds of tomogram to train on, `algorithm@spacing in Å`; all of one voxel spacing."""
@@ -468,6 +469,8 @@ def parse_config(values: object, origin: str) -> Config:
         message = first["msg"].removeprefix("Value error, ")
         if first["type"] == "string_pattern_mismatch":
             message = 'a name must hold no space, no underscore and none of < > : " / \\ | ? *'
+            if first["loc"][0] == "projects":
+                message = "a name must hold no space, slash or colon"
         found = "" if first["type"] in ("missing", "value_error") else f", found {first['input']!r}"
         raise TomoscoutError(f"{origin}: {where}: {message}{found}") from None
 

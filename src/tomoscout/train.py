@@ -19,7 +19,7 @@ from tomoscout.errors import TomoscoutError
 from tomoscout.files import write_json, write_table
 from tomoscout.fingerprints import training_fingerprint
 from tomoscout.geometry import inside, to_voxels
-from tomoscout.heads import PickingHead, Reference
+from tomoscout.heads import DEFAULT_THRESHOLD, PickingHead, Reference
 from tomoscout.inference import predict
 from tomoscout.inventory import RunRecord
 from tomoscout.model import Model, save_model, save_weights
@@ -56,6 +56,7 @@ def run_train(config: Config, records: Sequence[RunRecord], folder: Path, thread
     volumes = data.training_volumes(fold.train)
     validation = [data.validation_volume(key) for key in fold.validate]
     _announce(config, fold, volumes, device)
+    _check_references(plan.classes, fold, [reference for _, reference in validation])
 
     options = config.train
     torch.manual_seed(options.seed)
@@ -175,6 +176,21 @@ def _announce(config: Config, fold: Fold, volumes: Sequence[LabelledVolume], dev
         f"GiB in {'GPU' if where == 'cuda' else 'main'} memory), {len(fold.validate)} validation runs",
         file=sys.stderr,
     )
+
+
+def _check_references(classes: Sequence[TargetClass], fold: Fold, references: Sequence[Reference]) -> None:
+    """Say before hours are spent that the validation runs cannot tell how well a class is found."""
+    absent = [
+        entry.name
+        for entry in classes
+        if entry.is_particle and not any(len(reference.picks[entry.name]) for reference in references)
+    ]
+    if not absent:
+        return
+    what = f"the validation runs ({', '.join(fold.validate)}) hold no {', '.join(absent)}"
+    if len(absent) == sum(entry.is_particle for entry in classes):
+        raise TomoscoutError(f"split: {what}; choose others under split.validate")
+    print(f"warning: {what}: no part in choosing the model, threshold {DEFAULT_THRESHOLD}", file=sys.stderr)
 
 
 def _write_model(
