@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import zlib
 from collections.abc import Iterable
@@ -19,8 +20,8 @@ from tomoscout.errors import TomoscoutError
 from tomoscout.files import digest, digest_folder
 from tomoscout.geometry import Shape
 
-# Copick's own chunks: what every copick viewer expects to page through.
-CHUNK = 256
+LARGEST_CHUNK = 256
+"""Voxels along a side, as copick writes them; made smaller so that chunks divide a volume evenly."""
 
 
 @dataclass(frozen=True)
@@ -466,7 +467,7 @@ def _write_volume(
         group.create_dataset(
             "0",
             data=volume,
-            chunks=(1,) * channels + tuple(min(CHUNK, size) for size in volume.shape[channels:]),
+            chunks=(1,) * channels + tuple(_chunk(size) for size in volume.shape[channels:]),
             dimension_separator="/",
             write_empty_chunks=True,
         )
@@ -480,6 +481,10 @@ def _write_volume(
             temporary.rename(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _chunk(size: int) -> int:
+    return math.ceil(size / math.ceil(size / LARGEST_CHUNK))
 
 
 def _multiscales(voxel_spacing: float, channels: int) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-TOMOSCOUT = [sys.executable, "-m", "tomoscout"]
+Command = Sequence[str | Path]
+TOMOSCOUT: list[str | Path] = [sys.executable, "-m", "tomoscout"]
 LOG = "command.log"
 COSTS = ["wall s", "CPU s", "MB"]
 
@@ -33,7 +34,7 @@ class Cost:
         return Cost(self.wall + other.wall, self.cpu + other.cpu, self.longest + other.longest, memory)
 
 
-def run(*commands: Sequence[str | Path], folder: Path, cores: int | None = None) -> Cost:
+def run(*commands: Command, folder: Path, cores: int | None = None) -> Cost:
     """Run commands side by side in `folder`, on the first `cores` cores; a failure ends the benchmark."""
     cpus = sorted(os.sched_getaffinity(0))[:cores]
     started = time.perf_counter()
@@ -56,10 +57,10 @@ def run(*commands: Sequence[str | Path], folder: Path, cores: int | None = None)
             cpu.append(used.ru_utime + used.ru_stime)
             memory = max(memory, used.ru_maxrss / 1024)
     wall = time.perf_counter() - started
-    for process in processes:
+    for command, process in zip(commands, processes, strict=True):
         if process.returncode:
             tail = "\n".join((folder / LOG).read_text(errors="replace").splitlines()[-20:])
-            sys.exit(f"{process.args} ended with {process.returncode}:\n{tail}")
+            sys.exit(f"{' '.join(map(str, command))} ended with {process.returncode}:\n{tail}")
     return Cost(wall, sum(cpu), max(cpu), memory)
 
 

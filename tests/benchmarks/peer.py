@@ -6,12 +6,14 @@ import os
 import subprocess
 import sys
 import venv
+from functools import cache
 from pathlib import Path
 
 VERSION = "1.7.0"
 REQUIREMENTS = ["torch==2.13.0", f"octopi=={VERSION}"]
 
 
+@cache
 def octopi() -> Path:
     """The octopi command; installed into `.bench/octopi` unless TOMOSCOUT_BENCH_OCTOPI names an environment."""
     home = Path(os.environ.get("TOMOSCOUT_BENCH_OCTOPI", Path(__file__).parents[2] / ".bench" / "octopi"))

@@ -16,7 +16,7 @@ def main() -> None:
     """Run the benchmarks asked for; print their tables, and write them to a file if one is named."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=["targets", "startup", "dryrun", "localize", "phantom", "all"])
-    parser.add_argument("--repeats", type=int, default=5, help="measurements of each (localize by octopi: 1)")
+    parser.add_argument("--repeats", type=int, default=3, help="measurements of each (localize by octopi: 1)")
     parser.add_argument("--runs", type=int, nargs="+", default=[1000, 10_000], help="sizes of the dry-run projects")
     parser.add_argument("--without-octopi", action="store_true", help="localize: tomoscout alone")
     parser.add_argument("--output", type=Path, help="Markdown file for the tables")

@@ -40,11 +40,13 @@ def targets(folder: Path, repeats: int) -> str:
         for number in range(repeats + 1):
             inventory, made = _tomoscout_targets(folder, project, cores)
             cost_of = {
-                "octopi": _octopi_targets(folder, project, cores, processes=1),
-                "octopi, two processes by hand": _octopi_targets(folder, project, cores, processes=2),
-                "tomoscout, inventory and targets": inventory + made,
                 "tomoscout, targets": made,
+                "tomoscout, inventory and targets": inventory + made,
+                "octopi": _octopi_targets(folder, project, cores, processes=1),
             }
+            if cores > 1:
+                by_hand = _octopi_targets(folder, project, cores, processes=cores)
+                cost_of[f"octopi, {cores} processes that share the runs"] = by_hand
             for tool, cost in cost_of.items() if number else ():
                 measured.setdefault(tool, []).append(cost)
         for tool, measurements in measured.items():
@@ -77,7 +79,7 @@ def _tomoscout_targets(folder: Path, project: Path, cores: int) -> tuple[Cost, C
 
 def _octopi_targets(folder: Path, project: Path, cores: int, processes: int) -> Cost:
     _remove(project, "octopi")
-    command = [octopi(), "create-targets", "-c", project, "-puid", USER, "-psid", SESSION]
+    command: list[str | Path] = [octopi(), "create-targets", "-c", project, "-puid", USER, "-psid", SESSION]
     command += ["-uri", f"{URI}", "-rs", str(SCALE), "-turi", "targets:octopi/1"]
     if processes == 1:
         return run(command, folder=folder, cores=cores)

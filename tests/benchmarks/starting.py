@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -35,7 +36,6 @@ COMMANDS = {
     " --output results/report.html",
     "verify": "",
 }
-USES_TORCH = ("train", "segment")
 
 
 def startup(folder: Path, repeats: int) -> str:
@@ -49,9 +49,8 @@ def startup(folder: Path, repeats: int) -> str:
     for name, command in {"--help": ["--help"], **commands}.items():
         measured = [run([*TOMOSCOUT, *command], folder=folder) for _ in range(repeats)]
         total, packages = _imports(folder, command)
-        note = "imports torch" if name in USES_TORCH else ""
-        rows.append([f"`tomoscout {name}`", *costs(measured), f"{total:.2f}", packages, note])
-    columns = ["command", *COSTS, "imports s (slowed by their timing)", "most of it", ""]
+        rows.append([f"`tomoscout {name}`", *costs(measured), f"{total:.2f}", packages])
+    columns = ["command", *COSTS, "imports s (slowed by their timing)", "most of it"]
     return table("Start-up", columns, rows)
 
 
@@ -72,20 +71,32 @@ def _imports(folder: Path, command: list[str]) -> tuple[float, str]:
 
 
 def dryrun(folder: Path, repeats: int, sizes: list[int]) -> str:
-    """Inventory and dry run of large projects, ten runs to a job and one."""
-    rows = []
+    """Inventory and dry run of large projects."""
+    rows: list[list[object]] = []
     for size in sizes:
-        project = make_project(folder / f"project-{size}", size, 12)
+        project = make_project(folder / f"project-{size}", size, picks=12)
         for runs_per_job in (10, 1):
             place = folder / f"{size}-{runs_per_job}"
             place.mkdir()
             config = write_config(place / "config.yaml", project, runs_per_job)
             inventory = [*TOMOSCOUT, "inventory", "--config", config, "--output", "results/inventory.tsv"]
-            dry = [sys.executable, "-m", "snakemake", "-n", "-q", "--cores", "2", "--snakefile", ROOT / "Snakefile"]
+            run(inventory, folder=place)
+            dry: list[str | Path] = [
+                sys.executable,
+                "-m",
+                "snakemake",
+                "-n",
+                "-q",
+                "--cores",
+                "2",
+                "--snakefile",
+                ROOT / "Snakefile",
+            ]
             dry += ["--configfile", config, "--directory", place]
-            asked = {"inventory of all": [*inventory, "--all"], "inventory, nothing new": inventory, "dry run": dry}
-            for what, command in asked.items():
-                measured = [run(command, folder=place) for _ in range(repeats)]
-                rows.append([size, runs_per_job, what, *costs(measured)])
-    columns = ["runs", "runs per job", "", *COSTS]
-    return table("Dry run", columns, rows)
+            commands = {f"dry run, {runs_per_job} run(s) per job": dry}
+            if runs_per_job > 1:
+                commands |= {"inventory, every run read": [*inventory, "--all"], "inventory, nothing new": inventory}
+            for what, command in commands.items():
+                rows.append([size, what, *costs([run(command, folder=place) for _ in range(repeats)])])
+        shutil.rmtree(project.parent)
+    return table("Inventory and dry run", ["runs", "", *COSTS], rows)
