@@ -390,3 +390,13 @@ def test_a_stray_file_among_the_picks(small: SmallProject) -> None:
     stray.write_text("{}")
     with pytest.raises(TomoscoutError, match=r"^demo/a: a file in its folder Picks is not named"):
         small.project().pick_sources("a")
+
+
+def test_equal_volumes_are_written_as_equal_bytes(tmp_path: Path) -> None:
+    config = create_project(tmp_path, [PickableObject("ribosome", True, 1, 150.0, (1, 2, 3, 255))], "bytes")
+    project = Project("bytes", config)
+    project.write_tomogram("a", "wbp@10.0", np.arange(8.0).reshape(2, 2, 2))
+    labels = np.random.default_rng(0).integers(0, 3, (40, 300, 300)).astype(np.uint8)
+    labels[:, :150] = 0
+    wanted = Segmentation("targets", "tomoscout", "1", 10.0, True)
+    assert len({project.write_segmentation("a", wanted, labels, {}) for _ in range(5)}) == 1

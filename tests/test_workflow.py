@@ -76,7 +76,8 @@ class Session:
         output = self.snakemake("--dry-run", *arguments)
         jobs = []
         for block in re.split(r"\n\n|\n(?=\[)", output):
-            if (rule := re.search(r"^(?:local)?rule (\w+):", block, re.M)) and rule[1] not in TARGETS:
+            rule = re.search(r"^(?:local)?rule (\w+):", block, re.M)
+            if rule and rule[1] not in [*TARGETS, "gather_targets"]:
                 batch = re.search(r"wildcards: batch=(\d+)", block)
                 jobs.append(f"{rule[1]} {batch[1]}" if batch else rule[1])
         return sorted(set(jobs))

@@ -68,7 +68,7 @@ def plan_targets(config: Config, records: Sequence[RunRecord]) -> TargetPlan:
     else:
         chosen = {r.key for r in records if r.key in annotated and has_tomogram(config, r)}
         chosen |= {record.key for record in find_runs(list(records), config.split.negatives, "split.negatives")}
-    settings = [TARGETS_VERSION, options.model_dump(exclude={"runs"}), [entry.to_json() for entry in classes]]
+    settings = digest([TARGETS_VERSION, options.model_dump(exclude={"runs"}), [entry.to_json() for entry in classes]])
     inputs = {}
     for record in records:
         if record.key in chosen:

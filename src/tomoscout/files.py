@@ -80,8 +80,10 @@ def write_table(path: Path, columns: list[str], rows: Iterable[Mapping[str, obje
 
 def digest(value: object) -> str:
     """A short digest of a JSON-like value or of bytes: equal values, equal digests."""
-    content = value if isinstance(value, bytes | memoryview) else to_json(value).encode()
-    return hashlib.blake2b(content, digest_size=12).hexdigest()
+    if not isinstance(value, bytes | memoryview):
+        # Without indents, as json's fast encoder writes none.
+        value = json.dumps(value, sort_keys=True, allow_nan=False, separators=(",", ":")).encode() + b"\n"
+    return hashlib.blake2b(value, digest_size=12).hexdigest()
 
 
 def digest_file(path: Path) -> str:

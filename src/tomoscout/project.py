@@ -456,7 +456,10 @@ def _write_volume(
 ) -> None:
     """Write one OME-NGFF 0.4 image with one resolution level into a temporary folder, then rename it to `path`."""
     import zarr
+    from numcodecs import blosc
 
+    # Several compressing threads give other bytes each time, and take longer.
+    blosc.use_threads = False
     # One name each, so that what a killed process left behind is cleared away.
     temporary, old = path.with_name(f".{path.name}.tmp"), path.with_name(f".{path.name}.old")
     for leftover in (temporary, old):

@@ -79,7 +79,7 @@ def _eligible(config: Config, records: list[RunRecord], plan: TargetPlan) -> tup
     reasons = {
         r.key: reason for name, reason in options.exclude.items() for r in find_runs(records, [name], "split.exclude")
     }
-    negatives = {record.key for record in find_runs(records, options.negatives, "split.negatives")}
+    used = plan.annotated | {record.key for record in find_runs(records, options.negatives, "split.negatives")}
     for record in records:
         if record.key in reasons:
             continue
@@ -87,7 +87,7 @@ def _eligible(config: Config, records: list[RunRecord], plan: TargetPlan) -> tup
             reasons[record.key] = f"no tomogram {' or '.join(config.tomograms)}"
         elif record.key not in plan.inputs:
             reasons[record.key] = "no target: it has no picks or segmentation of the target classes"
-        elif record.key not in plan.annotated | negatives:
+        elif record.key not in used:
             reasons[record.key] = "not annotated; list it under split.negatives to train on it as empty"
     return {record.key for record in records} - reasons.keys(), reasons
 

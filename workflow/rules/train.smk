@@ -3,9 +3,18 @@
 # but none of those that train, the training finds its last checkpoint complete and writes the same model at once.
 
 
-rule train_model:
+# One file for many: Snakemake compares every job that waits for the model with all inputs of the training.
+rule gather_targets:
     input:
         guarded(lambda wildcards: batch_files(TARGETS, flow.training_batches())),
+    output:
+        touch(f"{MODEL}/targets.made"),
+    localrule: True
+
+
+rule train_model:
+    input:
+        f"{MODEL}/targets.made",
     output:
         report(
             f"{MODEL}/history.png",
