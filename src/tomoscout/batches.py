@@ -35,7 +35,7 @@ class Batch:
 
     def manifest_path(self, record: RunRecord) -> Path:
         """Where the manifest of a run lies."""
-        return self.output.parent / record.project / f"{record.run}.json"
+        return _manifest_path(self.output.parent, record)
 
     def is_done(self, record: RunRecord, inputs: str, is_there: Callable[[RunRecord], bool]) -> bool:
         """Whether a run was made from the same inputs before and its data is there.
@@ -71,8 +71,12 @@ def read_manifest(folder: Path, record: RunRecord) -> dict[str, Any]:
     Raises:
         TomoscoutError: the stage has not been run for it.
     """
-    path = folder / record.project / f"{record.run}.json"
+    path = _manifest_path(folder, record)
     if not path.exists():
         raise TomoscoutError(f"{path}: no manifest; {record.key} has not been through this stage")
     manifest: dict[str, Any] = read_json(path)
     return manifest
+
+
+def _manifest_path(folder: Path, record: RunRecord) -> Path:
+    return folder / record.project / f"{record.run}.json"

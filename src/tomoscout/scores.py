@@ -16,9 +16,6 @@ from tomoscout.files import read_json, write_json, write_table
 from tomoscout.matching import Matches, count_matches, f_beta, precision_recall
 from tomoscout.project import Picks
 
-VERSION = 1
-"""Raised when the same picks would get other scores."""
-
 PicksOfRuns = Mapping[str, Mapping[str, Picks]]
 """Run (`project/run`) → object → picks. A run or object without picks may be left out."""
 
