@@ -149,8 +149,15 @@ class SmallProject:
     def manifest(self, run: str) -> dict[str, Any]:
         return read_json(self.targets / self.name / f"{run}.json")
 
-    def target_folder(self, run: str) -> Path:
-        return self.overlay / "ExperimentRuns" / run / "Segmentations" / "10.000_tomoscout_1_targets-multilabel.zarr"
+    def target(self, run: str, spacing: float = 10.0) -> dict[str, Any]:
+        """What the manifest of a run says of its target at a voxel spacing."""
+        name = f"targets:tomoscout/1@{spacing}?multilabel=true"
+        [found] = [target for target in self.manifest(run)["targets"] if target["segmentation"] == name]
+        return found
+
+    def target_folder(self, run: str, spacing: float = 10.0) -> Path:
+        name = f"{spacing:.3f}_tomoscout_1_targets-multilabel.zarr"
+        return self.overlay / "ExperimentRuns" / run / "Segmentations" / name
 
 
 def _write_zarr(folder: Path, volume: np.ndarray) -> Path:

@@ -190,7 +190,7 @@ def test_an_object_whose_radius_is_another_in_another_project(annotated: SmallPr
         ),
         (
             {"segmentations": ["membrane"]},
-            "targets.segmentations: no binary segmentation 'membrane' at 10.0 Å in any run; found: none",
+            "targets.segmentations: no binary segmentation 'membrane' in any run; found: none",
         ),
         (
             {"picks": ["ribosome"], "runs": ["a", "z"]},
@@ -204,11 +204,12 @@ def test_sources_and_runs_that_are_not_there(annotated: SmallProject, targets: d
     assert error_of(annotated.make_targets()) == message
 
 
-def test_a_segmentation_at_another_voxel_spacing(annotated: SmallProject) -> None:
-    annotated.add_segmentation("a", "membrane:expert/0", np.ones(SHAPE), spacing=5.0)
-    annotated.configure(targets={"segmentations": ["membrane"]})
+def test_a_multilabel_segmentation_is_no_source(annotated: SmallProject) -> None:
+    succeeded(annotated.make_targets())
+    annotated.configure(targets={"segmentations": ["targets"]})
     assert error_of(annotated.make_targets()) == (
-        "targets.segmentations: no binary segmentation 'membrane' at 10.0 Å in any run; found: membrane:expert/0@5.0"
+        "targets.segmentations: no binary segmentation 'targets' in any run; "
+        "found: targets:tomoscout/1@10.0?multilabel=true"
     )
 
 
@@ -293,6 +294,15 @@ def test_a_segmentation_of_another_shape(annotated: SmallProject, shape: tuple[i
     assert error_of(annotated.make_targets()) == (
         f"demo/a: segmentation membrane:expert/0@10.0: shape {shape} (z, y, x) is more than 4 voxels off the "
         f"tomogram's {SHAPE}"
+    )
+
+
+def test_a_segmentation_at_another_voxel_spacing_of_another_shape(annotated: SmallProject) -> None:
+    annotated.add_segmentation("a", "membrane:expert/0", np.ones(SHAPE), spacing=5.0)
+    annotated.configure(targets={"segmentations": ["membrane"]})
+    assert error_of(annotated.make_targets()) == (
+        "demo/a: segmentation membrane:expert/0@5.0 brought to 10.0 Å: shape (12, 16, 20) (z, y, x) is more than 4 "
+        f"voxels off the tomogram's {SHAPE}"
     )
 
 
@@ -385,7 +395,7 @@ def test_no_class_that_any_validation_run_holds(annotated: SmallProject) -> None
 
 def made(small: SmallProject, run: str) -> tuple[str, str]:
     """What stands of a run: the digest of its target, and the one that its manifest gives."""
-    return digest_folder(small.target_folder(run)), small.manifest(run)["digest"]
+    return digest_folder(small.target_folder(run)), small.target(run)["digest"]
 
 
 def test_a_source_that_breaks_leaves_the_earlier_target(annotated: SmallProject) -> None:

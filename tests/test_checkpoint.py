@@ -6,6 +6,7 @@ import contextlib
 import resource
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,8 @@ from tomoscout.errors import TomoscoutError
 torch.set_num_threads(1)
 
 
-def state(step: int = 3) -> dict:
+def state(step: int = 3) -> dict[str, Any]:
+    torch.manual_seed(step)
     network = torch.nn.Linear(4, 2)
     return {
         "network": network.state_dict(),
@@ -28,6 +30,16 @@ def state(step: int = 3) -> dict:
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Checkpoint:
     return Checkpoint(tmp_path / "model/checkpoint.pt", "abc", 0)
+
+
+def step_of(checkpoint: Checkpoint) -> int | None:
+    """The step that a training would go on from."""
+    loaded = checkpoint.load()
+    return loaded and loaded["progression"]["step"]
+
+
+def files(checkpoint: Checkpoint) -> set[str]:
+    return {path.name for path in checkpoint.path.parent.iterdir()}
 
 
 @contextlib.contextmanager
@@ -50,10 +62,23 @@ def test_round_trip(checkpoint: Checkpoint, capsys: pytest.CaptureFixture[str]) 
     assert loaded["optimiser"] == saved["optimiser"]
     for name, value in saved["network"].items():
         assert torch.equal(loaded["network"][name], value)
-    checkpoint.save(state(step=4))
-    assert checkpoint.load()["progression"]["step"] == 4
-    assert [path.name for path in checkpoint.path.parent.iterdir()] == ["checkpoint.pt"]
+    assert files(checkpoint) == {"checkpoint.pt"}
     assert capsys.readouterr().err == ""
+
+
+def test_the_last_one_is_kept_beside_the_new_one(checkpoint: Checkpoint) -> None:
+    for step in (3, 4, 5):
+        checkpoint.save(state(step))
+    assert step_of(checkpoint) == 5
+    assert files(checkpoint) == {"checkpoint.pt", "checkpoint.previous.pt"}
+    checkpoint.path.unlink()
+    assert step_of(checkpoint) == 4
+    checkpoint.save(state(6))
+    assert step_of(checkpoint) == 6
+    checkpoint.remove_previous()
+    checkpoint.remove_previous()
+    assert files(checkpoint) == {"checkpoint.pt"}
+    assert step_of(checkpoint) == 6
 
 
 def test_none_there(checkpoint: Checkpoint, capsys: pytest.CaptureFixture[str]) -> None:
@@ -61,17 +86,53 @@ def test_none_there(checkpoint: Checkpoint, capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize("kept", [0.0, 0.3, 0.9, 0.999])
+@pytest.mark.parametrize("previous", [True, False])
 def test_a_truncated_file_is_reported_and_passed_over(
-    checkpoint: Checkpoint, kept: float, capsys: pytest.CaptureFixture[str]
+    checkpoint: Checkpoint, previous: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    checkpoint.save(state())
+    if previous:
+        checkpoint.save(state(3))
+    checkpoint.save(state(4))
     content = checkpoint.path.read_bytes()
-    checkpoint.path.write_bytes(content[: int(kept * len(content))])
+    for length in [*range(0, len(content), 97), len(content) - 1]:
+        checkpoint.path.write_bytes(content[:length])
+        assert step_of(checkpoint) == (3 if previous else None)
+        message = capsys.readouterr().err
+        assert message.startswith(f"warning: {checkpoint.path}: damaged checkpoint, not used")
+        assert message.count("\n") == 1
+    checkpoint.path.write_bytes(content)
+    assert step_of(checkpoint) == 4
+
+
+def test_both_damaged(checkpoint: Checkpoint, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoint.save(state(3))
+    checkpoint.save(state(4))
+    for path in (checkpoint.path, checkpoint.previous):
+        path.write_bytes(path.read_bytes()[:500])
     assert checkpoint.load() is None
     message = capsys.readouterr().err
-    assert message.startswith(f"warning: {checkpoint.path}: damaged checkpoint, starting afresh")
-    assert message.count("\n") == 1
+    assert f"{checkpoint.path}: damaged" in message
+    assert f"{checkpoint.previous}: damaged" in message
+
+
+def test_one_changed_byte_changes_no_number(checkpoint: Checkpoint) -> None:
+    checkpoint.save(state(3))
+    checkpoint.save(state(4))
+    content = checkpoint.path.read_bytes()
+    expected = {step: state(step) for step in (3, 4)}
+    fallen_back = 0
+    for place in range(0, len(content), 5):
+        checkpoint.path.write_bytes(content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :])
+        loaded = checkpoint.load()
+        assert loaded is not None
+        step = loaded["progression"]["step"]
+        fallen_back += step == 3
+        assert loaded["progression"] == expected[step]["progression"]
+        assert loaded["optimiser"] == expected[step]["optimiser"]
+        for name, value in expected[step]["network"].items():
+            assert torch.equal(loaded["network"][name], value)
+    # What is between the records, and names no reader looks at, can change unseen.
+    assert fallen_back > 150
 
 
 def test_a_file_of_something_else_is_passed_over(checkpoint: Checkpoint, capsys: pytest.CaptureFixture[str]) -> None:
@@ -79,6 +140,10 @@ def test_a_file_of_something_else_is_passed_over(checkpoint: Checkpoint, capsys:
     checkpoint.path.write_text("not a checkpoint at all")
     assert checkpoint.load() is None
     assert "damaged checkpoint" in capsys.readouterr().err
+    for other in ({"network": {}}, [1, 2]):
+        torch.save(other, checkpoint.path)
+        assert checkpoint.load() is None
+        assert "damaged checkpoint" in capsys.readouterr().err
 
 
 def test_nothing_in_a_checkpoint_is_executed(
@@ -99,22 +164,76 @@ def test_a_checkpoint_of_another_training_is_not_taken_up(
     checkpoint: Checkpoint, capsys: pytest.CaptureFixture[str]
 ) -> None:
     checkpoint.save(state())
-    assert Checkpoint(checkpoint.path, "abd", 0).load() is None
-    assert "other settings or data, starting afresh" in capsys.readouterr().err
-    assert checkpoint.load() is not None
+    other = Checkpoint(checkpoint.path, "abd", 0)
+    assert other.load() is None
+    assert "checkpoint of other settings or data, not used" in capsys.readouterr().err
+    other.save(state(9))
+    assert step_of(other) == 9
+    # Back to the old settings: what was done for them is still there.
+    assert step_of(checkpoint) == 3
 
 
-def test_a_failed_save_keeps_the_earlier_file(checkpoint: Checkpoint) -> None:
-    checkpoint.save(state())
-    before = checkpoint.path.read_bytes()
+@pytest.mark.parametrize("size", [0, 100, 50_000])
+def test_a_file_too_large_keeps_the_earlier_ones(checkpoint: Checkpoint, size: int) -> None:
+    checkpoint.save(state(2))
+    checkpoint.save(state(3))
+    before = {path: path.read_bytes() for path in checkpoint.path.parent.iterdir()}
     large = {**state(4), "best_weights": torch.zeros(100_000)}
-    message = r"checkpoint\.pt: the checkpoint cannot be written \(.*too large"
-    with largest_file(50_000), pytest.raises(TomoscoutError, match=message):
+    message = r"checkpoint\.pt: the checkpoint cannot be written \(File too large\); make room"
+    with largest_file(size), pytest.raises(TomoscoutError, match=message):
         checkpoint.save(large)
-    assert checkpoint.path.read_bytes() == before
-    assert [path.name for path in checkpoint.path.parent.iterdir()] == ["checkpoint.pt"]
+    assert {path: path.read_bytes() for path in checkpoint.path.parent.iterdir()} == before
+    assert step_of(checkpoint) == 3
     checkpoint.save(large)
-    assert checkpoint.load()["progression"]["step"] == 4
+    assert step_of(checkpoint) == 4
+
+
+@pytest.mark.parametrize("values", [1, 1_000_000])
+def test_a_full_disk_keeps_the_earlier_ones(checkpoint: Checkpoint, values: int) -> None:
+    checkpoint.save(state(2))
+    checkpoint.save(state(3))
+    before = {path: path.read_bytes() for path in checkpoint.path.parent.iterdir()}
+    # The new file is begun on a device that is always full.
+    checkpoint.path.with_name(".checkpoint.pt.tmp").symlink_to("/dev/full")
+    with pytest.raises(TomoscoutError, match=r"checkpoint\.pt: .* \(No space left on device\); make room"):
+        checkpoint.save({**state(4), "best_weights": torch.zeros(values)})
+    assert {path: path.read_bytes() for path in checkpoint.path.parent.iterdir()} == before
+    checkpoint.save(state(4))
+    assert step_of(checkpoint) == 4
+
+
+class PowerCut(BaseException):
+    """Ends the process without any chance to write anything."""
+
+
+@pytest.mark.parametrize("renames", [0, 1, 2])
+def test_killed_around_the_renames(
+    checkpoint: Checkpoint, renames: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint.save(state(2))
+    checkpoint.save(state(3))
+    replace, done = Path.replace, []
+    left_behind = tmp_path / "left behind"
+
+    def cut_off(source: Path, target: Path) -> Path:
+        if len(done) == renames:
+            # The new file stays under its temporary name: nobody is left to delete it.
+            temporary = checkpoint.path.with_name(".checkpoint.pt.tmp")
+            left_behind.write_bytes(temporary.read_bytes())
+            raise PowerCut
+        done.append(target)
+        return replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", cut_off)
+        with pytest.raises(PowerCut) if renames < 2 else contextlib.nullcontext():
+            checkpoint.save(state(4))
+    if left_behind.exists():
+        replace(left_behind, checkpoint.path.with_name(".checkpoint.pt.tmp"))
+    assert step_of(checkpoint) == (3 if renames < 2 else 4)
+    checkpoint.save(state(5))
+    assert step_of(checkpoint) == 5
+    assert files(checkpoint) == {"checkpoint.pt", "checkpoint.previous.pt"}
 
 
 def test_a_folder_that_cannot_be_made_is_reported(tmp_path: Path) -> None:

@@ -10,8 +10,9 @@ import pytest
 import yaml
 
 from conftest import succeeded, tomoscout
-from tomoscout.config import Config, Section, Source, TomogramUri, load_config, parse_config
+from tomoscout.config import Config, Source, TomogramUri, load_config, parse_config
 from tomoscout.errors import TomoscoutError
+from tomoscout.sections import Section
 
 ROOT = Path(__file__).parent.parent
 LEAST: dict[str, Any] = {

@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tomoscout.geometry import centred_window, inside, to_angstrom, to_voxels
+from tomoscout.geometry import inside, to_angstrom, to_voxels
 
 checked = settings(deadline=None, max_examples=60, derandomize=True)
 spacings = st.floats(0.5, 50)
@@ -58,21 +57,3 @@ def test_inside_at_the_faces() -> None:
     indices = np.array([[-0.5, 0, 0], [-0.51, 0, 0], [2.49, 3.49, 4.49], [2.5, 0, 0], [0, 3.5, 0], [0, 0, 4.5]])
     assert inside(indices, (3, 4, 5)).tolist() == [True, False, True, False, False, False]
     assert inside(np.zeros((0, 3)), (3, 4, 5)).tolist() == []
-
-
-@given(st.integers(-5, 30), st.integers(1, 12), st.integers(1, 25))
-@checked
-def test_windows_lie_within_the_volume_as_near_the_centre_as_can_be(centre: int, size: int, length: int) -> None:
-    (start,) = centred_window((centre,), (size,), (length,))
-    if size >= length:
-        assert start == 0
-        return
-    starts = range(length - size + 1)
-    assert start in starts
-    wanted = centre - size // 2
-    assert abs(start - wanted) == min(abs(other - wanted) for other in starts)
-
-
-@pytest.mark.parametrize(("centre", "start"), [((5, 5, 5), (3, 2, 0)), ((0, 9, 9), (0, 4, 0))])
-def test_windows_axis_by_axis(centre: tuple[int, int, int], start: tuple[int, int, int]) -> None:
-    assert centred_window(centre, (4, 6, 8), (10, 10, 7)) == start

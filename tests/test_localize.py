@@ -32,7 +32,7 @@ def segmented(base: Path) -> Workspace:
     """Trained and segmented; shared, so not to be changed."""
     workspace = trained(base).copy(base.resolve() / "segmented")
     config = workspace.configure()
-    run_segment(config, workspace.records(), workspace.model, 0, workspace.segmented / "batch-0.json", threads=1)
+    run_segment(config, workspace.records(), [workspace.model], 0, workspace.segmented / "batch-0.json", threads=1)
     return workspace
 
 
@@ -44,7 +44,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> Works
 def localize(workspace: Workspace, **sections: object) -> Config:
     config = workspace.configure(**{"localize": LOW, **sections})
     output = workspace.localized / "batch-0.json"
-    run_localize(config, workspace.records(), workspace.model, workspace.segmented, 0, output)
+    run_localize(config, workspace.records(), [workspace.model], workspace.segmented, 0, output)
     return config
 
 
@@ -197,7 +197,7 @@ def test_probabilities_of_another_model_are_refused(workspace: Workspace) -> Non
     model = read_model(workspace.model)
     weights = save_weights(workspace.model, build_network(model.network, len(model.classes) + 1).state_dict())
     save_model(workspace.model, replace(model, weights_digest=weights))
-    with pytest.raises(TomoscoutError, match="phantom/phantom-002: its probabilities are of another model"):
+    with pytest.raises(TomoscoutError, match=r"phantom/phantom-002: its probabilities are not of .*models/unet; run"):
         localize(workspace)
     assert not (workspace.localized / "batch-0.json").exists()
 
@@ -209,7 +209,7 @@ def test_a_run_that_is_not_segmented_is_named(workspace: Workspace) -> None:
 
 def test_picks_go_where_the_config_says(workspace: Workspace) -> None:
     config = workspace.configure(localize={"user": "me", "session": "second"})
-    run_segment(config, workspace.records(), workspace.model, 0, workspace.segmented / "batch-0.json", threads=1)
+    run_segment(config, workspace.records(), [workspace.model], 0, workspace.segmented / "batch-0.json", threads=1)
     localize(workspace, localize={**LOW, "user": "me", "session": "second"})
     assert len(workspace.project().read_picks(RUN, Source("ribosome", "me", "second"))) > 0
     assert not picks_path(workspace, "ribosome").exists()

@@ -5,20 +5,22 @@ from __future__ import annotations
 import stat
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import yaml
 
 from tomoscout.classes import TargetClass
-from tomoscout.config import Network, Picking, Source
+from tomoscout.config import Source
 from tomoscout.errors import TomoscoutError
-from tomoscout.model import Model, load_network, read_model, save_model, save_weights
-from tomoscout.networks import build_network, size_step
+from tomoscout.model import Model, load_network, load_weights, read_ensemble, read_model, save_model, save_weights
+from tomoscout.networks import build_network, parse_network
+from tomoscout.training_options import Picking
 
 torch.set_num_threads(1)
 CPU = torch.device("cpu")
-NETWORK = Network(channels=[2, 4, 4], strides=[2, 1], residual_units=1, dropout=0.1)
+NETWORK = parse_network({"channels": [2, 4, 4], "strides": [2, 1], "residual_units": 1, "dropout": 0.1})
 CLASSES = (
     TargetClass("ribosome", 1, 150.0, 120.0, (Source("ribosome", "data-portal", "0"), Source("ribosome", "me", "1"))),
     TargetClass("µ-tubule", 2, 125.5, 100.4, (Source("µ-tubule", "data-portal", "0"),)),
@@ -31,24 +33,32 @@ def random_network() -> torch.nn.Module:
     return build_network(NETWORK, len(CLASSES) + 1).eval()
 
 
+MODEL = Model(
+    "unet",
+    NETWORK,
+    CLASSES,
+    {"ribosome": 0.3125, "µ-tubule": 0.5},
+    (10.0, 13.48),
+    (32, 64, 64),
+    Picking(smoothing=0.3, separation=1.5, distance=0.7),
+    {"fingerprint": "abc", "train": ["demo/run-1"], "step": 500},
+    "",
+)
+
+
+def write(folder: Path, **changes: Any) -> Path:
+    """A model folder with random weights."""
+    model = replace(MODEL, **changes)
+    torch.manual_seed(len(model.name))
+    network = build_network(model.network, len(model.classes) + 1)
+    save_model(folder, replace(model, weights_digest=save_weights(folder, network.state_dict())))
+    return folder
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     folder = tmp_path / "models/unet"
-    weights = save_weights(folder, random_network().state_dict())
-    save_model(
-        folder,
-        Model(
-            "unet",
-            NETWORK,
-            CLASSES,
-            {"ribosome": 0.3125, "µ-tubule": 0.5},
-            10.0,
-            (32, 64, 64),
-            Picking(smoothing=0.3, separation=1.5, distance=0.7),
-            {"fingerprint": "abc", "train": ["demo/run-1"], "step": 500},
-            weights,
-        ),
-    )
+    save_model(folder, replace(MODEL, weights_digest=save_weights(folder, random_network().state_dict())))
     return folder
 
 
@@ -57,7 +67,7 @@ def test_round_trip(folder: Path) -> None:
     assert model.classes == CLASSES
     assert model.network == NETWORK
     assert model.thresholds == {"ribosome": 0.3125, "µ-tubule": 0.5}
-    assert (model.voxel_spacing, model.patch) == (10.0, (32, 64, 64))
+    assert (model.voxel_spacings, model.patch) == ((10.0, 13.48), (32, 64, 64))
     assert model.picking == Picking(smoothing=0.3, separation=1.5, distance=0.7)
     assert model.made_from["train"] == ["demo/run-1"]
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -81,6 +91,9 @@ def test_weights_can_be_read_by_whoever_can_read_the_rest(folder: Path) -> None:
 
 def test_the_description_says_what_made_it(folder: Path) -> None:
     values = yaml.safe_load((folder / "model.yaml").read_text())
+    assert values["format"] == 2
+    assert values["voxel_spacings"] == [10.0, 13.48]
+    assert values["network"] == {"family": "UNet", **NETWORK.model_dump(mode="json")}
     assert values["made_with"].keys() == {"tomoscout", "torch", "monai", "copick", "zarr"}
     assert [entry["label"] for entry in values["classes"]] == [1, 2, 3]
     assert "threshold" not in values["classes"][2]
@@ -103,7 +116,7 @@ def test_missing_weights(folder: Path) -> None:
 
 
 def test_weights_of_another_network_are_refused(folder: Path) -> None:
-    model = replace(read_model(folder), network=Network(channels=[2, 8, 4], strides=[2, 1]))
+    model = replace(read_model(folder), network=parse_network({"channels": [2, 8, 4], "strides": [2, 1]}))
     with pytest.raises(TomoscoutError, match=r"weights\.safetensors: weights do not fit the network"):
         load_network(folder, model, CPU)
 
@@ -126,11 +139,16 @@ def test_another_file_is_no_model(folder: Path, text: str) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("format", 2, "format 2, expected 1"),
-        ("head", "instances", "expected 1 with the head 'picking'"),
-        ("normalisation", "minmax", "expected 1 with the head"),
+        ("format", 1, "format 1, expected 2"),
+        ("format", 3, "format 3, expected 2"),
+        ("head", "instances", "expected 2 with the head 'picking'"),
+        ("normalisation", "minmax", "expected 2 with the head"),
         ("network", {"family": "Perceptron"}, "not a model description .*family"),
-        ("network", {"chanels": [4, 8]}, "did you mean 'channels'"),
+        ("network", {"family": "UNet", "chanels": [4, 8]}, "did you mean 'channels'"),
+        ("network", {"channels": [4, 8]}, "not a model description .*family"),
+        ("network", {"family": "nowhere/network.py"}, r"nowhere/network\.py: no such file"),
+        ("network_code", "0" * 24, "UNet is not the file that this model was trained with"),
+        ("voxel_spacings", 10.0, "not a model description"),
         ("picking", {"smoothing": -1}, "not a model description .*smoothing"),
         ("classes", [{"name": "ribosome"}], "not a model description .*sources"),
         ("patch", None, "not a model description"),
@@ -143,7 +161,7 @@ def test_a_description_of_another_form_is_refused(folder: Path, key: str, value:
         read_model(folder)
 
 
-@pytest.mark.parametrize("key", ["classes", "weights", "voxel_spacing", "made_from"])
+@pytest.mark.parametrize("key", ["classes", "weights", "voxel_spacings", "network", "network_code", "made_from"])
 def test_a_description_that_lacks_something_is_refused(folder: Path, key: str) -> None:
     path = folder / "model.yaml"
     values = yaml.safe_load(path.read_text())
@@ -153,16 +171,113 @@ def test_a_description_that_lacks_something_is_refused(folder: Path, key: str) -
         read_model(folder)
 
 
-@pytest.mark.parametrize(("strides", "step"), [([2], 2), ([2, 2, 2], 8), ([1, 2, 3], 6)])
-def test_input_sizes_go_by_the_strides(strides: list[int], step: int) -> None:
-    options = Network(channels=[2] * (len(strides) + 1), strides=strides)
-    assert size_step(options) == step
-    inputs = torch.zeros(1, 1, 2 * step, step, 3 * step)
-    with torch.inference_mode():
-        assert build_network(options, 5).eval()(inputs).shape == (1, 5, 2 * step, step, 3 * step)
+# A network in a file of the user's.
+
+CODE = """
+from tomoscout.networks.options import NetworkOptions
+
+class Options(NetworkOptions):
+    channels: int = 3
+
+def build(options, inputs, outputs, dimensions):
+    from torch import nn
+    return nn.Sequential(nn.Conv3d(inputs, options.channels, 3, padding=1), nn.Conv3d(options.channels, outputs, 1))
+"""
 
 
-def test_networks_of_two_dimensions() -> None:
-    network = build_network(Network(channels=[2, 4], strides=[2]), 3, inputs=2, dimensions=2)
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """A model whose network is the file `network.py`."""
+    path = tmp_path / "network.py"
+    path.write_text(CODE)
+    return write(tmp_path / "own", network=parse_network({"family": str(path), "channels": 4}))
+
+
+def test_a_network_of_the_users(own: Path) -> None:
+    model = read_model(own)
+    assert model.network.model_dump() == {"family": str(own.parent / "network.py"), "channels": 4}
     with torch.inference_mode():
-        assert network(torch.zeros(1, 2, 8, 6)).shape == (1, 3, 8, 6)
+        assert load_network(own, model, CPU)(torch.zeros(1, 1, 4, 4, 4)).shape == (1, 4, 4, 4, 4)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        CODE + "# a comment\n",
+        CODE.replace("channels", "features"),
+        "from pathlib import Path\nPath(__file__).with_name('executed').touch()\n",
+    ],
+)
+def test_a_network_of_the_users_that_has_changed_is_refused_unread(own: Path, code: str) -> None:
+    path = own.parent / "network.py"
+    path.write_text(code)
+    with pytest.raises(TomoscoutError) as caught:
+        read_model(own)
+    assert str(caught.value) == f"{own / 'model.yaml'}: {path} is not the file that this model was trained with"
+    assert not path.with_name("executed").exists()
+    path.write_text(CODE)
+    read_model(own)
+
+
+def test_a_network_of_the_users_that_is_gone(own: Path) -> None:
+    (own.parent / "network.py").unlink()
+    with pytest.raises(TomoscoutError, match=r"own/model\.yaml: .*network\.py: no such file; the model needs the code"):
+        read_model(own)
+
+
+# Several models applied together.
+
+
+def test_one_model_is_no_ensemble(folder: Path) -> None:
+    together, members = read_ensemble([folder])
+    assert together == members[0] == read_model(folder)
+
+
+def test_an_ensemble_is_the_mean_of_its_models(tmp_path: Path) -> None:
+    folders = [
+        write(tmp_path / "a", name="a", thresholds={"ribosome": 0.3, "µ-tubule": 0.5}, voxel_spacings=(13.48, 10.0)),
+        write(tmp_path / "b", name="bb", thresholds={"ribosome": 0.4, "µ-tubule": 0.2}, voxel_spacings=(10.0, 7.84)),
+        write(
+            tmp_path / "c",
+            name="ccc",
+            thresholds={"ribosome": 0.45, "µ-tubule": 0.2},
+            voxel_spacings=(10.0,),
+            network=parse_network({"channels": [2, 4], "strides": [2]}),
+        ),
+    ]
+    together, members = read_ensemble(folders)
+    assert members == [read_model(path) for path in folders]
+    assert together.name == "a + bb + ccc"
+    assert together.thresholds == {"ribosome": 0.383, "µ-tubule": 0.3}
+    assert together.voxel_spacings == (10.0,)
+    assert together.classes == CLASSES
+    # What is made with it is made again where a model changes, or their order.
+    digests = {together.weights_digest, *(member.weights_digest for member in members)}
+    digests |= {read_ensemble(part)[0].weights_digest for part in (folders[:2], folders[::-1])}
+    assert len(digests) == 6
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"classes": CLASSES[:2]},
+            "b: finds ribosome, µ-tubule, but .*a ribosome, µ-tubule, membrane; an ensemble needs the same classes",
+        ),
+        (
+            {"classes": (replace(CLASSES[1], label=1), replace(CLASSES[0], label=2), CLASSES[2])},
+            "b: finds µ-tubule, ribosome, membrane, but .* in one order",
+        ),
+        ({"voxel_spacings": (20.0,)}, "trained at different voxel spacings"),
+    ],
+)
+def test_models_that_do_not_go_together(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    folders = [write(tmp_path / "a"), write(tmp_path / "b", **changes)]
+    with pytest.raises(TomoscoutError, match=message):
+        read_ensemble(folders)
+
+
+def test_weights_are_read_as_they_were_saved(folder: Path) -> None:
+    found, expected = load_weights(folder, read_model(folder)), random_network().state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], value) for name, value in expected.items())

@@ -10,8 +10,8 @@ from scipy.ndimage import gaussian_filter
 
 from tomoscout import peaks
 from tomoscout.classes import TargetClass
-from tomoscout.config import Picking
 from tomoscout.peaks import LOWEST_SCORE, find_peaks, locate_picks, suppress
+from tomoscout.training_options import Picking
 
 checked = settings(deadline=None, max_examples=40, derandomize=True)
 few = settings(deadline=None, max_examples=15, derandomize=True)

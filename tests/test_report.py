@@ -378,11 +378,11 @@ SPLIT = {
 }
 
 
-def manifest(run: int) -> dict:
+def target(run: int, spacing: float = 10.0) -> dict:
     particle = {"name": "ribosome", "label": 1, "radius": 150.0, "target_radius": 120.0, "sources": ["ribosome:a/0"]}
     membrane = {"name": "membrane", "label": 2, "radius": None, "target_radius": None, "sources": ["membrane:b/1"]}
     return {
-        "segmentation": "targets:tomoscout/1@10.0",
+        "segmentation": f"targets:tomoscout/1@{spacing}?multilabel=true",
         "classes": [
             membrane | {"voxels": 1000 * run, "voxels_lost_to_particles": run},
             particle | {"voxels": 5, "picks": {"used": 10 * run, "outside": run, "outside_at": [], "overlapping": 2}},
@@ -392,7 +392,7 @@ def manifest(run: int) -> dict:
 
 def write(path: Path, scores: dict | None) -> Reader:
     slices = [SlicePicture(draw_png(), 'demo/TS_1 "slice" z = 3')]
-    targets = summarise_targets([manifest(1), manifest(2)])
+    targets = summarise_targets([{"targets": [target(run)]} for run in (1, 2)])
     write_report(path, "A <b>title</b> & more", scores, HISTORY, MODEL, SPLIT, targets, slices)
     return Reader(path.read_text())
 
@@ -485,7 +485,7 @@ def test_data_and_model_are_shown(tmp_path: Path) -> None:
 def test_a_page_without_scores_or_anything_else(tmp_path: Path) -> None:
     page = write(tmp_path / "report.html", None)
     assert "Nothing was scored" in page.text
-    write_report(tmp_path / "empty.html", "Empty", None, [], {}, {}, {}, [])
+    write_report(tmp_path / "empty.html", "Empty", None, [], {}, {}, [], [])
     assert Reader((tmp_path / "empty.html").read_text()).headings == ["Empty", "Scores"]
 
 
@@ -501,7 +501,21 @@ def test_facts_are_flattened() -> None:
 
 
 def test_no_targets_sum_up_to_nothing() -> None:
-    assert summarise_targets([]) == {"segmentation": None, "runs": 0, "classes": []}
+    assert summarise_targets([]) == []
+
+
+def test_targets_of_several_voxel_spacings_have_a_table_each(tmp_path: Path) -> None:
+    manifests = [{"targets": [target(1), target(3, 20.0)]}, {"targets": [target(2, 20.0)]}]
+    found = summarise_targets(manifests)
+    assert [(entry["segmentation"], entry["runs"]) for entry in found] == [
+        ("targets:tomoscout/1@10.0?multilabel=true", 1),
+        ("targets:tomoscout/1@20.0?multilabel=true", 2),
+    ]
+    assert [[row["used"] for row in entry["classes"]] for entry in found] == [[10, None], [50, None]]
+    write_report(tmp_path / "report.html", "T", None, [], {}, {}, found, [])
+    page = Reader((tmp_path / "report.html").read_text())
+    assert [[row[5] for row in table[1:]] for table in page.tables] == [["10", "–"], ["50", "–"]]
+    assert page.text.count("Targets") == 1
 
 
 def test_a_line_without_points_is_left_out(tmp_path: Path) -> None:

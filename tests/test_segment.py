@@ -8,16 +8,14 @@ import copick
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from tomoscout.config import Source
 from tomoscout.errors import TomoscoutError
 from tomoscout.files import read_json
-from tomoscout.inference import predict
+from tomoscout.inference import InputSizes, argmax_labels, predict
 from tomoscout.model import load_network, read_model
 from tomoscout.predictions import predicted_picks, predicted_segmentation, probabilities_name, segmented_runs
-from tomoscout.segment import argmax_labels, run_segment
+from tomoscout.segment import run_segment
 from tomoscout.volumes import standardise
 from training_data import Workspace, trained
 
@@ -33,7 +31,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> Works
 def segment(workspace: Workspace, batch: int = 0, **sections: object) -> None:
     config = workspace.configure(**sections)
     output = workspace.segmented / f"batch-{batch}.json"
-    run_segment(config, workspace.records(), workspace.model, batch, output, threads=1)
+    run_segment(config, workspace.records(), [workspace.model], batch, output, threads=1)
 
 
 def manifest(workspace: Workspace, run: str) -> dict:
@@ -48,28 +46,6 @@ def data_files(workspace: Workspace, run: str) -> dict[str, int]:
     return {str(path): path.stat().st_mtime_ns for path in files}
 
 
-@given(st.integers(0, 10_000), st.integers(1, 5))
-@settings(deadline=None, max_examples=30, derandomize=True)
-def test_labels_are_the_most_probable_class(seed: int, classes: int) -> None:
-    random = np.random.default_rng(seed)
-    # Few distinct values, so that classes are often equally probable; sums of up to 255 with the background's share.
-    shares = random.multinomial(17, np.ones(classes + 1) / (classes + 1), size=(2, 3, 4)).transpose(3, 0, 1, 2)
-    probabilities = (shares[1:] * 15).astype(np.uint8)
-    labels = argmax_labels(probabilities)
-    for place in np.ndindex(2, 3, 4):
-        values = [int(probabilities[(channel, *place)]) for channel in range(classes)]
-        background = 255 - sum(values)
-        expected = 0 if background > max(values) else 1 + values.index(max(values))
-        assert labels[place] == expected
-
-
-def test_labels_of_many_classes() -> None:
-    probabilities = np.zeros((300, 1, 1, 2), dtype=np.uint8)
-    probabilities[299, 0, 0, 1] = 200
-    labels = argmax_labels(probabilities)
-    assert labels.tolist() == [[[0, 300]]]
-
-
 def test_probabilities_and_labels_of_every_run_asked_for(workspace: Workspace) -> None:
     segment(workspace)
     config, model, project = workspace.configure(), read_model(workspace.model), workspace.project()
@@ -79,7 +55,7 @@ def test_probabilities_and_labels_of_every_run_asked_for(workspace: Workspace) -
             network,
             standardise(project.read_tomogram(run, URI)),
             outputs=7,
-            size_step=2,
+            sizes=InputSizes.of([model.network]),
             tile=(24, 32, 32),
             overlap=0.25,
             flips=1,
@@ -175,8 +151,8 @@ def test_runs_of_other_batches_are_left_alone(workspace: Workspace) -> None:
 
 def test_a_model_of_another_voxel_spacing_is_refused(workspace: Workspace) -> None:
     path = workspace.model / "model.yaml"
-    path.write_text(path.read_text().replace("voxel_spacing: 20.0", "voxel_spacing: 10.0"))
-    with pytest.raises(TomoscoutError, match=r"models/unet: trained at 10\.0 Å per voxel, but tomograms is wbp@20\.0"):
+    path.write_text(path.read_text().replace("voxel_spacings:\n- 20.0", "voxel_spacings:\n- 10.0"))
+    with pytest.raises(TomoscoutError, match=r"models/unet: trained at 10\.0 Å per voxel, but .* is wbp@20\.0"):
         segment(workspace)
 
 

@@ -312,6 +312,70 @@ def test_negatives_take_part() -> None:
     assert result.excluded == {}
 
 
+# Runs without the tomogram that is segmented
+
+
+def mixed(plain: int, others: int) -> list[RunRecord]:
+    """Runs with the tomogram that is segmented, and runs with one of another voxel spacing alone."""
+    return named(plain) + [record(f"other-{number}", tomogram="wbp@20.0") for number in range(others)]
+
+
+def split_mixed(records: Sequence[RunRecord], **options: Any) -> SplitResult:
+    values = config(**options).model_dump(by_alias=True) | {"tomograms": ["wbp@10.0", "wbp@20.0"]}
+    settings = parse_config(values, "my.yaml")
+    made = plan(records, settings)
+    inputs = dict.fromkeys([entry.key for entry in records], "digest")
+    return make_split(settings, records, TargetPlan(made.classes, inputs, made.annotated))
+
+
+@given(st.integers(3, 12), st.integers(0, 12), ratios, seeds)
+@checked
+def test_runs_without_the_tomogram_that_is_segmented_only_train(
+    plain: int, others: int, ratios: Any, seed: int
+) -> None:
+    records = mixed(plain, others)
+    result = split_mixed(records, ratios=ratios, seed=seed)
+    assert_sound(result, {entry.key for entry in records})
+    fold = one(result)
+    assert not any("other" in key for key in fold.validate + fold.test)
+    fractions = config(ratios=ratios).split.ratios
+    wanted = [fractions[0], 1 - fractions[0], 0] if len(fractions) == 1 else [*fractions, 1 - sum(fractions)][:3]
+    if round(len(records) * (wanted[1] + wanted[2])) < plain - 2:
+        for size, share in zip(sizes(result), wanted, strict=True):
+            assert abs(size - len(records) * share) <= 1.5
+
+
+@pytest.mark.parametrize("options", [{"folds": 3}, {"leave_one_out": True}], ids=str)
+def test_every_fold_trains_on_runs_that_cannot_validate(options: dict[str, Any]) -> None:
+    result = split_mixed(mixed(5, 2), **options)
+    assert all(set(keys("other-0", "other-1")) <= set(fold.train) for fold in result.folds)
+    assert sorted(key for fold in result.folds for key in fold.validate) == list(keys(*(f"run-{n}" for n in range(5))))
+
+
+def test_a_group_with_a_run_that_cannot_validate_trains() -> None:
+    records = [*mixed(6, 0), record("run-0b", tomogram="wbp@20.0")]
+    for seed in range(10):
+        fold = one(split_mixed(records, group_pattern=r"(run-\d)", ratios=[0.2, 0.4, 0.4], seed=seed))
+        assert set(keys("run-0", "run-0b")) <= set(fold.train)
+
+
+@pytest.mark.parametrize("part", ["validate", "test"])
+def test_a_run_that_cannot_validate_is_refused_where_it_is_listed(part: str) -> None:
+    message = rf"^split\.{part}: p/other-1 can only train: it has no tomogram wbp@10\.0$"
+    with pytest.raises(TomoscoutError, match=message):
+        split_mixed(mixed(4, 2), **{part: ["other-1", "run-0"]})
+    assert "p/other-1" in one(split_mixed(mixed(4, 2), train=["other-1", "run-0"], ratios=0.8)).train
+
+
+def test_no_run_that_can_validate() -> None:
+    with pytest.raises(TomoscoutError) as caught:
+        split_mixed(mixed(0, 3))
+    assert str(caught.value) == (
+        "split default: no run is left for 'validate' (fold 0, 3 usable runs, 3 without wbp@10.0 can only train, "
+        "0 excluded)"
+    )
+
+
 # What is refused
 
 

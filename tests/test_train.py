@@ -3,29 +3,44 @@
 from __future__ import annotations
 
 import csv
+import math
 import os
+import resource
+import shutil
 import signal
+import socket
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import yaml
 
+from conftest import error_of, succeeded, tomoscout
+from tomoscout import train as stage
 from tomoscout.cli import main
 from tomoscout.config import TomogramUri
 from tomoscout.errors import TomoscoutError
 from tomoscout.files import read_json
-from tomoscout.model import load_network, read_model
+from tomoscout.finetune import Base
+from tomoscout.model import load_network, load_weights, read_model
+from tomoscout.networks import head_parameters, parse_network
 from tomoscout.project import Segmentation
-from tomoscout.train import run_train
+from tomoscout.segment import run_segment
+from tomoscout.train import resolve_options, run_train
+from tomoscout.trainer import Interrupted
+from tomoscout.training_options import Train
 from training_data import SETTINGS, Workspace, trained
 
 STEPS = SETTINGS["train"]["steps"]
 MADE = ["history.png", "metrics.csv", "model.yaml", "results.json", "weights.safetensors"]
 SHORT = {**SETTINGS["train"], "steps": 2, "validate_every": 2}
+MEMBRANE = Segmentation("membrane", "phantom", "0", 20.0, False)
+TARGET = Segmentation("targets", "tomoscout", "1", 20.0, True)
 
 
 @pytest.fixture
@@ -44,8 +59,53 @@ def metrics(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(handle))
 
 
+def train(workspace: Workspace, name: str, options: dict[str, Any] | None = None, **sections: Any) -> Path:
+    """A few steps in this process; returns the model folder."""
+    config = workspace.configure(train={**SHORT, **(options or {})}, **sections)
+    folder = workspace.folder / "results/models" / name
+    run_train(config, workspace.records(), folder)
+    return folder
+
+
+def stop_and_go_on(
+    workspace: Workspace, name: str, options: dict[str, Any], step: int, between: Sequence[Any] = (), **sections: Any
+) -> Path:
+    """The same, told to stop in the middle of a step; `between` is called with the folder before it goes on."""
+    augment = stage.augment
+
+    def signal_and_augment(*arguments: Any) -> Any:
+        if arguments[-1] == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return augment(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(stage, "augment", signal_and_augment)
+        train(workspace, name, options, **sections)
+    folder = workspace.folder / "results/models" / name
+    assert not (folder / "model.yaml").exists()
+    for change in between:
+        change(folder)
+    return train(workspace, name, options, **sections)
+
+
+def make_targets(workspace: Workspace, **sections: Any) -> None:
+    """The targets of a changed configuration."""
+    workspace.configure(**sections)
+    for batch in sorted({record.batch for record in workspace.records()}):
+        options = ("--config", workspace.config_path, "--inventory", workspace.inventory_path)
+        workspace.command(
+            "targets",
+            *options,
+            "--batch",
+            str(batch),
+            "--output",
+            workspace.folder / f"results/targets/batch-{batch}.json",
+        )
+    workspace.records()
+
+
 def test_a_training_leaves_a_model(finished: Workspace) -> None:
-    assert {path.name for path in finished.model.iterdir()} == {*MADE, "checkpoint.pt"}
+    assert {path.name for path in finished.model.iterdir()} == {*MADE, "checkpoint.pt", "training.json"}
     model, results = read_model(finished.model), read_json(finished.model / "results.json")
     rows = metrics(finished.model)
     assert [entry.label for entry in model.classes] == [1, 2, 3, 4, 5, 6]
@@ -69,7 +129,7 @@ def test_the_weights_kept_are_those_of_the_best_validation(finished: Workspace) 
     """Validated again, the model folder gives the score it says it has."""
     from tomoscout.classes import read_reference
     from tomoscout.heads import PickingHead, Reference
-    from tomoscout.inference import predict
+    from tomoscout.inference import InputSizes, predict
     from tomoscout.volumes import standardise
 
     model, project = read_model(finished.model), finished.project()
@@ -79,7 +139,7 @@ def test_the_weights_kept_are_those_of_the_best_validation(finished: Workspace) 
         network,
         standardise(volume),
         outputs=7,
-        size_step=2,
+        sizes=InputSizes.of([model.network]),
         tile=(160, 160, 160),
         overlap=0.25,
         flips=1,
@@ -88,7 +148,8 @@ def test_the_weights_kept_are_those_of_the_best_validation(finished: Workspace) 
     record = next(r for r in finished.records() if r.run == "phantom-002")
     labels = project.read_segmentation("phantom-002", Segmentation("targets", "tomoscout", "1", 20.0, True))
     picks = {entry.name: read_reference(project, record, entry) for entry in model.classes if entry.is_particle}
-    result = PickingHead(model.classes, 20.0, model.picking).measure([probabilities], [Reference(picks, labels)], 4)
+    options = Train(picking=model.picking)
+    result = PickingHead(model.classes, 20.0, options).measure([probabilities], [Reference(picks, labels)])
     assert result.score == pytest.approx(read_json(finished.model / "results.json")["score"])
     assert result.details["thresholds"] == pytest.approx(model.thresholds)
 
@@ -178,7 +239,7 @@ def test_other_options_start_afresh(workspace: Workspace, capsys: pytest.Capture
     capsys.readouterr()
     first = (workspace.model / "weights.safetensors").read_bytes()
     run_train(workspace.configure(train={**SHORT, "learning_rate": 0.01}), records, workspace.model)
-    assert "checkpoint of other settings or data, starting afresh" in capsys.readouterr().err
+    assert "checkpoint of other settings or data, not used" in capsys.readouterr().err
     assert (workspace.model / "weights.safetensors").read_bytes() != first
     # Neither its name nor how often it is saved is part of what a model is made from.
     run_train(workspace.configure(train={**SHORT, "name": "other", "checkpoint_seconds": 3}), records, workspace.model)
@@ -208,7 +269,7 @@ def test_every_kind_of_tomogram_is_trained_on(workspace: Workspace, capsys: pyte
     project.write_tomogram("phantom-000", str(TomogramUri("denoised", 20.0)), volume + np.float32(1))
     config = workspace.configure(train=SHORT, tomograms=["wbp@20.0", "denoised@20.0"])
     run_train(config, workspace.records(), workspace.folder / "both")
-    assert "2 runs (3 tomograms," in capsys.readouterr().err
+    assert "2 runs (3 tomograms)" in capsys.readouterr().err
 
 
 def test_validation_needs_the_tomogram_that_is_segmented(workspace: Workspace) -> None:
@@ -218,7 +279,9 @@ def test_validation_needs_the_tomogram_that_is_segmented(workspace: Workspace) -
     config = workspace.configure(
         train=SHORT, tomograms=["wbp@20.0", "denoised@20.0"], segment={"tomogram": "denoised@20.0", "runs": None}
     )
-    with pytest.raises(TomoscoutError, match=r"phantom/phantom-002: validation needs the tomogram denoised@20\.0"):
+    with pytest.raises(
+        TomoscoutError, match=r"split\.validate: phantom/phantom-002 can only train: it has no tomogram denoised@20\.0"
+    ):
         run_train(config, workspace.records(), workspace.model)
 
 
@@ -254,3 +317,576 @@ def test_validation_without_any_reference_is_an_error(workspace: Workspace) -> N
         TomoscoutError, match=r"split: the validation runs \(phantom/phantom-002\) hold no ribosome, .*; choose others"
     ):
         run_train(config, records, workspace.folder / "new")
+
+
+# Data of several kinds, and every loss
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "Tversky, mixup": {"loss": "Tversky", "augmentation": {"mixup": 1.0}},
+    "Dice and cross-entropy, by voxels": {
+        "loss": ["Dice", {"name": "CrossEntropy", "weight": 0.5}],
+        "best_metric": "avg_f1",
+        "best_metric_on": "voxels",
+    },
+    "Focal": {"loss": "Focal"},
+    "WeightedFocalTversky, mixup": {"loss": "WeightedFocalTversky", "augmentation": {"mixup": 0.5}},
+}
+
+
+def assert_sane(folder: Path) -> None:
+    """A model that can be used, without a number that is none."""
+    model, results = read_model(folder), read_json(folder / "results.json")
+    assert all(weights.isfinite().all() for weights in load_weights(folder, model).values())
+    assert 0 <= results["score"] <= 1
+    assert all(0 <= score <= 1 for score in results["scores"].values())
+    cells = [float(cell) for row in metrics(folder) for cell in row.values() if cell]
+    assert cells
+    assert all(map(math.isfinite, cells))
+    assert model.thresholds.keys() == {entry.name for entry in model.classes if entry.is_particle}
+    assert all(0 < threshold < 1 for threshold in model.thresholds.values())
+
+
+def make_noisy(workspace: Workspace) -> dict[str, Any]:
+    """Tomograms with five times as much noise as anything else."""
+    project, random = workspace.project(), np.random.default_rng(0)
+    for run in project.run_names():
+        volume = project.read_tomogram(run, "wbp@20.0")
+        noise = random.normal(scale=5 * volume.std(), size=volume.shape).astype(np.float32)
+        project.write_tomogram(run, "wbp@20.0", volume + noise)
+    return {}
+
+
+def lose_ribosomes(workspace: Workspace) -> dict[str, Any]:
+    """No ribosome in the validation run."""
+    (workspace.folder / "phantom/ExperimentRuns/phantom-002/Picks/phantom_0_ribosome.json").unlink()
+    return {}
+
+
+def add_negatives(workspace: Workspace) -> dict[str, Any]:
+    """A project besides with nothing in its tomograms that anybody picked."""
+    empty = workspace.folder / "empty"
+    shutil.copytree(workspace.folder / "phantom", empty)
+    config = empty / "copick.json"
+    config.write_text(config.read_text().replace(str(workspace.folder / "phantom"), str(empty)))
+    for run in (empty / "ExperimentRuns").iterdir():
+        shutil.rmtree(run / "Picks")
+        shutil.rmtree(run / "Segmentations")
+    train = ["phantom/phantom-000", "phantom/phantom-001", "empty/phantom-000"]
+    validate = ["phantom/phantom-002", "empty/phantom-001"]
+    split = {"train": train, "validate": validate, "test": ["phantom/phantom-003"]}
+    negatives = ["empty/phantom-000", "empty/phantom-001"]
+    return {"projects": {"empty": str(config)}, "split": {**split, "negatives": negatives}}
+
+
+@pytest.mark.parametrize("change", [None, make_noisy, lose_ribosomes, add_negatives])
+def test_every_kind_of_data_ends_in_a_sane_model(
+    workspace: Workspace, change: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sections = change(workspace) if change else {}
+    make_targets(workspace, **sections)
+    absent = "hold no ribosome: no part in choosing the model, threshold 0.5"
+    for number, options in enumerate(RECIPES.values()):
+        capsys.readouterr()
+        folder = train(workspace, f"unet-{number}", {**options, "steps": 4}, **sections)
+        assert_sane(folder)
+        lacks_ribosomes = change is lose_ribosomes
+        assert (absent in capsys.readouterr().err) == lacks_ribosomes
+        assert ("ribosome" not in read_json(folder / "results.json")["scores"]) == lacks_ribosomes
+        assert (read_model(folder).thresholds["ribosome"] == 0.5) >= lacks_ribosomes
+    if change is add_negatives:
+        assert "empty/phantom-000" in read_model(folder).made_from["train"]
+
+
+def test_scores_of_voxels_choose_the_model(workspace: Workspace) -> None:
+    folder = train(workspace, "voxels", RECIPES["Dice and cross-entropy, by voxels"])
+    results = read_json(folder / "results.json")
+    assert results["metric"] == "avg_f1 of voxels"
+    assert set(results["scores"]) == {entry.name for entry in read_model(folder).classes}
+    assert results["score"] == pytest.approx(np.mean(list(results["scores"].values())))
+
+
+def test_a_training_that_diverges_leaves_the_earlier_model(workspace: Workspace) -> None:
+    folder = workspace.model
+    before = (folder / "weights.safetensors").read_bytes()
+    with pytest.raises(
+        TomoscoutError, match=r"training: the .* became (nan|inf) before step \d+; lower train.learning"
+    ):
+        train(workspace, "unet", {"learning_rate": 1e25, "gradient_clip": 0, "steps": 8})
+    load_network(folder, read_model(folder), torch.device("cpu"))
+    assert (folder / "weights.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        ({"best_metric": "fBeta2_class6"}, "membrane"),
+        ({"best_metric": "fBeta2_class6", "best_metric_on": "voxels"}, "membrane"),
+        ({"best_metric": "fBeta2_class1"}, "ribosome"),
+    ],
+)
+def test_what_chooses_the_model_must_be_in_the_validation_runs(
+    workspace: Workspace, options: dict[str, Any], names: str
+) -> None:
+    """Said before the first step."""
+    project = workspace.project()
+    project.delete_segmentation("phantom-002", MEMBRANE)
+    lose_ribosomes(workspace)
+    make_targets(workspace)
+    message = rf"split: the validation runs \(phantom/phantom-002\) hold no {names}; choose others"
+    with pytest.raises(TomoscoutError, match=message):
+        train(workspace, "new", options)
+    assert not (workspace.folder / "results/models/new/metrics.csv").exists()
+
+
+def test_continuous_classes_alone(workspace: Workspace) -> None:
+    targets: dict[str, Any] = {"picks": [], "segmentations": ["membrane"]}
+    make_targets(workspace, targets=targets)
+    folder = train(workspace, "membranes", targets=targets)
+    assert_sane(folder)
+    assert list(read_json(folder / "results.json")["scores"]) == ["membrane"]
+    workspace.project().delete_segmentation("phantom-002", MEMBRANE)
+    split = {"negatives": ["phantom-002"]}
+    make_targets(workspace, targets=targets, split=split)
+    with pytest.raises(TomoscoutError, match=r"split: the validation runs .* hold no membrane; choose others"):
+        train(workspace, "new", targets=targets, split=split)
+
+
+# Stopped and taken up, with every option that a state depends on
+
+
+SCHEDULES: dict[str, dict[str, Any]] = {
+    "early stopping": {"early_stopping": 1, "learning_rate": 1e-12},
+    "plateau": {"schedule": "plateau", "plateau_patience": 1, "warmup": 0.0, "learning_rate": 1e-12},
+    "accumulation": {"accumulation": 2},
+    "harder classes": {"harder_classes": 1.0},
+    "planned": {
+        "patch": "auto",
+        "network": {"family": "ResidualEncoderUNet", "channels": [2, 4], "strides": [2], "blocks": [1, 1]},
+    },
+    "fp32 losses": {"loss": ["GeneralisedDice", "FocalTversky"], "ema_decay": 0.9, "gradient_clip": 0.1},
+}
+
+
+@pytest.mark.parametrize("options", SCHEDULES.values(), ids=SCHEDULES)
+def test_stopped_at_any_option_the_result_is_the_same(
+    workspace: Workspace, options: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = {"steps": 8, **options}
+    undisturbed = train(workspace, "undisturbed", {**options, "name": "unet"})
+    capsys.readouterr()
+    resumed = stop_and_go_on(workspace, "resumed", {**options, "name": "unet"}, step=2)
+    assert "resumed at step 3 of 8" in capsys.readouterr().err
+    assert_same_model(resumed, undisturbed)
+    assert_sane(resumed)
+
+
+def test_what_these_options_do(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    rates = [
+        float(row["learning_rate"]) for row in metrics(train(workspace, "plateau", SCHEDULES["plateau"] | {"steps": 8}))
+    ]
+    assert rates[:4] == [1e-12] * 4
+    assert rates[4:] == [5e-13] * 2 + [2.5e-13] * 2
+    early = read_json(train(workspace, "early", SCHEDULES["early stopping"] | {"steps": 40}) / "results.json")
+    assert (early["steps"], early["best_step"]) == (4, 2)
+    capsys.readouterr()
+    train(workspace, "parts", SCHEDULES["accumulation"] | {"steps": 8})
+    assert "a step of 2 crops of 16×16×16 voxels, 1 at a time" in capsys.readouterr().err
+    planned = read_model(train(workspace, "planned", SCHEDULES["planned"]))
+    assert planned.patch == (24, 48, 48)
+    assert planned.network.model_dump()["channels"][0] == 2
+
+
+def test_harder_classes_are_drawn_more_often_once_scores_are_known(workspace: Workspace) -> None:
+    """With all scores 0 nothing changes, so the training starts from weights that find something."""
+    base = {"base": str(workspace.model), "steps": 4, "promote": "always"}
+    usual, harder = (train(workspace, f"harder-{share}", {**base, "harder_classes": share}) for share in (0.0, 1.0))
+    first, second = ([row["loss"] for row in metrics(folder) if row["loss"]] for folder in (usual, harder))
+    assert first != second
+
+
+# Checkpoints and disks that fail
+
+
+def cut_in_half(*names: str) -> Any:
+    def cut(folder: Path) -> None:
+        for name in names:
+            content = (folder / name).read_bytes()
+            (folder / name).write_bytes(content[: len(content) // 2])
+
+    return cut
+
+
+@pytest.mark.parametrize(
+    ("damaged", "resumed"),
+    [(["checkpoint.pt"], "resumed at step 4 of 6"), (["checkpoint.pt", "checkpoint.previous.pt"], "")],
+)
+def test_a_truncated_checkpoint_costs_steps_and_nothing_else(
+    workspace: Workspace, damaged: list[str], resumed: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = {"steps": 6, "name": "unet"}
+    undisturbed = train(workspace, "undisturbed", options)
+    capsys.readouterr()
+    folder = stop_and_go_on(workspace, "resumed", options, step=4, between=[cut_in_half(*damaged)])
+    message = capsys.readouterr().err
+    assert message.count("damaged checkpoint, not used") == len(damaged)
+    assert ("resumed at step" in message) == bool(resumed)
+    assert resumed in message
+    assert_same_model(folder, undisturbed)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own, of one MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if shutil.which("mount") is None:
+        pytest.skip("a full disk needs mount")
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"a full disk needs a tmpfs of its own, which only root may mount: {mounted.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def train_by_command(workspace: Workspace, folder: Path) -> Any:
+    options = ("--config", workspace.config_path, "--inventory", workspace.inventory_path)
+    return tomoscout("train", *options, "--model", folder, "--threads", "1")
+
+
+def test_a_full_disk_leaves_the_earlier_model(workspace: Workspace, small_disk: Path) -> None:
+    expected = train(workspace, "expected", {"name": "unet", "seed": 4})
+    folder, filler = small_disk / "unet", small_disk / "filler"
+    workspace.configure(train=SHORT)
+    succeeded(train_by_command(workspace, folder))
+    (folder / "checkpoint.pt").unlink()
+    earlier = {name: (folder / name).read_bytes() for name in ("weights.safetensors", "model.yaml")}
+    workspace.configure(train={**SHORT, "seed": 4})
+
+    def fill(*arguments: Any) -> None:
+        filler.write_bytes(bytes(shutil.disk_usage(small_disk).free))
+
+    def assert_earlier_model() -> None:
+        assert {name: (folder / name).read_bytes() for name in earlier} == earlier
+        load_network(folder, read_model(folder), torch.device("cpu"))
+
+    fill()
+    message = error_of(train_by_command(workspace, folder))
+    assert message.startswith(f"{folder}/checkpoint.pt: the checkpoint cannot be written (")
+    assert "No space left on device" in message
+    assert_earlier_model()
+
+    # And by somebody else while the model is written, when its weights are there already.
+    filler.unlink()
+    write_json = stage.write_json
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stage, "write_json", lambda *arguments: [fill(), write_json(*arguments)])
+        assert error_of(train_by_command(workspace, folder)) == f"{folder}/new/results.json: No space left on device"
+    assert_earlier_model()
+
+    filler.unlink()
+    succeeded(train_by_command(workspace, folder))
+    assert_same_model(folder, expected)
+    assert {path.name for path in folder.iterdir()} == {*MADE, "checkpoint.pt", "training.json"}
+
+
+@pytest.fixture
+def largest_file() -> Iterator[Any]:
+    """Limits how large a file this process may write, in bytes."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_checkpoint_that_cannot_be_written_is_one_clear_error(workspace: Workspace, largest_file: Any) -> None:
+    """The same where nobody may mount a disk: the checkpoint is the largest file."""
+    expected = train(workspace, "expected", {"name": "unet", "seed": 4})
+    folder = workspace.model
+    earlier = {name: (folder / name).read_bytes() for name in ("weights.safetensors", "model.yaml")}
+    workspace.configure(train={**SHORT, "seed": 4})
+    largest_file(100_000)
+    message = error_of(train_by_command(workspace, folder))
+    largest_file(resource.RLIM_INFINITY)
+    assert message.startswith(f"{folder}/checkpoint.pt: the checkpoint cannot be written (")
+    assert "make room and give the same command again" in message
+    assert {name: (folder / name).read_bytes() for name in earlier} == earlier
+    succeeded(train_by_command(workspace, folder))
+    assert_same_model(folder, expected)
+
+
+# Memory
+
+
+def test_mapped_files_give_the_same_model(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A limit one byte short of what the training takes with its tomograms in main memory."""
+    plans = []
+
+    def plan(*arguments: Any, **options: Any) -> Any:
+        plans.append(plan_training(*arguments, **options))
+        return plans[-1]
+
+    plan_training = stage.plan_training
+    monkeypatch.setattr(stage, "plan_training", plan)
+    # A process that holds nothing yet: the limit is for all that it takes.
+    monkeypatch.setattr("tomoscout.device.own_memory", lambda: 0)
+    options = {"name": "unet", "steps": 4, "memory_gb": 1.0}
+    in_memory = train(workspace, "memory", options)
+    tight = options | {"memory_gb": (plans[0].needed("main memory") - 1) / 2**30}
+
+    def assert_files(folder: Path) -> None:
+        assert len(list((folder / "volumes").glob("*.npy"))) == 4
+
+    in_files = stop_and_go_on(workspace, "files", tight, step=1, between=[assert_files])
+    assert [plan.storage.tier for plan in plans] == ["memory", "files", "files"]
+    assert_same_model(in_files, in_memory)
+    assert not (in_files / "volumes").exists()
+    with pytest.raises(TomoscoutError, match=r"memory: .* GiB of main memory needed, 0\.00 available while"):
+        train(workspace, "none", options | {"memory_gb": 1e-6})
+
+
+# Several kinds of tomogram, voxel spacings and projects at once; a network of the user
+
+
+def test_kinds_spacings_and_projects_are_mixed(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    sections = add_negatives(workspace)
+    project = workspace.project()
+    volume = project.read_tomogram("phantom-001", "wbp@20.0")
+    project.write_tomogram("phantom-001", "denoised@20.0", volume + np.float32(1))
+    finer = volume.repeat(2, 0).repeat(2, 1).repeat(2, 2)
+    project.write_tomogram("phantom-001", "wbp@10.0", finer)
+    sections["tomograms"] = ["wbp@20.0", "denoised@20.0", "wbp@10.0"]
+    make_targets(workspace, **sections)
+    fine = project.read_segmentation("phantom-001", Segmentation("targets", "tomoscout", "1", 10.0, True))
+    assert fine.shape == finer.shape
+    folder = train(workspace, "mixed", {"batch_size": 8}, **sections)
+    assert "3 runs (5 tomograms)" in capsys.readouterr().err
+    assert_sane(folder)
+    model = read_model(folder)
+    assert model.voxel_spacings == (20.0, 10.0)
+    assert model.made_from["tomograms"] == sections["tomograms"]
+    segment = {"tomogram": "wbp@10.0", "runs": ["phantom/phantom-001"], "tile": [48, 96, 96]}
+    config = workspace.configure(segment=segment, **sections)
+    records = workspace.records()
+    batch = next(record.batch for record in records if record.key == "phantom/phantom-001")
+    run_segment(config, records, [folder], batch, workspace.segmented / "batch.json", threads=1)
+    found = Segmentation("predicted", "tomoscout", "unet", 10.0, True)
+    assert workspace.project().read_segmentation("phantom-001", found).shape == finer.shape
+
+
+def test_a_network_of_the_user(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    path = workspace.folder / "my_network.py"
+    shutil.copy(Path(__file__).parents[1] / "config/examples/my_network.py", path)
+    options = {"network": {"family": str(path), "channels": 4, "dilations": [1, 2]}}
+    undisturbed = train(workspace, "undisturbed", {**options, "name": "mine"})
+    folder = stop_and_go_on(workspace, "mine", {**options, "name": "mine"}, step=0)
+    assert_same_model(folder, undisturbed)
+    config = workspace.configure(train={**SHORT, **options})
+    run_segment(config, workspace.records(), [folder], 0, workspace.segmented / "batch.json", threads=1)
+
+    path.write_text(path.read_text().replace("nn.GELU()", "nn.ReLU()"))
+    with pytest.raises(
+        TomoscoutError, match=r"model\.yaml: .*my_network\.py is not the file that this model was trained"
+    ):
+        run_segment(config, workspace.records(), [folder], 0, workspace.segmented / "batch.json", threads=1)
+    capsys.readouterr()
+    train(workspace, "mine", options)
+    assert "checkpoint of other settings or data, not used" in capsys.readouterr().err
+
+
+# Fine-tuning
+
+
+def weights_of(folder: Path) -> dict[str, torch.Tensor]:
+    return load_weights(folder, read_model(folder))
+
+
+NO_PROGRESS = {"learning_rate": 1e-12, "weight_decay": 0.0, "steps": 4}
+
+
+def test_a_base_that_nothing_beats_is_kept(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    base = {"base": str(workspace.model), **NO_PROGRESS}
+    kept = train(workspace, "kept", base)
+    message = capsys.readouterr().err
+    assert f"starting from {workspace.model}\n" in message
+    assert "warning: no validation scored better than the base" in message
+    results = read_json(kept / "results.json")
+    assert results["best_step"] == 0
+    assert (
+        results["score"] == results["base_score"] == pytest.approx(read_json(workspace.model / "results.json")["score"])
+    )
+    assert (kept / "weights.safetensors").read_bytes() == (workspace.model / "weights.safetensors").read_bytes()
+    assert metrics(kept)[0]["step"] == "0"
+    assert read_model(kept).made_from["base"] == str(workspace.model)
+
+    replaced = train(workspace, "replaced", {**base, "promote": "always"})
+    results = read_json(replaced / "results.json")
+    assert results["best_step"] == 2
+    assert results["base_score"] == read_json(kept / "results.json")["base_score"]
+    assert (replaced / "weights.safetensors").read_bytes() != (kept / "weights.safetensors").read_bytes()
+    assert f"with {workspace.model}, " in capsys.readouterr().err
+
+
+def test_a_fine_tuning_goes_on_where_it_was_stopped(workspace: Workspace) -> None:
+    options = {"base": str(workspace.model), "freeze": "body", "freeze_steps": 3, "steps": 5, "name": "unet"}
+    undisturbed = train(workspace, "undisturbed", options)
+    for step in (0, 3):
+        assert_same_model(stop_and_go_on(workspace, f"stopped-{step}", options, step=step), undisturbed)
+
+
+def test_other_classes_get_a_new_head(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    few = {"picks": ["hemoglobin", "ribosome"], "segmentations": []}
+    make_targets(workspace, targets=few)
+    smaller = train(workspace, "few", {"base": str(workspace.model), "steps": 4}, targets=few)
+    message = capsys.readouterr().err
+    assert (
+        "with other classes: the head is rebuilt (kept: hemoglobin, ribosome; new: none; "
+        "dropped: virus-like-particle, proteasome, apo-ferritin, membrane)"
+    ) in message
+    assert [entry.name for entry in read_model(smaller).classes] == ["hemoglobin", "ribosome"]
+    before = read_json(workspace.model / "results.json")["scores"]
+    first = metrics(smaller)[0]
+    # The base with its own head, by the classes that both find.
+    assert float(first["score"]) == pytest.approx((before["hemoglobin"] + before["ribosome"]) / 2)
+    assert f"mean score of hemoglobin, ribosome: {float(first['score']):.4f} with {workspace.model}, " in message
+    assert read_json(smaller / "results.json")["best_step"] > 0
+
+    # And to more classes, one of which the validation run lacks.
+    lose_ribosomes(workspace)
+    make_targets(workspace)
+    larger = train(workspace, "all", {"base": str(smaller), "steps": 4})
+    message = capsys.readouterr().err
+    assert (
+        "(kept: ribosome, hemoglobin; new: virus-like-particle, proteasome, apo-ferritin, membrane; dropped: none)"
+    ) in message
+    assert "mean score of hemoglobin: " in message
+    assert_sane(larger)
+
+
+def test_a_base_that_validation_cannot_judge(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    membranes: dict[str, Any] = {"picks": [], "segmentations": ["membrane"]}
+    make_targets(workspace, targets=membranes)
+    base = train(workspace, "membranes", targets=membranes)
+    few = {"picks": ["ribosome"], "segmentations": []}
+    make_targets(workspace, targets=few)
+    assert_sane(train(workspace, "other", {"base": str(base)}, targets=few))
+    assert f"{base} finds none of these classes, so its scores say nothing" in capsys.readouterr().err
+    workspace.project().delete_segmentation("phantom-002", MEMBRANE)
+    make_targets(workspace)
+    assert_sane(train(workspace, "more", {"base": str(base)}))
+    assert f"the validation runs hold no membrane, all that {base} could be compared by" in capsys.readouterr().err
+
+
+def test_a_frozen_body_stays_as_it_is(workspace: Workspace) -> None:
+    tuned = train(workspace, "tuned", {"base": str(workspace.model), "freeze": "body", "steps": 4, "promote": "always"})
+    before, after = weights_of(workspace.model), weights_of(tuned)
+    head = head_parameters(read_model(tuned).network, 7)
+    assert head
+    for name, weights in after.items():
+        assert torch.equal(weights, before[name]) == (name not in head), name
+
+
+def write_octopi_model(folder: Path, labels: dict[str, int]) -> tuple[Path, torch.nn.Module]:
+    """A network as octopi writes one."""
+    from monai.networks.nets import UNet
+
+    options: dict[str, Any] = {"channels": [4, 8, 8], "strides": [2, 1], "num_res_units": 1, "dropout": 0.0}
+    outputs = len(labels) + 1
+    torch.manual_seed(5)
+    network = UNet(spatial_dims=3, in_channels=1, out_channels=outputs, **options).eval()
+    path = folder / "model_config.yaml"
+    model = {"architecture": "Unet", "num_classes": outputs, "dim_in": 16, **options}
+    path.write_text(yaml.safe_dump({"model": model, "labels": labels}))
+    torch.save(network.state_dict(), folder / "best_model.pth")
+    return path, network
+
+
+def test_from_a_model_of_octopi(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    names = [entry.name for entry in read_model(workspace.model).classes]
+    path, network = write_octopi_model(workspace.folder, dict(zip(names, (3, 1, 2, 6, 5, 4), strict=True)))
+    # A patch for its network, which halves once; the one of the configuration would need more.
+    options = {"base": str(path), "network": {"channels": [4, 8, 8], "strides": [2, 2]}, "patch": [18, 18, 18]}
+    kept = train(workspace, "kept", {**options, **NO_PROGRESS})
+    assert f"starting from {path}\n" in capsys.readouterr().err
+    model, results = read_model(kept), read_json(kept / "results.json")
+    assert model.network.model_dump()["strides"] == [2, 1]
+    assert results["best_step"] == 0
+    ours, tomogram = load_network(kept, model, torch.device("cpu")), torch.randn(1, 1, 16, 16, 16)
+    with torch.inference_mode():
+        expected = network(tomogram)[:, [0, 3, 1, 2, 6, 5, 4]]
+        torch.testing.assert_close(ours(tomogram), expected, rtol=0, atol=1e-5)
+    tuned = train(workspace, "tuned", {**options, "promote": "always"})
+    assert_sane(tuned)
+    assert (tuned / "weights.safetensors").read_bytes() != (kept / "weights.safetensors").read_bytes()
+    weights = path.with_name("best_model.pth")
+    weights.rename(path.with_name("other.pth"))
+    other = train(
+        workspace, "other", {**options, "base_weights": str(path.with_name("other.pth")), "promote": "always"}
+    )
+    assert (other / "weights.safetensors").read_bytes() == (tuned / "weights.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["nowhere", "nowhere/model_config.yaml"])
+def test_a_base_that_is_not_there(workspace: Workspace, name: str) -> None:
+    workspace.configure(train={**SHORT, "base": str(workspace.folder / name)})
+    message = error_of(train_by_command(workspace, workspace.folder / "new"))
+    assert message.startswith(f"train.base: {workspace.folder}/nowhere/model")
+    assert ": no such file; expected a model folder, or octopi's model_config.yaml" in message
+
+
+def test_another_base_trains_again_and_the_same_does_not(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = train(workspace, "base")
+    options = {"base": str(base), "promote": "always"}
+    first = (train(workspace, "tuned", options) / "weights.safetensors").read_bytes()
+    capsys.readouterr()
+    (base / "weights.safetensors").touch()
+    assert (train(workspace, "tuned", options) / "weights.safetensors").read_bytes() == first
+    assert "resumed at step 2 of 2" in capsys.readouterr().err
+    train(workspace, "base", {"seed": 11})
+    capsys.readouterr()
+    assert (train(workspace, "tuned", options) / "weights.safetensors").read_bytes() != first
+    assert "checkpoint of other settings or data, not used" in capsys.readouterr().err
+
+
+def test_the_patch_must_fit_the_network_of_the_base() -> None:
+    """Whatever the network in the configuration, which is not used."""
+    network = parse_network({"channels": [4, 8], "strides": [2]})
+    base = Base("base", network, {"ribosome": 1}, 2, {})
+    shapes = [(24, 48, 48)]
+    options = resolve_options(Train(base="base", patch=[18, 20, 22]), base, shapes, shapes)
+    assert (options.crop, options.network) == ((18, 20, 22), network)
+    with pytest.raises(TomoscoutError, match=r"train: patch \[17, 20, 20\] .* multiples of \[2, 2, 2\]"):
+        resolve_options(Train(base="base", patch=[17, 20, 20]), base, shapes, shapes)
+
+
+def test_a_base_of_a_family_that_plans_its_network_is_left_as_it_is() -> None:
+    network = parse_network({"family": "ResidualEncoderUNet", "channels": [4, 8], "blocks": [1, 1], "strides": [2]})
+    base = Base("base", network, {"ribosome": 1}, 2, {})
+    shapes = [(24, 48, 50)]
+    assert resolve_options(Train(base="base", patch="auto"), base, shapes, shapes).network == network
+    planned = resolve_options(Train(network=network, patch="auto"), None, shapes, shapes).network
+    assert planned != network
+    with pytest.raises(
+        TomoscoutError, match=r"train: tomograms of \[1, 1, 1\] voxels \(z, y, x\) are too small to plan"
+    ):
+        resolve_options(Train(network=network, patch="auto"), None, [(1, 1, 1)], shapes)
+
+
+# Tracking
+
+
+def test_a_tracking_server_that_is_away_costs_a_warning(workspace: Workspace) -> None:
+    expected = train(workspace, "expected", {"name": "unet", "seed": 4})
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        workspace.configure(train={**SHORT, "seed": 4}, tracking={"enabled": True, "uri": address})
+        folder = workspace.folder / "results/models/tracked"
+        result = succeeded(train_by_command(workspace, folder))
+    warnings = [line for line in result.stderr.splitlines() if "not recorded in MLflow" in line]
+    assert len(warnings) == 1
+    assert warnings[0].startswith(f"warning: not recorded in MLflow: {address}: ")
+    assert warnings[0].endswith("; the training goes on, `tomoscout track` records it later")
+    assert_same_model(folder, expected)

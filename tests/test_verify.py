@@ -12,6 +12,7 @@ import pytest
 from click.testing import Result
 
 from conftest import SHAPE, SmallProject, succeeded
+from tomoscout.files import read_json
 
 TRAIN = {
     "network": {"channels": [4, 8], "strides": [2]},
@@ -140,7 +141,7 @@ PROBABILITIES = "VoxelSpacing10.000/wbp_tomoscout-unet_features.zarr"
         (
             lambda small: (small.overlay / "ExperimentRuns/a/Picks/tomoscout_unet_ribosome.json").unlink(),
             "localize/unet/demo/a.json",
-            "picks ribosome:tomoscout/unet are gone",
+            "picks ribosome:tomoscout/unet is gone",
         ),
         (
             lambda small: flip_a_byte(small.folder / "results/models/unet/weights.safetensors"),
@@ -195,6 +196,49 @@ def test_pictures_of_the_targets_are_no_data(copied: SmallProject) -> None:
     )
     assert (pictures / "demo" / "a.png").exists()
     assert succeeded(verify(copied)).stdout == "9 digests compared, 0 problems\n"
+
+
+# Several voxel spacings
+
+
+@pytest.fixture
+def two_spacings(small: SmallProject) -> SmallProject:
+    """A run with targets at 10 and 20 Å, and one at 20 Å alone."""
+    small.add_run("a")
+    for run in ("a", "b"):
+        small.add_run(run, uri="wbp@20.0", shape=(12, 16, 20))
+        small.add_picks(run, "ribosome:expert/0", [(100.0, 100.0, 100.0)])
+    small.configure(tomograms=["wbp@10.0", "wbp@20.0"])
+    succeeded(small.make_targets())
+    small.refresh()
+    return small
+
+
+def test_every_target_of_a_run_is_compared(two_spacings: SmallProject) -> None:
+    assert succeeded(verify(two_spacings)).stdout == "3 digests compared, 0 problems\n"
+
+
+@pytest.mark.parametrize("damaged", [[10.0], [20.0], [10.0, 20.0]], ids=str)
+def test_damage_is_found_at_every_voxel_spacing(two_spacings: SmallProject, damaged: list[float]) -> None:
+    for spacing in damaged:
+        flip_a_byte(chunk(two_spacings, f"Segmentations/{two_spacings.target_folder('a', spacing).name}"))
+    start = f"error: {two_spacings.targets / 'demo' / 'a.json'}: segmentation targets:tomoscout/1@"
+    end = "?multilabel=true has changed since it was written"
+    assert problems(two_spacings) == [f"{start}{spacing}{end}" for spacing in damaged]
+
+
+def test_a_target_that_is_gone_does_not_hide_damage_of_the_next(two_spacings: SmallProject) -> None:
+    shutil.rmtree(two_spacings.target_folder("a"))
+    flip_a_byte(chunk(two_spacings, f"Segmentations/{two_spacings.target_folder('a', 20.0).name}"))
+    gone, changed = problems(two_spacings)
+    assert gone.endswith("demo/a.json: segmentation targets:tomoscout/1@10.0?multilabel=true is gone")
+    assert "demo/a.json: segmentation targets:tomoscout/1@20.0?multilabel=true has changed" in changed
+
+
+def test_a_manifest_that_lists_no_targets_is_a_problem(two_spacings: SmallProject) -> None:
+    path = two_spacings.targets / "demo" / "b.json"
+    path.write_text(json.dumps({key: value for key, value in read_json(path).items() if key != "targets"}))
+    assert problems(two_spacings) == [f"error: {path}: lists no targets; run the targets stage again"]
 
 
 def test_shapes_of_what_was_made(pristine: SmallProject) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import re
+import shutil
+import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -63,13 +67,24 @@ class Session:
 
     def snakemake(self, *arguments: str, check: bool = True) -> str:
         """Run snakemake and return all it printed."""
+        running = self.start(*arguments)
+        output = running.communicate()[0]
+        assert not check or running.returncode == 0, output
+        return output
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start snakemake in a process group of its own, as a scheduler does."""
         command = [sys.executable, "-m", "snakemake", *arguments, "--snakefile", str(ROOT / "Snakefile")]
         command += ["--cores", "2", "--directory", str(self.folder), "--configfile", str(self.config)]
         environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-        finished = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-        output = finished.stdout + finished.stderr
-        assert not check or finished.returncode == 0, output
-        return output
+        return subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=environment,
+            start_new_session=True,
+        )
 
     def would_run(self, *arguments: str) -> list[str]:
         """The jobs that a dry run announces, such as `make_targets 0001`, without the named targets."""
@@ -283,9 +298,21 @@ def test_every_example_runs_dry(tmp_path: Path, session: Session, example: Path)
     values["projects"] = dict.fromkeys(values["projects"], str(source))
     values["tomograms"] = ["wbp@10.0"]
     values["targets"]["picks"] = "phantom/0"
-    values.pop("split", None)
+    if "base" in values["train"]:
+        values["train"]["base"] = str(session.folder / "results/models/tiny")
+    split = values.get("split", {})
+    if "test" in split:
+        split["test"] = ["phantom-003"]
+    if "folds" in split:
+        split["folds"] = 2
+        # Of some objects there is none in the few runs of a fold.
+        values["targets"]["picks"] = ["apo-ferritin", "hemoglobin"]
     fresh.config.write_text(yaml.safe_dump(values))
     assert "train_model" in fresh.would_run()
+    # The target that the example is for.
+    for target in ("cross_validate", "finetune"):
+        if f"snakemake {target}" in example.read_text():
+            assert "train_model" in fresh.would_run(target)
 
 
 def test_a_bad_configuration_ends_in_one_clear_line(session: Session) -> None:
@@ -330,3 +357,166 @@ rule everything:
     assert finished.returncode == 0, finished.stdout + finished.stderr
     assert "rule picking_train_model:" in finished.stdout
     assert "elsewhere/models/tiny/model.yaml" in finished.stdout
+
+
+# Cross-validation, fine-tuning, models from elsewhere
+
+
+FOLDS = {
+    "runs_per_job": 4,
+    "targets": {"picks": ["apo-ferritin", "hemoglobin"]},
+    "split": {"folds": 2, "train": None, "validate": None},
+    "train": {"steps": 2, "validate_every": 2},
+    "tracking": {"enabled": False},
+    "segment": {"models": "folds", "runs": ["phantom-003"]},
+}
+
+
+def with_changes(**changes: dict) -> dict:
+    """`FOLDS`, with some sections changed."""
+    return FOLDS | {name: {**FOLDS.get(name, {}), **options} for name, options in changes.items()}
+
+
+def trainings(output: str) -> dict[str, str]:
+    """The trainings that a dry run announces: what it says of each, by model."""
+    blocks = re.split(r"\n\n|\n(?=\[)", output)
+    found = {match[1]: block for block in blocks if (match := re.search(r"wildcards: model=(\S+)", block))}
+    return {model: block for model, block in found.items() if "rule train_model:" in block}
+
+
+@pytest.fixture(scope="module")
+def folds(session: Session, tmp_path_factory: pytest.TempPathFactory) -> Session:
+    """A session in which a cross-validation has run, and its models together."""
+    made = Session(tmp_path_factory.mktemp("folds"))
+    phantom = made.folder / "results/phantom"
+    shutil.copytree(session.folder / "results/phantom", phantom)
+    config = phantom / "copick.json"
+    config.write_text(config.read_text().replace(str(session.folder), str(made.folder)))
+    made.configure(FOLDS)
+    announced = trainings(made.snakemake("--dry-run", "cross_validate"))
+    assert list(announced) == ["tiny-fold-0", "tiny-fold-1"]
+    for model, block in announced.items():
+        # Side by side: neither needs anything of the other.
+        assert re.search(r"input: (.*)", block)[1] == f"results/models/{model}/targets.made"
+    made.snakemake("cross_validate", "evaluate")
+    return made
+
+
+def test_a_cross_validation_ends_in_models_and_a_table(folds: Session) -> None:
+    results = folds.folder / "results"
+    assert not (results / "models/tiny").exists()
+    for fold in range(2):
+        folder = results / f"models/tiny-fold-{fold}"
+        assert yaml.safe_load((folder / "model.yaml").read_text())["name"] == f"tiny-fold-{fold}"
+    with (results / "cross_validation/tiny.csv").open(newline="") as handle:
+        rows = {row["object"]: row for row in csv.DictReader(handle)}
+    assert list(rows) == ["all", "apo-ferritin", "hemoglobin"]
+    for fold in range(2):
+        found = json.loads((results / f"models/tiny-fold-{fold}/results.json").read_text())
+        assert float(rows["all"][f"fold {fold}"]) == found["score"]
+    assert folds.would_run("cross_validate", "evaluate") == []
+
+
+def test_the_folds_serve_together_as_an_ensemble(folds: Session) -> None:
+    results = folds.folder / "results"
+    scores = json.loads((results / "evaluate/tiny-folds/scores.json").read_text())
+    assert list(scores["runs"]) == ["phantom/phantom-003"]
+    assert "segment_runs" in folds.snakemake("--summary", "evaluate")
+    project = folds.project()
+    sessions = {source.session for source in project.pick_sources("phantom-003") if source.user == "tomoscout"}
+    assert sessions == {"tiny-folds"}
+    with configured(folds, with_changes(split={"test": None})):
+        refusal = folds.snakemake("--dry-run", "evaluate", check=False)
+    assert "evaluate.runs: there are no test runs, and every run but those of split.test trained some" in refusal
+    with configured(folds, with_changes(evaluate={"runs": "validate"})):
+        refusal = folds.snakemake("--dry-run", "evaluate", check=False)
+    assert "evaluate.runs: validate, and every run but those of split.test trained some of the folds" in refusal
+    assert "Traceback" not in refusal
+
+
+def test_without_folds_there_is_no_cross_validation(session: Session) -> None:
+    output = session.snakemake("--dry-run", "cross_validate", check=False)
+    assert "cross-validation needs split.folds (such as 5) or split.leave_one_out: true" in output
+    assert "Traceback" not in output
+
+
+def test_models_from_elsewhere_train_nothing(tmp_path: Path, session: Session) -> None:
+    fresh = Session(tmp_path)
+    model = session.folder / "results/models/tiny"
+    projects = {"phantom": str(session.folder / "results/phantom/copick.json")}
+    fresh.configure({"projects": projects, "segment": {"models": [str(model)]}})
+    jobs = {job.split()[0] for job in fresh.would_run()}
+    assert jobs >= {"segment_runs", "localize_runs", "evaluate_picks", "write_report"}
+    assert "train_model" not in jobs
+
+
+def test_a_fine_tuning_follows_its_base(folds: Session) -> None:
+    base = folds.folder / "results/models/tiny-fold-0"
+    # Relative to the working directory, as any path in a configuration.
+    changes = with_changes(train={"name": "tuned", "base": "results/models/tiny-fold-0"}, segment={"models": None})
+    with configured(folds, changes):
+        folds.snakemake("finetune")
+        results = json.loads((folds.folder / "results/models/tuned/results.json").read_text())
+        assert results["base_score"] == json.loads((base / "results.json").read_text())["score"]
+        assert folds.would_run("finetune") == []
+        weights = base / "weights.safetensors"
+        with kept(weights):
+            weights.touch()
+            assert folds.would_run("finetune") == []
+            weights.write_bytes(weights.read_bytes()[::-1])
+            assert folds.would_run("finetune") == ["train_model"]
+    # The others stay as they are.
+    assert folds.would_run("cross_validate", "evaluate") == []
+
+
+def test_a_fine_tuning_needs_a_base(folds: Session) -> None:
+    output = folds.snakemake("--dry-run", "finetune", check=False)
+    assert "fine-tuning needs train.base: a model folder, or octopi's model_config.yaml" in output
+    with configured(folds, with_changes(train={"base": "nowhere"})):
+        missing = folds.snakemake("--dry-run", "finetune", check=False)
+    assert "Missing input files for rule train_model" in missing
+    assert "nowhere/model.yaml" in missing
+    assert "Traceback" not in output + missing
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_told_to_stop_a_training_writes_its_checkpoint(folds: Session, number: signal.Signals) -> None:
+    """The signal goes to all processes of the job at once, as a batch system sends it, or Ctrl-C in a terminal."""
+    name = f"stopped-by-{number}"
+    endless = {"name": name, "steps": 10**6, "checkpoint_seconds": 10**6}
+    with configured(folds, with_changes(train=endless, segment={"models": None})):
+        running = folds.start("train", "--nolock")
+        folder = folds.folder / "results/models" / name
+        while not (folder / "metrics.csv").exists():
+            try:
+                running.wait(timeout=0.05)
+            except subprocess.TimeoutExpired:
+                continue
+            pytest.fail(running.communicate()[0])
+        os.killpg(running.pid, number)
+        running.communicate()
+    assert (folder / "checkpoint.pt").exists()
+    last = (folds.folder / f"logs/train/{name}.log").read_text().splitlines()[-1]
+    assert last == f"stopped; results/models/{name}/checkpoint.pt is written, the same command goes on from it"
+
+
+# Tracking
+
+
+def recorded(database: Path) -> tuple[list[tuple[str, str]], int]:
+    """The runs in MLflow's database, with their states, and how many points of the loss there are."""
+    with closing(sqlite3.connect(database)) as connection:
+        runs = connection.execute("SELECT name, status FROM runs").fetchall()
+        [(points,)] = connection.execute("SELECT count(*) FROM metrics WHERE key = 'loss'").fetchall()
+    return runs, points
+
+
+def test_a_training_is_recorded_and_recorded_again_if_that_is_lost(session: Session) -> None:
+    database = session.folder / "results/mlflow.db"
+    with (session.folder / "results/models/tiny/metrics.csv").open(newline="") as handle:
+        losses = sum(bool(row["loss"]) for row in csv.DictReader(handle))
+    assert recorded(database) == ([("tiny", "FINISHED")], losses)
+    database.unlink()
+    session.snakemake("track")
+    assert recorded(database) == ([("tiny", "FINISHED")], losses)
+    assert session.would_run("track") == []

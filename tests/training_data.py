@@ -40,6 +40,7 @@ SETTINGS: dict[str, Any] = {
         "device": "cpu",
         "seed": 3,
     },
+    "tracking": {"enabled": False},
     "segment": {"tile": [24, 32, 32], "runs": ["phantom-002", "phantom-003"], "device": "cpu"},
 }
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,13 @@ from tomoscout.files import atomic_path
 
 
 class Checkpoint:
-    """The checkpoint file of one training. `fingerprint` stands for everything the result depends on: a checkpoint
-    of another training is not taken up."""
+    """The checkpoint file of one training, and the one before it. `fingerprint` stands for everything the result
+    depends on: a checkpoint of another training is not taken up."""
 
     def __init__(self, path: Path, fingerprint: str, seconds: float) -> None:
         """`seconds`: time between two checkpoints."""
         self.path = path
+        self.previous = path.with_name(f"{path.stem}.previous{path.suffix}")
         self.fingerprint = fingerprint
         self._seconds = seconds
         self._saved = time.monotonic()
@@ -29,33 +32,57 @@ class Checkpoint:
         return time.monotonic() - self._saved >= self._seconds
 
     def save(self, state: dict[str, Any]) -> None:
-        """Write the state. Until the new file is complete the old one stays.
+        """Write the state. The last one is kept beside it, and untouched until the new file is complete.
 
         Raises:
             TomoscoutError: it cannot be written; the disk may be full.
         """
         try:
-            with atomic_path(self.path) as temporary, temporary.open("wb") as handle:
-                torch.save({**state, "fingerprint": self.fingerprint}, handle)
+            with atomic_path(self.path) as temporary:
+                with temporary.open("wb") as handle:
+                    torch.save({**state, "fingerprint": self.fingerprint}, handle)
+                    os.fsync(handle.fileno())
+                if self.path.exists():
+                    self.path.replace(self.previous)
         except (OSError, RuntimeError) as error:
             # PyTorch covers what the system said with an error of its own.
-            reason = (isinstance(error, RuntimeError) and error.__context__) or error
-            raise TomoscoutError(f"{self.path}: the checkpoint cannot be written ({reason})") from None
+            cause = (isinstance(error, RuntimeError) and error.__context__) or error
+            reason = getattr(cause, "strerror", None) or " ".join(str(cause).split())
+            raise TomoscoutError(
+                f"{self.path}: the checkpoint cannot be written ({reason}); make room and give the same command "
+                "again: it goes on from the last one"
+            ) from None
         self._saved = time.monotonic()
 
     def load(self) -> dict[str, Any] | None:
-        """The last state saved by this training, or None."""
+        """The last state saved by this training, or None. Where the file is damaged, the one before it."""
+        for path in (self.path, self.previous):
+            state = self._read(path)
+            if state is not None:
+                return state
+        return None
+
+    def remove_previous(self) -> None:
+        """Delete the checkpoint before the last, of no use to a training that is complete."""
+        self.previous.unlink(missing_ok=True)
+
+    def _read(self, path: Path) -> dict[str, Any] | None:
+        if not path.exists():
+            return None
         try:
-            state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
-        except FileNotFoundError:
-            return None
+            # PyTorch does not compare the checksums in its files.
+            with zipfile.ZipFile(path) as archive:
+                damaged = archive.testzip()
+            if damaged is not None:
+                raise ValueError(f"wrong checksum of {damaged}")
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+            fingerprint = state["fingerprint"]
         except Exception as error:
-            # Whatever the reader trips over, the training can still be done, from the start.
-            print(
-                f"warning: {self.path}: damaged checkpoint, starting afresh ({type(error).__name__})", file=sys.stderr
-            )
+            # Whatever the reader trips over, the training can still be done, from an earlier step.
+            reason = " ".join(str(error).split())[:100]
+            print(f"warning: {path}: damaged checkpoint, not used ({type(error).__name__}: {reason})", file=sys.stderr)
             return None
-        if state.get("fingerprint") != self.fingerprint:
-            print(f"{self.path}: checkpoint of other settings or data, starting afresh", file=sys.stderr)
+        if fingerprint != self.fingerprint:
+            print(f"{path}: checkpoint of other settings or data, not used", file=sys.stderr)
             return None
         return state

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tomoscout.config import Config, Source
+from tomoscout.config import Config, Source, TomogramUri
 from tomoscout.errors import TomoscoutError
 from tomoscout.files import digest
 from tomoscout.inventory import RunRecord, find_runs
@@ -42,8 +42,8 @@ class TargetClass:
 
 @dataclass(frozen=True)
 class TargetPlan:
-    """What will be made: the classes, and per run (`project/run`) the tomogram that sets the shape and the digest
-    of everything its target depends on."""
+    """What will be made: the classes; per run (`project/run`) the digest of everything its targets depend on; and
+    the runs that have any annotation of the classes."""
 
     classes: tuple[TargetClass, ...]
     inputs: dict[str, str]
@@ -61,27 +61,14 @@ def plan_targets(config: Config, records: Sequence[RunRecord]) -> TargetPlan:
         raise TomoscoutError("targets.picks: nothing to learn; give user/session or a list of objects")
     classes = _classes(config, records)
     sources = {source for entry in classes for source in entry.sources}
-    names = {str(source_segmentation(config, e)) for e in classes if not e.is_particle}
-    annotated = frozenset(r.key for r in records if sources & r.picks.keys() or names & r.segmentations.keys())
+    annotated = frozenset(r.key for r in records if any(is_annotated(entry, r) for entry in classes))
     if options.runs is not None:
         chosen = {record.key for record in find_runs(list(records), options.runs, "targets.runs")}
     else:
         chosen = {r.key for r in records if r.key in annotated and has_tomogram(config, r)}
         chosen |= {record.key for record in find_runs(list(records), config.split.negatives, "split.negatives")}
     settings = digest([TARGETS_VERSION, options.model_dump(exclude={"runs"}), [entry.to_json() for entry in classes]])
-    inputs = {}
-    for record in records:
-        if record.key in chosen:
-            uri = reference_tomogram(config, record)
-            inputs[record.key] = digest(
-                [
-                    settings,
-                    uri,
-                    record.tomograms[uri],
-                    [[str(s), record.picks[s].digest] for s in sorted(sources & record.picks.keys())],
-                    [[name, record.segmentations[name]] for name in sorted(names & record.segmentations.keys())],
-                ]
-            )
+    inputs = {record.key: _inputs(config, settings, classes, record) for record in records if record.key in chosen}
     if not inputs:
         have = ", ".join(sorted({uri for record in records for uri in record.tomograms})) or "none"
         raise TomoscoutError(
@@ -89,7 +76,7 @@ def plan_targets(config: Config, records: Sequence[RunRecord]) -> TargetPlan:
             f"segmentation of {', '.join(map(str, sorted(sources)))}; tomograms found: {have}"
         )
     picks = [record.picks[s].total for record in records if record.key in inputs for s in sources & record.picks.keys()]
-    if not names and not any(picks):
+    if all(entry.is_particle for entry in classes) and not any(picks):
         raise TomoscoutError(
             f"targets.picks: {', '.join(map(str, sorted(sources)))} are empty in all {len(inputs)} runs; "
             "expected a point in one of them at least"
@@ -97,34 +84,77 @@ def plan_targets(config: Config, records: Sequence[RunRecord]) -> TargetPlan:
     return TargetPlan(classes, inputs, annotated)
 
 
+def _inputs(config: Config, settings: str, classes: Sequence[TargetClass], record: RunRecord) -> str:
+    """The digest of everything the targets of a run depend on."""
+    targets = []
+    for voxel_spacing, uri in reference_tomograms(config, record).items():
+        found = [source_segmentation(entry, record, voxel_spacing) for entry in classes]
+        drawn = [str(segmentation) for segmentation in found if segmentation]
+        targets.append([uri, record.tomograms[uri], [[name, record.segmentations[name]] for name in drawn]])
+    sources = {source for entry in classes if entry.is_particle for source in entry.sources}
+    picks = [[str(source), record.picks[source].digest] for source in sorted(sources & record.picks.keys())]
+    return digest([settings, targets, picks])
+
+
+def is_annotated(entry: TargetClass, record: RunRecord) -> bool:
+    """Whether a run has picks (an empty file too) or a segmentation that a class is made from."""
+    if entry.is_particle:
+        return any(source in record.picks for source in entry.sources)
+    return bool(_source_spacings(entry, record))
+
+
 def has_tomogram(config: Config, record: RunRecord) -> bool:
     """Whether a run has any of the kinds of tomogram to train on."""
     return any(uri in record.tomograms for uri in config.tomograms)
 
 
-def reference_tomogram(config: Config, record: RunRecord) -> str:
-    """The tomogram that sets the shape of a run's target: the first of `tomograms` that the run has.
+def reference_tomograms(config: Config, record: RunRecord) -> dict[float, str]:
+    """Voxel spacing in Å → the tomogram that sets the shape of a run's target there: the first of its spacing that
+    the run has, of `tomograms` and the one that is segmented. A run has one target for each.
 
     Raises:
-        TomoscoutError: the run has none of them.
+        TomoscoutError: the run has no tomogram to train on.
     """
-    for uri in config.tomograms:
+    if not has_tomogram(config, record):
+        have = ", ".join(record.tomograms) or "none"
+        raise TomoscoutError(f"{record.key}: no tomogram {' or '.join(config.tomograms)}; found: {have}")
+    found: dict[float, str] = {}
+    for uri in [*config.tomograms, config.segment_tomogram]:
         if uri in record.tomograms:
-            return uri
-    have = ", ".join(record.tomograms) or "none"
-    raise TomoscoutError(f"{record.key}: no tomogram {' or '.join(config.tomograms)}; found: {have}")
+            found.setdefault(TomogramUri.parse(uri).voxel_spacing, uri)
+    return found
 
 
-def source_segmentation(config: Config, entry: TargetClass) -> Segmentation:
-    """The segmentation that a continuous class is made from."""
+def source_segmentation(entry: TargetClass, record: RunRecord, voxel_spacing: float) -> Segmentation | None:
+    """The segmentation of a run that a continuous class is made from: the one at this voxel spacing (Å), else the
+    finest, to be brought over. None where the run has none, and for particles."""
+    spacings = _source_spacings(entry, record)
+    if not spacings:
+        return None
     source = entry.sources[0]
-    return Segmentation(source.name, source.user or "", source.session or "", config.voxel_spacing, False)
+    found = voxel_spacing if voxel_spacing in spacings else min(spacings)
+    return Segmentation(source.name, source.user or "", source.session or "", found, False)
 
 
-def target_segmentation(config: Config) -> Segmentation:
-    """The segmentation that holds the targets."""
+def _source_spacings(entry: TargetClass, record: RunRecord) -> list[float]:
+    if entry.is_particle:
+        return []
+    wanted = str(entry.sources[0])
+    return [voxel_spacing for source, voxel_spacing in _binary(record.segmentations) if source == wanted]
+
+
+def _binary(segmentations: Iterable[str]) -> Iterator[tuple[str, float]]:
+    """Source and voxel spacing of the binary ones among segmentations of the inventory."""
+    for uri in segmentations:
+        source, _, place = uri.rpartition("@")
+        if "?" not in place:
+            yield source, float(place)
+
+
+def target_segmentation(config: Config, voxel_spacing: float) -> Segmentation:
+    """The segmentation that holds the targets at a voxel spacing (Å)."""
     options = config.targets
-    return Segmentation(options.name, options.user, options.session, config.voxel_spacing, True)
+    return Segmentation(options.name, options.user, options.session, voxel_spacing, True)
 
 
 def _classes(config: Config, records: Sequence[RunRecord]) -> tuple[TargetClass, ...]:
@@ -149,7 +179,7 @@ def _classes(config: Config, records: Sequence[RunRecord]) -> tuple[TargetClass,
         target_radius = radius * options.radius_scale
         classes.append(TargetClass(name, len(classes) + 1, radius, target_radius, tuple(dict.fromkeys(sources))))
     for entry in options.segmentations:
-        source = _resolve_segmentation(Source.parse(entry), records, config.voxel_spacing, entry)
+        source = _resolve_segmentation(Source.parse(entry), records, config.target_spacings, entry)
         if source.name in {known.name for known in classes}:
             raise TomoscoutError(f"targets.segmentations: '{source.name}' is already a class")
         classes.append(TargetClass(source.name, len(classes) + 1, None, None, (source,)))
@@ -168,27 +198,23 @@ def _resolve(wanted: Source, found: dict[Source, None], entry: str, predicting_u
     return matching[0]
 
 
-def _resolve_segmentation(wanted: Source, records: Sequence[RunRecord], spacing: float, entry: str) -> Source:
+def _resolve_segmentation(
+    wanted: Source, records: Sequence[RunRecord], spacings: Sequence[float], entry: str
+) -> Source:
     there = sorted({uri for record in records for uri in record.segmentations})
-    matching = []
-    for uri in there:
-        name, _, place = uri.partition("@")
-        if (
-            place == str(spacing)
-            and (source := Source.parse(name)).name == wanted.name
-            and wanted in (source, Source(source.name, None, None))
-        ):
-            matching.append(source)
-    if not matching:
+    found = [(Source.parse(source), voxel_spacing) for source, voxel_spacing in _binary(there)]
+    matching = [(s, at) for s, at in found if wanted in (s, Source(s.name, None, None))]
+    # What needs no bringing over is meant before what does.
+    sources = sorted({s for s, at in matching if at in spacings} or {s for s, _ in matching})
+    if not sources:
         raise TomoscoutError(
-            f"targets.segmentations: no binary segmentation '{entry}' at {spacing} Å in any run; "
-            f"found: {', '.join(there) or 'none'}"
+            f"targets.segmentations: no binary segmentation '{entry}' in any run; found: {', '.join(there) or 'none'}"
         )
-    if len(matching) > 1:
+    if len(sources) > 1:
         raise TomoscoutError(
-            f"targets.segmentations: '{entry}' could be {' or '.join(map(str, matching))}; name the one meant"
+            f"targets.segmentations: '{entry}' could be {' or '.join(map(str, sources))}; name the one meant"
         )
-    return matching[0]
+    return sources[0]
 
 
 def _radius(config: Config, name: str) -> float:

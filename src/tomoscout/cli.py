@@ -64,6 +64,9 @@ def _load(config: Path, inventory: Path) -> tuple[Any, Any]:
 _batch = click.option("--batch", type=int, required=True, help="Which batch of runs (a column of the inventory).")
 _output = click.option("--output", type=FILE, required=True, help="File to write last, when all else is done.")
 _model = click.option("--model", type=FILE, required=True, help="Model folder.")
+_models = click.option(
+    "--model", "models", type=FILE, required=True, multiple=True, help="Model folder; given several times: an ensemble."
+)
 _threads = click.option("--threads", type=int, help="CPU threads. Default: all.")
 
 
@@ -151,8 +154,9 @@ def _share_cores() -> None:
 @main.command()
 @_options
 @_model
+@click.option("--fold", type=click.IntRange(min=0), help="Which fold of the split. Default: split.fold.")
 @_threads
-def train(config: Path, inventory: Path, model: Path, threads: int | None) -> None:
+def train(config: Path, inventory: Path, model: Path, fold: int | None, threads: int | None) -> None:
     """Train a network. Stopped or killed, the same command goes on from the last checkpoint.
 
     Exits with 75 where SIGTERM or SIGUSR1 stopped it after writing a checkpoint.
@@ -162,37 +166,67 @@ def train(config: Path, inventory: Path, model: Path, threads: int | None) -> No
     from tomoscout.trainer import EXIT_INTERRUPTED, Interrupted
 
     try:
-        run_train(*_load(config, inventory), model, threads)
+        run_train(*_load(config, inventory), model, fold, threads)
     except Interrupted:
         click.echo(f"stopped; {model / 'checkpoint.pt'} is written, the same command goes on from it", err=True)
         sys.exit(EXIT_INTERRUPTED)
 
 
 @main.command()
-@_options
-@_model
-@_batch
-@_output
-@_threads
-def segment(config: Path, inventory: Path, model: Path, batch: int, output: Path, threads: int | None) -> None:
-    """Apply a model to tomograms."""
-    _share_cores()
-    from tomoscout.segment import run_segment
+@click.argument("folder", type=FILE)
+@click.option("--config", type=FILE, required=True, help="Configuration (YAML): its section `tracking` says where to.")
+@click.option("--output", type=FILE, help="File to write when all is recorded: the id of MLflow's run.")
+def track(folder: Path, config: Path, output: Path | None) -> None:
+    """Record the training of the model in FOLDER in MLflow, or what is not recorded of it yet."""
+    from tomoscout.config import load_config
+    from tomoscout.files import write_json
+    from tomoscout.tracking import default_uri, sync
 
-    run_segment(*_load(config, inventory), model, batch, output, threads)
+    run = sync(folder, load_config(config).tracking, default_uri(folder.absolute().parent.parent))
+    click.echo(f"{folder}: run {run}", err=True)
+    if output:
+        write_json(output, {"run": run})
+
+
+@main.command()
+@click.argument("folders", type=FILE, nargs=-1, required=True)
+@_output
+def compare_folds(folders: tuple[Path, ...], output: Path) -> None:
+    """Put the scores of a cross-validation's models, in FOLDERS, into one table."""
+    from tomoscout.cross_validation import run_summary
+
+    run_summary(folders, output)
 
 
 @main.command()
 @_options
-@_model
+@_models
+@_batch
+@_output
+@_threads
+def segment(
+    config: Path, inventory: Path, models: tuple[Path, ...], batch: int, output: Path, threads: int | None
+) -> None:
+    """Apply a model, or several together, to tomograms."""
+    _share_cores()
+    from tomoscout.segment import run_segment
+
+    run_segment(*_load(config, inventory), models, batch, output, threads)
+
+
+@main.command()
+@_options
+@_models
 @click.option("--segmented", type=FILE, required=True, help="Folder of the segment stage's manifests.")
 @_batch
 @_output
-def localize(config: Path, inventory: Path, model: Path, segmented: Path, batch: int, output: Path) -> None:
+def localize(
+    config: Path, inventory: Path, models: tuple[Path, ...], segmented: Path, batch: int, output: Path
+) -> None:
     """Turn class probabilities into scored picks."""
     from tomoscout.localize import run_localize
 
-    run_localize(*_load(config, inventory), model, segmented, batch, output)
+    run_localize(*_load(config, inventory), models, segmented, batch, output)
 
 
 @main.command()

@@ -5,21 +5,18 @@ The workflow, the command line and the files in `config/` all come from here.
 
 from __future__ import annotations
 
-import difflib
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from tomoscout.errors import TomoscoutError
+from tomoscout.sections import Fraction, Name, Section
+from tomoscout.training_options import Tracking, Train
 
-# Copick replaces these in names, so a name that holds one would not be found again.
-_NAME = r"^[^<>:\"/\\|?*\s_\x00-\x1f\x7f]+$"
-Name = Annotated[str, Field(pattern=_NAME)]
 ProjectName = Annotated[str, Field(pattern=r"^[^/:\s]+$")]
-Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class TomogramUri(NamedTuple):
@@ -74,24 +71,6 @@ def split_ratios(value: Any) -> Any:
     return [value] if isinstance(value, int | float) else value
 
 
-class Section(BaseModel):
-    """A group of options. Unknown keys are refused with the nearest known one."""
-
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, validate_default=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_unknown_keys(cls, values: Any) -> Any:
-        if isinstance(values, dict):
-            known = [field.alias or name for name, field in cls.model_fields.items()]
-            for key in values:
-                if key not in known and key not in cls.model_fields:
-                    near = difflib.get_close_matches(str(key), known, n=1)
-                    hint = f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(known)}"
-                    raise ValueError(f"unknown key '{key}'; {hint}")
-        return values
-
-
 class Targets(Section):
     """What the network is to learn."""
 
@@ -99,14 +78,15 @@ class Targets(Section):
     """`user/session`: every pickable object that has picks of this user and session. Or a list of objects:
     `name`, `name:user/session` or `name,user,session`; one object may be listed with several sources."""
     segmentations: list[str] = []
-    """Membranes, organelles and other continuous classes: a list of `name:user/session`. Particles win over them."""
+    """Membranes, organelles and other continuous classes: a list of `name:user/session`. Particles win over them. Taken
+    at the tomogram's voxel spacing where there is one, else brought over from the finest by nearest neighbour."""
     runs: list[str] | None = None
     """Make targets for these runs alone (`run` or `project/run`), even where they have no picks at all. Default:
     every run that has picks or a segmentation of the sources above, empty ones included."""
     radius_scale: float = Field(default=0.8, gt=0, le=2)
     """Target radius = object radius × this. Below 1 neighbouring particles stay apart."""
     name: Name = "targets"
-    """Name of the multilabel segmentation written."""
+    """Name of the multilabel segmentation written, one for each voxel spacing of the tomograms."""
     user: Name = "tomoscout"
     """User of the multilabel segmentation written."""
     session: Name = "1"
@@ -138,7 +118,7 @@ class Targets(Section):
 
 class Split(Section):
     """Which runs train, which choose the model, which test it. Runs are `run`, or `project/run` where two
-    projects share a run name."""
+    projects share a run name. Runs without the tomogram that is segmented can only train."""
 
     name: Name = "default"
     """Name of the split: `results/splits/{name}.json`."""
@@ -205,118 +185,14 @@ class Split(Section):
         raise ValueError(f"'{value}' must hold exactly one (group)")
 
 
-class Network(Section):
-    """The network to train."""
-
-    family: Literal["UNet"] = "UNet"
-    """Family of networks."""
-    channels: list[int] = Field(default=[16, 32, 64, 64], min_length=2)
-    """Feature channels per level."""
-    strides: list[int] = [2, 2, 2]
-    """Downsampling between the levels, one fewer than channels."""
-    residual_units: int = Field(default=1, ge=0)
-    """Residual units per level; 0 for plain convolutions."""
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Dropout fraction."""
-
-    @model_validator(mode="after")
-    def _check_levels(self) -> Self:
-        if len(self.strides) != len(self.channels) - 1:
-            raise ValueError(
-                f"{len(self.channels)} channels need {len(self.channels) - 1} strides, found {len(self.strides)}"
-            )
-        return self
-
-
-class Augmentation(Section):
-    """Random changes to every crop, made on the training device. None of the defaults moves the missing wedge to
-    another axis."""
-
-    flip: bool = True
-    """Mirror along each axis with probability one half."""
-    rotate90: bool = False
-    """Quarter turns about the beam axis. Carries the missing wedge from x to y: only for wedge-free data."""
-    intensity_scale: float = Field(default=0.1, ge=0, lt=1)
-    """Multiply intensities by a factor from 1 ± this."""
-    intensity_shift: float = Field(default=0.1, ge=0)
-    """Add an offset of up to ± this, in standard deviations of the tomogram."""
-    noise: float = Field(default=0.1, ge=0)
-    """Add Gaussian noise of up to this many standard deviations."""
-
-
-class Picking(Section):
-    """How validation turns probabilities into picks and counts them. Kept with the model, so that picks are made as
-    they were when its thresholds were chosen."""
-
-    smoothing: float = Field(default=0.6, ge=0, le=2)
-    """Standard deviation of the Gaussian that smooths probabilities, as a fraction of the target radius."""
-    separation: float = Field(default=1.0, gt=0, le=4)
-    """Two picks of an object lie at least this many radii apart."""
-    distance: float = Field(default=0.5, gt=0)
-    """A pick matches a reference pick within this many radii."""
-
-
-class Train(Section):
-    """How a model is trained. A step is one optimiser update."""
-
-    name: Name = "unet"
-    """Name of the model: `results/models/{name}/`."""
-    network: Network = Network()
-    augmentation: Augmentation = Augmentation()
-    picking: Picking = Picking()
-    steps: int = Field(default=10_000, ge=1)
-    """Optimiser updates in all."""
-    batch_size: int = Field(default=8, ge=1)
-    """Crops per step, drawn from all training tomograms alike."""
-    patch: list[int] = Field(default=[64, 64, 64], min_length=3, max_length=3)
-    """Crop size in voxels, z, y, x. Each a multiple of the product of the strides."""
-    learning_rate: float = Field(default=2e-3, gt=0)
-    """Peak learning rate of AdamW; cosine decay to a hundredth of it."""
-    weight_decay: float = Field(default=1e-2, ge=0)
-    """Weight decay of AdamW."""
-    warmup: float = Field(default=0.03, ge=0, lt=1)
-    """Fraction of the steps over which the learning rate rises to its peak."""
-    gradient_clip: float = Field(default=1.0, gt=0)
-    """Largest norm of the gradient."""
-    ema_decay: float = Field(default=0.995, ge=0, lt=1)
-    """Decay per step of the averaged weights that are validated and kept; ramped up at the start. 0 turns it off."""
-    foreground_weight: float = Field(default=8.0, gt=0)
-    """Weight of a voxel of any class against a background voxel in the cross-entropy."""
-    size_balance: float = Field(default=1.0, ge=0, le=3)
-    """How far small objects are favoured: a voxel counts foreground_weight × (largest radius / own radius) to this
-    power. 0 treats all voxels alike, 3 all objects."""
-    background_fraction: float = Field(default=0.1, ge=0, le=1)
-    """Fraction of crops drawn at random places; the others are centred near a particle, every class as often."""
-    validate_every: int = Field(default=500, ge=1)
-    """Steps between validations on the whole validation tomograms."""
-    beta: float = Field(default=4.0, gt=0)
-    """F-beta that chooses the best model and the thresholds; 4 counts a missed particle far more than a false one."""
-    checkpoint_seconds: float = Field(default=60, ge=0)
-    """Seconds between checkpoints. Does not change the result, only what a killed job loses."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to train."""
-    seed: int = Field(default=42, ge=0)
-    """Seed of weights, crops and augmentation."""
-
-    @model_validator(mode="after")
-    def _check_patch(self) -> Self:
-        step = 1
-        for stride in self.network.strides:
-            step *= stride
-        if any(size % step or size < 2 * step for size in self.patch):
-            raise ValueError(
-                f"patch {self.patch} must be multiples of {step} (the product of the strides), but not {step}"
-            )
-        if self.augmentation.rotate90 and self.patch[1] != self.patch[2]:
-            raise ValueError(f"augmentation.rotate90 needs a patch as wide as it is high, found {self.patch} (z, y, x)")
-        return self
-
-
 class Segment(Section):
     """How a model is applied to tomograms."""
 
     runs: list[str] | None = None
     """Apply to these runs alone. Default: every run that has the tomogram."""
+    models: Literal["folds"] | list[str] | None = None
+    """Which model is applied. Default: the one trained here. `folds`: all of the cross-validation together, an
+    ensemble. Or a list of model folders from anywhere; several are an ensemble."""
     tomogram: str | None = None
     """Which kind of tomogram. Default: the first of `tomograms`."""
     tile: list[int] = Field(default=[160, 160, 160], min_length=3, max_length=3)
@@ -330,6 +206,13 @@ class Segment(Section):
     a GPU; without them a changed `localize` section segments again."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to run."""
+
+    @field_validator("models")
+    @classmethod
+    def _check_models(cls, value: str | list[str] | None) -> str | list[str] | None:
+        if isinstance(value, list) and not value:
+            raise ValueError("an empty list; leave it out to apply the model that is trained here")
+        return value
 
     @field_validator("tomogram")
     @classmethod
@@ -349,7 +232,8 @@ class Localize(Section):
     user: Name = "tomoscout"
     """User of the picks written."""
     session: Name | None = None
-    """Session of the picks written. Default: the model's name."""
+    """Session of the picks written. Default: the model's name (of several models, the first's; of all folds,
+    `{name}-folds`)."""
 
 
 class Evaluate(Section):
@@ -413,12 +297,13 @@ class Config(Section):
     projects: dict[ProjectName, str] = Field(min_length=1)
     """Copick projects: a name of yours → the path of its config file (relative to the working directory)."""
     tomograms: list[str] = Field(min_length=1)
-    """Kinds of tomogram to train on, `algorithm@spacing in Å`; all of one voxel spacing."""
+    """Kinds of tomogram to train on, `algorithm@spacing in Å`; a batch mixes all that a run has."""
     runs_per_job: int = Field(default=10, ge=1)
     """Runs handled by one job of the stages that work run by run. Changing it later moves no run to another job."""
     targets: Targets = Targets()
     split: Split = Split()
     train: Train = Train()
+    tracking: Tracking = Tracking()
     segment: Segment = Segment()
     localize: Localize = Localize()
     evaluate: Evaluate = Evaluate()
@@ -432,15 +317,28 @@ class Config(Section):
     @field_validator("tomograms")
     @classmethod
     def _check_tomograms(cls, value: list[str]) -> list[str]:
-        uris = [TomogramUri.parse(entry) for entry in value]
-        if len({uri.voxel_spacing for uri in uris}) > 1:
-            raise ValueError(f"{', '.join(value)} differ in voxel spacing; list tomograms of one voxel spacing")
-        return [str(uri) for uri in uris]
+        return list(dict.fromkeys(str(TomogramUri.parse(entry)) for entry in value))
+
+    @model_validator(mode="after")
+    def _check_segmented(self) -> Self:
+        if self.voxel_spacing not in self.target_spacings:
+            raise ValueError(
+                f"segment.tomogram {self.segment_tomogram} has another voxel spacing than all of tomograms: "
+                f"{', '.join(self.tomograms)}"
+            )
+        return self
 
     @property
     def voxel_spacing(self) -> float:
-        """Å per voxel of tomograms, targets and predictions."""
-        return TomogramUri.parse(self.tomograms[0]).voxel_spacing
+        """Å per voxel of the tomograms that are segmented and of all predictions."""
+        return TomogramUri.parse(self.segment_tomogram).voxel_spacing
+
+    @property
+    def target_spacings(self) -> list[float]:
+        """Å per voxel of the targets: one target for every voxel spacing of `tomograms`, and of validation."""
+        return list(
+            dict.fromkeys(TomogramUri.parse(uri).voxel_spacing for uri in [*self.tomograms, self.segment_tomogram])
+        )
 
     @property
     def segment_tomogram(self) -> str:
@@ -450,7 +348,11 @@ class Config(Section):
     @property
     def session(self) -> str:
         """The session of predicted picks and segmentations."""
-        return self.localize.session or self.train.name
+        models = self.segment.models
+        if self.localize.session or models is None:
+            return self.localize.session or self.train.name
+        # Copick would replace what a name must not hold, and not find it again.
+        return f"{self.train.name}-folds" if models == "folds" else re.sub(r"[^\w.-]|_", "-", Path(models[0]).name)
 
 
 def parse_config(values: object, origin: str) -> Config:

@@ -1,10 +1,21 @@
-"""Where the numbers are crunched."""
+"""Where the numbers are crunched, and how much memory there is for it."""
 
 from __future__ import annotations
+
+import os
+import resource
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
 
 import torch
 
 from tomoscout.errors import TomoscoutError
+
+GIB = 2**30
+
+GPU_CONTEXT = 600 * 2**20
+"""Bytes of a GPU that its driver and the libraries take before the first tensor."""
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -39,3 +50,101 @@ def _test_convolution(device: torch.device) -> None:
             f"device: 3D convolutions on this GPU are wrong by {error:.3g} (PyTorch {torch.__version__}, "
             f"cuDNN {cudnn}); install another pair or use device: cpu"
         )
+
+
+def gpu_memory_limit(device: torch.device, wanted: float | None) -> int:
+    """Bytes that tensors on a GPU may take: of `wanted` GiB, or else of what is free there now."""
+    if wanted is not None:
+        return max(0, round(wanted * GIB) - GPU_CONTEXT)
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device)
+
+
+def cap_gpu_memory(device: torch.device, size: int) -> None:
+    """Let tensors on a GPU take no more than this many bytes: beyond, they are out of memory, whoever else has some."""
+    _, total = torch.cuda.mem_get_info(device)
+    torch.cuda.set_per_process_memory_fraction(min(1.0, size / total), device)
+
+
+def memory_limit(wanted: float | None) -> int:
+    """Bytes of main memory that this process may take besides what it holds already: up to `wanted` GiB in all, or
+    else nine tenths of what is available."""
+    if wanted is not None:
+        return max(0, round(wanted * GIB) - own_memory())
+    return available_memory() * 9 // 10
+
+
+def own_memory() -> int:
+    """Bytes of main memory that this process holds."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    except OSError:  # No Linux: the most it ever held.
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+
+
+def available_memory(root: Path = Path("/"), environment: Mapping[str, str] = os.environ) -> int:
+    """Bytes of main memory that this process may take besides what it holds already: the least of what is free on the
+    machine, what its control groups (a container's, or those of a batch system) leave, and what Slurm gave the job.
+
+    `root`: where `proc` and `sys` lie.
+    """
+    return max(0, min([_free_memory(root), *_left_in_groups(root), *_left_in_job(environment)]))
+
+
+def _free_memory(root: Path) -> int:
+    try:
+        lines = (root / "proc/meminfo").read_text().splitlines()
+    except OSError:  # No Linux: half of what is built in.
+        return os.sysconf("SC_PHYS_PAGES") * resource.getpagesize() // 2
+    values = dict(line.split(":", 1) for line in lines if ":" in line)
+    return int(values["MemAvailable"].split()[0]) * 1024
+
+
+# Where a control group says what it may use, what it uses, and how much of that are copies of files, which the system
+# gives up when memory runs short; for version 2 and version 1.
+_GROUP_FILES = {
+    "": ("memory.max", "memory.current", ("inactive_file", "active_file")),
+    "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_inactive_file", "total_active_file")),
+}
+
+
+def _left_in_groups(root: Path) -> Iterator[int]:
+    """What the control groups of this process and those around them leave, bytes each."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, name = line.split(":", 2)
+        mount = "memory" if "memory" in controllers.split(",") else controllers
+        if mount not in _GROUP_FILES:
+            continue
+        # In a container the name may be the host's: then only the outermost group is found.
+        group = PurePosixPath(name)
+        for around in (group, *group.parents):
+            yield from _left_in_group(root / "sys/fs/cgroup" / mount / str(around).lstrip("/"), *_GROUP_FILES[mount])
+
+
+def _left_in_group(folder: Path, limit: str, usage: str, file_copies: tuple[str, ...]) -> Iterator[int]:
+    try:
+        most = (folder / limit).read_text().strip()
+        used = int((folder / usage).read_text())
+        statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+    except OSError:
+        return
+    if most != "max":
+        yield int(most) - used + sum(int(statistics.get(name, 0)) for name in file_copies)
+
+
+def _left_in_job(environment: Mapping[str, str]) -> Iterator[int]:
+    """What Slurm's limits in MiB leave besides what this process holds; 0 stands for no limit."""
+    given = {name: int(value) for name, value in environment.items() if name.startswith("SLURM_") and value.isdigit()}
+    for memory, count in (
+        ("SLURM_MEM_PER_NODE", None),
+        ("SLURM_MEM_PER_CPU", "SLURM_CPUS_ON_NODE"),
+        ("SLURM_MEM_PER_GPU", "SLURM_GPUS_ON_NODE"),
+    ):
+        most = given.get(memory, 0) * (given.get(count, 1) if count else 1)
+        if most:
+            yield most * 2**20 - own_memory()

@@ -34,6 +34,12 @@ def scored_runs(config: Config, records: Sequence[RunRecord]) -> Scored:
     plan = plan_targets(config, records)
     fold = chosen_fold(config.split, make_split(config, records, plan))
     kind: str = config.evaluate.runs
+    if config.segment.models == "folds" and (kind == "validate" or (kind == "test" and not fold.test)):
+        what = "there are no test runs" if kind == "test" else "validate"
+        raise TomoscoutError(
+            f"evaluate.runs: {what}, and every run but those of split.test trained some of the folds; list some there "
+            "(the scores of each fold are in the table of the cross-validation)"
+        )
     if kind == "test" and not fold.test:
         kind = "validate"
     keys = set(fold.part(kind)) & {record.key for record in segmented_runs(config, records)}

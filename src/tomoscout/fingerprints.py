@@ -12,20 +12,23 @@ from tomoscout.classes import TargetClass, TargetPlan
 from tomoscout.config import Config
 from tomoscout.files import digest
 from tomoscout.inventory import RunRecord
+from tomoscout.networks import code_digest
 from tomoscout.predictions import predicted_segmentation
 from tomoscout.splits import Fold
 
-VERSIONS = {"overlays": 1, "train": 1, "segment": 1, "localize": 1, "evaluate": 1, "report": 1}
+VERSIONS = {"overlays": 1, "train": 2, "segment": 1, "localize": 1, "evaluate": 1, "report": 1}
 """Targets and splits have theirs beside the code that plans them."""
 
 
 def training_fingerprint(config: Config, plan: TargetPlan, fold: Fold) -> str:
-    """What weights depend on: options, classes, and the targets of the runs that train and choose."""
-    ignored = {"name", "device", "checkpoint_seconds"}
+    """What weights depend on: options, classes, the code of a network of the user, and the targets of the runs that
+    train and choose. What a fine-tuning starts from is not in it: for the workflow its files are inputs."""
+    ignored = {"name", "device", "checkpoint_seconds", "memory_gb", "gpu_memory_gb"}
     return digest(
         {
             "version": VERSIONS["train"],
-            "train": config.train.model_dump(exclude=ignored),
+            "train": config.train.model_dump(mode="json", exclude=ignored),
+            "network_code": code_digest(config.train.network),
             "tomograms": [*config.tomograms, config.segment_tomogram],
             "classes": [entry.to_json() for entry in plan.classes],
             "train_runs": {key: plan.inputs[key] for key in fold.train},
@@ -37,7 +40,7 @@ def training_fingerprint(config: Config, plan: TargetPlan, fold: Fold) -> str:
 def segment_fingerprint(config: Config, record: RunRecord) -> str:
     """What probabilities depend on besides the model."""
     uri = config.segment_tomogram
-    options = config.segment.model_dump(exclude={"device", "keep_probabilities", "runs", "tomogram"})
+    options = config.segment.model_dump(exclude={"device", "keep_probabilities", "runs", "tomogram", "models"})
     names = str(predicted_segmentation(config))
     return digest([VERSIONS["segment"], uri, record.tomograms.get(uri), options, names])
 

@@ -27,11 +27,3 @@ def inside(indices: NDArray[np.float64], shape: Shape) -> NDArray[np.bool_]:
     nearest = np.floor(indices + 0.5)
     within: NDArray[np.bool_] = np.all((nearest >= 0) & (nearest < np.array(shape)), axis=1)
     return within
-
-
-def centred_window(centre: tuple[int, ...], size: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The start of a window of `size` around `centre`, moved so that it lies within `shape`.
-
-    Where the volume is smaller than the window the start is 0 (the caller pads at the far end).
-    """
-    return tuple(min(max(c - s // 2, 0), max(n - s, 0)) for c, s, n in zip(centre, size, shape, strict=True))

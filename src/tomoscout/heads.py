@@ -11,13 +11,14 @@ import torch
 from numpy.typing import NDArray
 
 from tomoscout.classes import TargetClass
-from tomoscout.config import Picking, Train
 from tomoscout.errors import TomoscoutError
-from tomoscout.losses import WeightedCrossEntropy
-from tomoscout.matching import Curve, count_matches, precision_recall
+from tomoscout.inference import argmax_labels
+from tomoscout.losses import build_loss
+from tomoscout.matching import Curve, count_matches, f_beta, precision_recall
 from tomoscout.peaks import LOWEST_SCORE, locate_picks
 from tomoscout.project import Picks
 from tomoscout.trainer import Validation
+from tomoscout.training_options import Train
 
 DEFAULT_THRESHOLD = 0.5
 """For a class that validation says nothing about."""
@@ -53,75 +54,117 @@ class Reference:
 class PickingHead:
     """Semantic segmentation for picking: channel 0 is background, channel c the class labelled c."""
 
-    def __init__(self, classes: Sequence[TargetClass], voxel_spacing: float, picking: Picking) -> None:
+    def __init__(self, classes: Sequence[TargetClass], voxel_spacing: float, options: Train) -> None:
+        """`voxel_spacing` in Å: that of the validation tomograms.
+
+        Raises:
+            TomoscoutError: an option names a class that there is not.
+        """
         self.classes = tuple(classes)
         self.voxel_spacing = voxel_spacing
-        self.picking = picking
+        self.options = options
+        names = [entry.name for entry in classes]
+        for option, known in (("class_weights", ["background", *names]), ("class_sampling", names)):
+            for name in getattr(options, option):
+                if name not in known:
+                    raise TomoscoutError(f"train.{option}: no class '{name}'; the classes are {', '.join(known)}")
+        label = options.best_class
+        if label is not None and label > len(names):
+            raise TomoscoutError(
+                f"train.best_metric: {options.best_metric}, but the classes are "
+                f"{', '.join(f'{number} {name}' for number, name in enumerate(names, 1))}"
+            )
 
     @property
     def outputs(self) -> int:
         """Channels of the network."""
         return len(self.classes) + 1
 
-    def loss(self, options: Train, ignore: int) -> torch.nn.Module:
-        """The loss between logits and labels.
+    @property
+    def needs_labels(self) -> bool:
+        """Whether references must hold label volumes."""
+        return self.options.best_metric_on == "voxels" or any(not entry.is_particle for entry in self.classes)
+
+    def loss(self, ignore: int) -> torch.nn.Module:
+        """The loss between logits and labels; voxels labelled `ignore` do not count.
 
         A small sphere has few voxels, so each of them counts more: by the ratio of the largest target radius to its
         own, to the power of `size_balance`.
         """
+        options = self.options
+        given = [options.class_weights.get(name, 1.0) for name in ["background", *(e.name for e in self.classes)]]
         radii = [entry.target_radius for entry in self.classes]
         largest = max((radius for radius in radii if radius), default=1.0)
-        weights = [
-            options.foreground_weight * (largest / (radius or largest)) ** options.size_balance for radius in radii
+        by_size = [
+            1.0,
+            *(options.foreground_weight * (largest / (radius or largest)) ** options.size_balance for radius in radii),
         ]
-        return WeightedCrossEntropy(torch.tensor([1.0, *weights]), ignore)
+        voxel_weights = [weight * factor for weight, factor in zip(by_size, given, strict=True)]
+        return build_loss(options.loss, torch.tensor(voxel_weights), torch.tensor(given), ignore)
 
-    def measure(
-        self, predictions: Sequence[NDArray[np.uint8]], references: Sequence[Reference], beta: float
-    ) -> Validation:
-        """Score predictions on validation runs: mean F-beta over the particle classes with references, each at its
-        best threshold; with continuous classes alone, their mean voxel Dice.
+    def measure(self, predictions: Sequence[NDArray[np.uint8]], references: Sequence[Reference]) -> Validation:
+        """Score predictions on validation runs by `best_metric`: F-beta of each class, particles at their best
+        thresholds (continuous classes by voxels) or all by voxels, and the mean over the classes that have references:
+        the particles, or where there are none or voxels are counted, all.
 
         Raises:
-            TomoscoutError: no class has anything to be scored by.
+            TomoscoutError: no class that counts has anything to be scored by.
         """
-        located = [
-            locate_picks(probabilities, self.classes, self.voxel_spacing, self.picking) for probabilities in predictions
-        ]
+        on_particles = self.options.best_metric_on == "particles"
+        particles, thresholds = self._particle_scores(predictions, references)
+        labels = [argmax_labels(volume) for volume in predictions] if self.needs_labels else []
         scores: dict[str, float] = {}
-        thresholds: dict[str, float] = {}
         chosen_by: list[str] = []
+        any_particles = any(entry.is_particle for entry in self.classes)
         for entry in self.classes:
-            if entry.radius is None:
-                score = self._dice(entry, predictions, references)
-            else:
-                reach = self.picking.distance * entry.radius
-                curve = precision_recall(
-                    count_matches(
-                        picks[entry.name].positions, picks[entry.name].scores, truth.picks[entry.name].positions, reach
-                    )
-                    for picks, truth in zip(located, references, strict=True)
-                )
-                thresholds[entry.name], score = robust_threshold(curve, beta)
-            if score is not None:
-                scores[entry.name] = score
-                if entry.is_particle or not any(other.is_particle for other in self.classes):
-                    chosen_by.append(entry.name)
+            by_picks = entry.is_particle and on_particles
+            score = particles[entry.name] if by_picks else self._voxel_score(entry, labels, references)
+            if score is None:
+                continue
+            scores[entry.name] = score
+            counts = by_picks or not (on_particles and any_particles)
+            if entry.label == self.options.best_class or (self.options.best_class is None and counts):
+                chosen_by.append(entry.name)
         if not chosen_by:
-            raise TomoscoutError("validation: no run has a reference of any class; choose other validation runs")
+            raise TomoscoutError(
+                f"validation: no run has a reference for {self.options.best_metric}; choose other runs under "
+                "split.validate"
+            )
         details: dict[str, Any] = {"scores": scores, "thresholds": thresholds}
         return Validation(float(np.mean([scores[name] for name in chosen_by])), scores, details)
 
-    @staticmethod
-    def _dice(
-        entry: TargetClass, predictions: Sequence[NDArray[np.uint8]], references: Sequence[Reference]
+    def _particle_scores(
+        self, predictions: Sequence[NDArray[np.uint8]], references: Sequence[Reference]
+    ) -> tuple[dict[str, float | None], dict[str, float]]:
+        """F-beta and threshold by particle class."""
+        picking = self.options.picking
+        located = [locate_picks(volume, self.classes, self.voxel_spacing, picking) for volume in predictions]
+        scores: dict[str, float | None] = {}
+        thresholds: dict[str, float] = {}
+        for entry in self.classes:
+            if entry.radius is None:
+                continue
+            reach = picking.distance * entry.radius
+            curve = precision_recall(
+                count_matches(
+                    picks[entry.name].positions, picks[entry.name].scores, truth.picks[entry.name].positions, reach
+                )
+                for picks, truth in zip(located, references, strict=True)
+            )
+            thresholds[entry.name], scores[entry.name] = robust_threshold(curve, self.options.beta)
+        return scores, thresholds
+
+    def _voxel_score(
+        self, entry: TargetClass, labels: Sequence[NDArray[np.integer]], references: Sequence[Reference]
     ) -> float | None:
-        """2 |A ∩ B| / (|A| + |B|) over all voxels of all runs (Dice 1945)."""
-        both = either = true = 0
-        for probabilities, reference in zip(predictions, references, strict=True):
-            if reference.labels is not None:
-                predicted, truth = probabilities[entry.label - 1] >= 128, reference.labels == entry.label
-                both += int(np.count_nonzero(predicted & truth))
-                true += int(np.count_nonzero(truth))
-                either += int(np.count_nonzero(predicted)) + int(np.count_nonzero(truth))
-        return 2 * both / either if true else None
+        """F-beta of a class over the voxels of all runs, each voxel given to its most probable class; for beta 1 the
+        Dice coefficient. None where no run has a voxel of it."""
+        true_positives = predicted = true = 0
+        for volume, reference in zip(labels, references, strict=True):
+            found, truth = volume == entry.label, reference.labels == entry.label
+            true_positives += int(np.count_nonzero(found & truth))
+            predicted += int(np.count_nonzero(found))
+            true += int(np.count_nonzero(truth))
+        if not true:
+            return None
+        return f_beta(true_positives, predicted - true_positives, true - true_positives, self.options.beta)

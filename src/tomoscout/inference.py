@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,6 +13,22 @@ from numpy.typing import NDArray
 from torch import nn
 
 from tomoscout.errors import TomoscoutError
+from tomoscout.networks.options import NetworkOptions
+from tomoscout.precision import autocast, chosen_precision
+
+
+class InputSizes(NamedTuple):
+    """What sizes a network takes, per axis: multiples of `step`, at least `smallest` voxels."""
+
+    step: tuple[int, ...]
+    smallest: tuple[int, ...]
+
+    @classmethod
+    def of(cls, networks: Sequence[NetworkOptions]) -> InputSizes:
+        """Sizes that all of the networks take."""
+        steps = tuple(math.lcm(*axis) for axis in zip(*(options.size_step() for options in networks), strict=True))
+        least = [max(axis) for axis in zip(*(options.smallest_size() for options in networks), strict=True)]
+        return cls(steps, tuple(math.ceil(size / step) * step for size, step in zip(least, steps, strict=True)))
 
 
 def tile_starts(size: int, tile: int, overlap: float, step: int) -> tuple[list[int], int]:
@@ -41,7 +58,7 @@ def predict(
     volume: NDArray[np.float32],
     *,
     outputs: int,
-    size_step: int,
+    sizes: InputSizes,
     tile: Sequence[int],
     overlap: float,
     flips: int,
@@ -50,8 +67,8 @@ def predict(
 ) -> NDArray[np.uint8]:
     """Probabilities of every class but background, quantised: uint8 (outputs − 1, z, y, x), 255 = 1.
 
-    `volume` is a prepared tomogram (z, y, x). Where the device runs out of memory, tiles are halved along their
-    longest side until they fit.
+    `volume` is a prepared tomogram (z, y, x). Where the device runs out of memory, tiles are halved along the longest
+    side that can still be, until they fit.
 
     Raises:
         TomoscoutError: even the smallest tile does not fit.
@@ -59,15 +76,18 @@ def predict(
     tile = [min(length, size) for length, size in zip(tile, volume.shape, strict=True)]
     while True:
         try:
-            return _predict(network, volume, outputs, size_step, tile, overlap, flips, device)
+            return _predict(network, volume, outputs, sizes, tile, overlap, flips, device)
         except torch.OutOfMemoryError:
-            longest = int(np.argmax(tile))
-            if tile[longest] // 2 < size_step:
-                raise TomoscoutError(f"not enough memory on {device} even for tiles of {tile} voxels") from None
-            tile[longest] //= 2
-            torch.cuda.empty_cache()
-            if progress:
-                progress(f"out of memory; going on with tiles of {'x'.join(map(str, tile))}")
+            pass
+        # Outside the handler, which keeps the tensors of the failed attempt alive.
+        reducible = [length if length > least else 0 for length, least in zip(tile, sizes.smallest, strict=True)]
+        longest = int(np.argmax(reducible))
+        if not reducible[longest]:
+            raise TomoscoutError(f"not enough memory on {device} even for tiles of {tile} voxels")
+        tile[longest] = max(tile[longest] // 2, sizes.smallest[longest])
+        torch.cuda.empty_cache()
+        if progress:
+            progress(f"out of memory; going on with tiles of {'x'.join(map(str, tile))}")
 
 
 @torch.inference_mode()
@@ -75,13 +95,16 @@ def _predict(
     network: nn.Module,
     volume: NDArray[np.float32],
     outputs: int,
-    size_step: int,
+    sizes: InputSizes,
     tile: Sequence[int],
     overlap: float,
     flips: int,
     device: torch.device,
 ) -> NDArray[np.uint8]:
-    plans = [tile_starts(n, t, overlap, size_step) for n, t in zip(volume.shape, tile, strict=True)]
+    enough = [max(n, least) for n, least in zip(volume.shape, sizes.smallest, strict=True)]
+    plans = [
+        tile_starts(n, max(t, least), overlap, step) for n, t, step, least in zip(enough, tile, *sizes, strict=True)
+    ]
     lengths = [length for _, length in plans]
     padding = [(0, max(0, length - n)) for n, length in zip(volume.shape, lengths, strict=True)]
     padded = np.pad(
@@ -112,6 +135,35 @@ def _predict(
 def _probabilities(network: nn.Module, crop: torch.Tensor, flips: int) -> torch.Tensor:
     """Mean class probabilities, without background, over the first `flips` of the eight mirrored copies."""
     mirrored = [axes for count in range(4) for axes in itertools.combinations((-1, -2, -3), count)][:flips]
-    with torch.autocast(crop.device.type, torch.bfloat16, enabled=crop.device.type == "cuda"):
+    with autocast(crop.device, chosen_precision("auto", crop.device)):
         outputs = [network(crop.flip(axes)).flip(axes) for axes in mirrored]
     return sum(torch.softmax(logits[0].float(), dim=0)[1:] for logits in outputs) / len(mirrored)  # type: ignore[return-value]
+
+
+class Ensemble(nn.Module):
+    """Networks applied together: the logarithm of the mean of their probabilities, which a softmax turns back."""
+
+    def __init__(self, networks: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Logits (batch, classes, *space) of inputs (batch, channels, *space)."""
+        mean = sum(torch.softmax(network(inputs).float(), dim=1) for network in self.networks) / len(self.networks)
+        return torch.log(mean.clamp_min(1e-12))  # type: ignore[union-attr]
+
+
+def argmax_labels(probabilities: NDArray[np.uint8]) -> NDArray[np.integer]:
+    """Labels (z, y, x) from quantised probabilities (class, z, y, x) without background: the most probable class,
+    background where it is more probable than any class."""
+    kind = np.uint8 if len(probabilities) <= 255 else np.uint16
+    labels = np.zeros(probabilities.shape[1:], dtype=kind)
+    highest = np.zeros(probabilities.shape[1:], dtype=np.uint8)
+    rest = np.full(probabilities.shape[1:], 255, dtype=np.int32)
+    for label, values in enumerate(probabilities, 1):
+        higher = values > highest
+        labels[higher] = label
+        highest[higher] = values[higher]
+        rest -= values
+    labels[rest > highest] = 0
+    return labels

@@ -13,7 +13,7 @@ from tomoscout.errors import TomoscoutError
 from tomoscout.files import digest
 from tomoscout.fingerprints import localize_fingerprint
 from tomoscout.inventory import RunRecord
-from tomoscout.model import Model, read_model
+from tomoscout.model import Model, read_ensemble
 from tomoscout.peaks import locate_picks
 from tomoscout.predictions import predicted_picks, probabilities_name, segmented_runs
 
@@ -37,7 +37,7 @@ def chosen_thresholds(config: Config, model: Model) -> dict[str, float]:
 
 
 def run_localize(
-    config: Config, records: Sequence[RunRecord], model_folder: Path, segment_folder: Path, batch: int, output: Path
+    config: Config, records: Sequence[RunRecord], models: Sequence[Path], segment_folder: Path, batch: int, output: Path
 ) -> None:
     """Write the picks of a batch of runs; picks of the same object, user and session are replaced, by none if none
     are found.
@@ -45,7 +45,7 @@ def run_localize(
     Raises:
         TomoscoutError: probabilities are missing or of another model.
     """
-    model = read_model(model_folder)
+    model, _ = read_ensemble(models)
     thresholds = chosen_thresholds(config, model)
     fingerprint = localize_fingerprint(config)
     work = Batch(config, segmented_runs(config, records), batch, output)
@@ -53,7 +53,8 @@ def run_localize(
         segmented = read_manifest(segment_folder, record)
         if segmented["model"] != model.weights_digest:
             raise TomoscoutError(
-                f"{record.key}: its probabilities are of another model than {model_folder}; run the segment stage again"
+                f"{record.key}: its probabilities are not of {' and '.join(map(str, models))}; run the segment stage "
+                "again"
             )
         inputs = digest([fingerprint, thresholds, segmented["probabilities"]["digest"], model.weights_digest])
         if work.is_done(record, inputs, lambda r: _picks_there(config, work, model, r)):
@@ -85,7 +86,7 @@ def _localize_run(
         )
     own = {name: getattr(config.localize, name) for name in ("smoothing", "separation")}
     picking = model.picking.model_copy(update={name: value for name, value in own.items() if value is not None})
-    found = locate_picks(probabilities, model.classes, model.voxel_spacing, picking, thresholds)
+    found = locate_picks(probabilities, model.classes, config.voxel_spacing, picking, thresholds)
     manifest: dict[str, Any] = {"model": model.weights_digest, "thresholds": thresholds, "picks": {}}
     for name, picks in found.items():
         source = predicted_picks(config, name)

@@ -2,34 +2,40 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import yaml
 
 from tomoscout.classes import TargetClass
-from tomoscout.config import Network, Picking, Source
+from tomoscout.config import Source
 from tomoscout.errors import TomoscoutError
 from tomoscout.files import digest, digest_file, write_bytes, write_text
+from tomoscout.networks import code_digest, parse_network
+from tomoscout.networks.options import NetworkOptions
+from tomoscout.training_options import Picking
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
 class Model:
-    """What `model.yaml` says. Thresholds are by class name; `made_from` and `made_with` are for people and digests."""
+    """What `model.yaml` says. Thresholds are by class name, voxel spacings (those of the training tomograms) in Å;
+    `made_from` and `made_with` are for people and digests."""
 
     name: str
-    network: Network
+    network: NetworkOptions
     classes: tuple[TargetClass, ...]
     thresholds: dict[str, float]
-    voxel_spacing: float
+    voxel_spacings: tuple[float, ...]
     patch: tuple[int, ...]
     picking: Picking
     made_from: dict[str, Any]
@@ -42,12 +48,13 @@ class Model:
                 "format": FORMAT,
                 "name": self.name,
                 "head": "picking",
-                "network": self.network.model_dump(),
+                "network": self.network.model_dump(mode="json"),
+                "network_code": code_digest(self.network),
                 "classes": [
                     entry.to_json() | ({"threshold": self.thresholds[entry.name]} if entry.is_particle else {})
                     for entry in self.classes
                 ],
-                "voxel_spacing": self.voxel_spacing,
+                "voxel_spacings": list(self.voxel_spacings),
                 "normalisation": "standardise",
                 "patch": list(self.patch),
                 "picking": self.picking.model_dump(),
@@ -78,33 +85,91 @@ def read_model(folder: Path) -> Model:
     """Read `model.yaml`.
 
     Raises:
-        TomoscoutError: it is missing, or not of a form this version knows.
+        TomoscoutError: it is missing, not of a form this version knows, or of a network whose code has changed.
     """
     path = folder / "model.yaml"
+    if not path.is_file():
+        raise TomoscoutError(f"{path}: no model there; train it first")
     try:
         values = yaml.safe_load(path.read_text())
         if values.get("format") != FORMAT or values["head"] != "picking" or values["normalisation"] != "standardise":
             raise TomoscoutError(f"{path}: format {values.get('format')!r}, expected {FORMAT} with the head 'picking'")
+        _check_code(path, values["network"]["family"], values["network_code"])
         return Model(
             values["name"],
-            Network.model_validate(values["network"]),
+            parse_network(values["network"]),
             tuple(_read_class(entry) for entry in values["classes"]),
             {entry["name"]: entry["threshold"] for entry in values["classes"] if "threshold" in entry},
-            values["voxel_spacing"],
+            tuple(values["voxel_spacings"]),
             tuple(values["patch"]),
             Picking.model_validate(values["picking"]),
             values["made_from"],
             values["weights"],
         )
-    except FileNotFoundError:
-        raise TomoscoutError(f"{path}: no model there; train it first") from None
     except (yaml.YAMLError, KeyError, AttributeError, ValueError, TypeError) as error:
         raise TomoscoutError(f"{path}: not a model description ({' '.join(str(error).split())})") from None
+
+
+def _check_code(path: Path, family: str, expected: str | None) -> None:
+    """Refuse a network whose file has changed, before anything in it is run."""
+    try:
+        found = code_digest(NetworkOptions(family=family))
+    except FileNotFoundError:
+        raise TomoscoutError(f"{path}: {family}: no such file; the model needs the code of its network") from None
+    if found != expected:
+        raise TomoscoutError(f"{path}: {family} is not the file that this model was trained with")
 
 
 def _read_class(entry: dict[str, Any]) -> TargetClass:
     sources = tuple(Source.parse(source) for source in entry["sources"])
     return TargetClass(entry["name"], entry["label"], entry["radius"], entry["target_radius"], sources)
+
+
+def read_ensemble(folders: Sequence[Path]) -> tuple[Model, list[Model]]:
+    """Read models that are applied together: what they are as one, with the mean of their thresholds, and each.
+
+    Raises:
+        TomoscoutError: one cannot be read, or they differ in classes or voxel spacing.
+    """
+    members = [read_model(folder) for folder in folders]
+    first = members[0]
+    for folder, member in zip(folders, members, strict=True):
+        if [(e.name, e.label) for e in member.classes] != [(e.name, e.label) for e in first.classes]:
+            raise TomoscoutError(
+                f"{folder}: finds {', '.join(entry.name for entry in member.classes)}, but {folders[0]} "
+                f"{', '.join(entry.name for entry in first.classes)}; an ensemble needs the same classes in one order"
+            )
+    if len(members) == 1:
+        return first, members
+    shared = set.intersection(*(set(member.voxel_spacings) for member in members))
+    if not shared:
+        raise TomoscoutError(f"{', '.join(map(str, folders))}: trained at different voxel spacings")
+    thresholds = {name: float(np.mean([m.thresholds[name] for m in members]).round(3)) for name in first.thresholds}
+    together = replace(
+        first,
+        name=" + ".join(member.name for member in members),
+        thresholds=thresholds,
+        voxel_spacings=tuple(sorted(shared)),
+        weights_digest=digest([member.weights_digest for member in members]),
+    )
+    return together, members
+
+
+def load_weights(folder: Path, model: Model) -> dict[str, torch.Tensor]:
+    """Read the weights of a model folder.
+
+    Raises:
+        TomoscoutError: they are missing, or changed since the training.
+    """
+    from safetensors.torch import load_file
+
+    path = folder / "weights.safetensors"
+    if not path.exists():
+        raise TomoscoutError(f"{path}: no such file; the model folder is incomplete")
+    if digest_file(path) != model.weights_digest:
+        raise TomoscoutError(f"{path}: not the weights that {folder / 'model.yaml'} describes (digests differ)")
+    weights: dict[str, torch.Tensor] = load_file(path)
+    return weights
 
 
 def load_network(folder: Path, model: Model, device: torch.device) -> nn.Module:
@@ -113,18 +178,13 @@ def load_network(folder: Path, model: Model, device: torch.device) -> nn.Module:
     Raises:
         TomoscoutError: the weights are missing, changed since the training, or do not fit the network.
     """
-    from safetensors.torch import load_file
-
     from tomoscout.networks import build_network
 
-    path = folder / "weights.safetensors"
-    if not path.exists():
-        raise TomoscoutError(f"{path}: no such file; the model folder is incomplete")
-    if digest_file(path) != model.weights_digest:
-        raise TomoscoutError(f"{path}: not the weights that {folder / 'model.yaml'} describes (digests differ)")
+    weights = load_weights(folder, model)
     network = build_network(model.network, len(model.classes) + 1)
     try:
-        network.load_state_dict(load_file(path))
+        network.load_state_dict(weights)
     except RuntimeError as error:
-        raise TomoscoutError(f"{path}: weights do not fit the network ({str(error).splitlines()[0]})") from None
+        reason = " ".join(str(error).split())[:200]
+        raise TomoscoutError(f"{folder / 'weights.safetensors'}: weights do not fit the network ({reason})") from None
     return network.to(device).eval()

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tomoscout.classes import TargetClass
-from tomoscout.config import Picking
 from tomoscout.geometry import to_angstrom
 from tomoscout.project import Picks
+from tomoscout.training_options import Picking
 
 LOWEST_SCORE = 0.05
 """Peaks below this are noise at any threshold worth choosing."""

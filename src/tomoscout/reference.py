@@ -9,7 +9,11 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from tomoscout.config import Config, Section
+from tomoscout.config import Config
+from tomoscout.networks import FAMILIES, family_module
+from tomoscout.networks.options import NetworkOptions
+from tomoscout.sections import Section
+from tomoscout.training_options import LOSSES
 
 EXAMPLES: dict[str, Any] = {
     "projects": {"mydata": "/path/to/copick.json"},
@@ -21,7 +25,24 @@ EXAMPLES: dict[str, Any] = {
 
 def json_schema() -> str:
     """The JSON schema of a configuration file, for editors."""
-    return json.dumps(Config.model_json_schema(), indent=2, ensure_ascii=False) + "\n"
+    schema = Config.model_json_schema(ref_template="#/$defs/{model}")
+    families = []
+    for name, options in _families():
+        schema["$defs"][name] = options.model_json_schema()
+        families.append({"$ref": f"#/$defs/{name}"})
+    others = {
+        "type": "object",
+        "description": "A family of yours: a Python file or an installed entry point, with its own options.",
+        "properties": {"family": {"type": "string", "not": {"enum": list(FAMILIES)}}},
+        "required": ["family"],
+    }
+    schema["$defs"]["NetworkOptions"] = {"title": "Network", "anyOf": [*families, others]}
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
+
+
+def _families() -> Iterator[tuple[str, type[NetworkOptions]]]:
+    for name in FAMILIES:
+        yield name, family_module(name).Options
 
 
 def commented_yaml() -> str:
@@ -40,13 +61,27 @@ def _yaml_lines(section: type[Section], path: str, depth: int) -> Iterator[str]:
             yield f"{indent}{key}:\n"
             yield from _yaml_lines(nested, f"{path}{key}.", depth + 1)
         else:
-            value = EXAMPLES.get(f"{path}{key}", None if field.is_required() else field.default)
+            value = EXAMPLES.get(f"{path}{key}", _default(field))
             yield f"{indent}{key}: {json.dumps(value, ensure_ascii=False)}\n"
 
 
 def markdown() -> str:
     """The reference as a page: a table per section."""
-    return _PAGE + "".join(_tables(Config, "The whole", ""))
+    page = _PAGE + "".join(_tables(Config, "The whole", ""))
+    page += "\n## Families of networks\n\n`train.network.family` chooses one; the options are `train.network.…`.\n"
+    page += "".join(_choice(name, options) for name, options in _families())
+    page += "\n## Losses\n\n`train.loss` takes one of these by name, as a mapping, or several in a list.\n"
+    return page + "".join(_choice(loss.model_fields["name"].default, loss) for loss in LOSSES)
+
+
+def _choice(name: str, section: type[Section]) -> str:
+    """A section among several to choose from, as a heading and a table."""
+    rows = "".join(
+        f"| `{key}` | `{json.dumps(_default(field), ensure_ascii=False)}` | {_cell(field.description)} |\n"
+        for key, field in section.model_fields.items()
+        if key not in ("family", "name")
+    )
+    return f"\n### {name}\n\n{_one_line(section.__doc__)}\n\n| option | default | meaning |\n|---|---|---|\n{rows}"
 
 
 _PAGE = """# Configuration
@@ -78,19 +113,32 @@ def _tables(section: type[Section], title: str, path: str) -> Iterator[str]:
         if inner:
             nested.append((inner, f"{path}{key}."))
             continue
-        default = "required" if field.is_required() else f"`{json.dumps(field.default, ensure_ascii=False)}`"
-        yield f"| `{path}{key}` | {default} | {_one_line(field.description).replace('|', chr(92) + '|')} |\n"
+        default = "required" if field.is_required() else f"`{json.dumps(_default(field), ensure_ascii=False)}`"
+        yield f"| `{path}{key}` | {default} | {_cell(field.description)} |\n"
     for inner, place in nested:
         yield from _tables(inner, "", place)
 
 
 def _section_of(field: FieldInfo) -> type[Section] | None:
     kind = field.annotation
+    if kind is NetworkOptions:
+        return type(field.get_default(call_default_factory=True))
     return kind if isinstance(kind, type) and issubclass(kind, Section) else None
+
+
+def _default(field: FieldInfo) -> Any:
+    value: Any = None if field.is_required() else field.get_default(call_default_factory=True)
+    if isinstance(value, list):
+        return [entry.model_dump() if isinstance(entry, Section) else entry for entry in value]
+    return value
 
 
 def _one_line(text: str | None) -> str:
     return " ".join((text or "").split())
+
+
+def _cell(text: str | None) -> str:
+    return _one_line(text).replace("|", "\\|")
 
 
 def _comment(text: str, depth: int) -> str:

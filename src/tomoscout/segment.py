@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from tomoscout.batches import Batch
 from tomoscout.config import Config
@@ -16,55 +15,46 @@ from tomoscout.device import choose_device
 from tomoscout.errors import TomoscoutError
 from tomoscout.files import digest
 from tomoscout.fingerprints import segment_fingerprint
-from tomoscout.inference import predict
+from tomoscout.inference import Ensemble, InputSizes, argmax_labels, predict
 from tomoscout.inventory import RunRecord
-from tomoscout.model import Model, load_network, read_model
-from tomoscout.networks import size_step
+from tomoscout.model import Model, load_network, read_ensemble
 from tomoscout.predictions import predicted_segmentation, probabilities_name, segmented_runs
 from tomoscout.progress import Progress
 from tomoscout.volumes import standardise
 
 
-def argmax_labels(probabilities: NDArray[np.uint8]) -> NDArray[np.integer]:
-    """Labels (z, y, x) from quantised probabilities (class, z, y, x) without background: the most probable class,
-    background where it is more probable than any class."""
-    kind = np.uint8 if len(probabilities) <= 255 else np.uint16
-    labels = np.zeros(probabilities.shape[1:], dtype=kind)
-    highest = np.zeros(probabilities.shape[1:], dtype=np.uint8)
-    rest = np.full(probabilities.shape[1:], 255, dtype=np.int32)
-    for label, values in enumerate(probabilities, 1):
-        higher = values > highest
-        labels[higher] = label
-        highest[higher] = values[higher]
-        rest -= values
-    labels[rest > highest] = 0
-    return labels
-
-
 def run_segment(
-    config: Config, records: Sequence[RunRecord], folder: Path, batch: int, output: Path, threads: int | None = None
+    config: Config,
+    records: Sequence[RunRecord],
+    folders: Sequence[Path],
+    batch: int,
+    output: Path,
+    threads: int | None = None,
 ) -> None:
-    """Apply the model in `folder` to the runs of a batch; runs already done with this model are left alone.
+    """Apply a model, or several as an ensemble, to the runs of a batch; runs already done with it are left alone.
 
     Raises:
         TomoscoutError: the model or a tomogram cannot be used.
     """
     if threads:
         torch.set_num_threads(threads)
-    model = read_model(folder)
-    if model.voxel_spacing != config.voxel_spacing:
+    model, members = read_ensemble(folders)
+    if config.voxel_spacing not in model.voxel_spacings:
         raise TomoscoutError(
-            f"{folder}: trained at {model.voxel_spacing} Å per voxel, but tomograms is {config.segment_tomogram}"
+            f"{folders[0]}: trained at {' and '.join(map(str, model.voxel_spacings))} Å per voxel, but the tomogram to "
+            f"segment is {config.segment_tomogram}"
         )
     work = Batch(config, segmented_runs(config, records), batch, output)
     inputs = {r.key: digest([model.weights_digest, segment_fingerprint(config, r)]) for r in work.records}
     pending = [r for r in work.records if not work.is_done(r, inputs[r.key], lambda r: _is_there(config, work, r))]
     if pending:
         device = choose_device(config.segment.device)
-        network = load_network(folder, model, device)
+        networks = [load_network(folder, member, device) for folder, member in zip(folders, members, strict=True)]
+        network = networks[0] if len(networks) == 1 else Ensemble(networks)
+        sizes = InputSizes.of([member.network for member in members])
         progress = Progress(len(pending))
         for number, record in enumerate(pending, 1):
-            manifest = _segment_run(config, model, network, device, work, record, progress)
+            manifest = _segment_run(config, model, network, sizes, device, work, record, progress)
             work.finish(record, {**manifest, "inputs": inputs[record.key]})
             progress.show(number, f"{record.key}: run {number} of {len(pending)}", now=True)
     work.write()
@@ -81,6 +71,7 @@ def _segment_run(
     config: Config,
     model: Model,
     network: torch.nn.Module,
+    sizes: InputSizes,
     device: torch.device,
     work: Batch,
     record: RunRecord,
@@ -92,7 +83,7 @@ def _segment_run(
         network,
         standardise(tomogram),
         outputs=len(model.classes) + 1,
-        size_step=size_step(model.network),
+        sizes=sizes,
         tile=config.segment.tile,
         overlap=config.segment.overlap,
         flips=config.segment.flips,

@@ -10,13 +10,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from tomoscout.classes import TargetPlan, has_tomogram, source_segmentation
+from tomoscout.classes import TargetPlan, has_tomogram, is_annotated
 from tomoscout.config import Config, Split
 from tomoscout.errors import TomoscoutError
 from tomoscout.files import write_json
 from tomoscout.inventory import RunRecord, find_runs
 
-VERSION = 1
+VERSION = 2
 """Raised when the same options would divide the same runs otherwise."""
 
 PARTS = ("train", "validate", "test")
@@ -52,22 +52,31 @@ class SplitResult:
 
 def make_split(config: Config, records: Sequence[RunRecord], plan: TargetPlan) -> SplitResult:
     """Divide the runs. A run (or group of runs) has a fixed place in a random order that depends only on the seed
-    and its name, so that adding runs moves few others.
+    and its name, so that adding runs moves few others. Runs without the tomogram that is segmented (theirs may be of
+    another voxel spacing) can only train.
 
     Raises:
-        TomoscoutError: parts overlap, are empty, or name a run without a target.
+        TomoscoutError: parts overlap, are empty, or name a run that cannot be used there.
     """
     options = config.split
     eligible, excluded = _eligible(config, list(records), plan)
+    lacking = {record.key for record in records if config.segment_tomogram not in record.tomograms}
     explicit = _explicit(options, list(records), eligible, excluded)
+    for part in ("validate", "test"):
+        if unfit := sorted(lacking & set(explicit[part])):
+            raise TomoscoutError(
+                f"split.{part}: {', '.join(unfit)} can only train: it has no tomogram {config.segment_tomogram}"
+            )
     groups = _groups(options, [r for r in records if r.key in eligible])
     _refuse_divided_groups(explicit, groups)
     taken = {key for keys in explicit.values() for key in keys}
     free = [group for group in groups if not taken & set(group)]
-    folds = tuple(_sort(fold) for fold in _divide(options, explicit, free))
+    measurable = [group for group in free if lacking.isdisjoint(group)]
+    others = [group for group in free if not lacking.isdisjoint(group)]
+    folds = tuple(_sort(fold) for fold in _divide(options, explicit, measurable, others))
     by_key = {record.key: record for record in records}
     for number, fold in enumerate(folds):
-        _check(fold, number, options, excluded)
+        _check(fold, number, config, excluded, lacking & eligible)
         _refuse_absent_classes(config, plan, [by_key[key] for key in fold.train], number)
     used = set(folds[0].part("all"))
     excluded |= {key: "neither listed in split nor drawn by split.ratios" for key in eligible if key not in used}
@@ -135,20 +144,25 @@ def _refuse_divided_groups(explicit: dict[str, list[str]], groups: list[list[str
             raise TomoscoutError(f"split: {', '.join(group)} belong to one group but are in {' and '.join(parts)}")
 
 
-def _divide(options: Split, explicit: dict[str, list[str]], free: list[list[str]]) -> list[Fold]:
+def _divide(
+    options: Split, explicit: dict[str, list[str]], measurable: list[list[str]], others: list[list[str]]
+) -> list[Fold]:
+    """Folds from what is listed and the free groups: those that can validate and test, and those that cannot."""
     train, validate, test = (explicit[part] for part in PARTS)
     if options.folds or options.leave_one_out:
-        count = options.folds or len(free)
-        if len(free) < count or count < 2:
+        count = options.folds or len(measurable)
+        if len(measurable) < count or count < 2:
             raise TomoscoutError(
-                f"split: {count} folds need at least {max(count, 2)} runs or groups, found {len(free)}"
+                f"split: {count} folds need at least {max(count, 2)} runs or groups, found {len(measurable)}"
             )
-        starts = [len(free) * fold // count for fold in range(count + 1)]
+        starts = [len(measurable) * fold // count for fold in range(count + 1)]
         return [
-            Fold(_join(free[:start] + free[end:]), _join(free[start:end]), tuple(test))
+            Fold(_join(measurable[:start] + measurable[end:] + others), _join(measurable[start:end]), tuple(test))
             for start, end in pairwise(starts)
         ]
-    counts = _counts(len(free), _shares(options.ratios, [not given for given in (train, validate, test)]))
+    free = measurable + others
+    shares = _shares(options.ratios, [not given for given in (train, validate, test)])
+    counts = _counts(len(free), len(measurable), shares)
     chosen: list[tuple[str, ...]] = []
     for count in counts:
         chosen.append(_join(free[:count]))
@@ -166,18 +180,18 @@ def _shares(ratios: list[float], wanted: list[bool]) -> list[float]:
     return [share / total for share in shares] if total else shares
 
 
-def _counts(total: int, shares: list[float]) -> tuple[int, int, int]:
+def _counts(total: int, measurable: int, shares: list[float]) -> tuple[int, int, int]:
     """Whole numbers of test, validation and training groups. A part with a share gets at least one while there are
     enough: training first, then validation; rounding goes to training, or to the test where training is listed."""
     train, validate, test = (max(1, round(total * share)) if share else 0 for share in shares)
-    spare = total - (1 if train else 0)
+    spare = min(measurable, total - (1 if train else 0))
     validate = min(validate, max(spare, 0))
     test = min(test, max(spare - validate, 0))
     complete = sum(shares) > 1 - 1e-6
     if train and (complete or train > total - validate - test):
         train = total - validate - test
     elif test and complete:
-        test = total - validate
+        test = measurable - validate
     return test, validate, train
 
 
@@ -189,18 +203,20 @@ def _sort(fold: Fold) -> Fold:
     return Fold(*(tuple(sorted(fold.part(part))) for part in PARTS))
 
 
-def _check(fold: Fold, number: int, options: Split, excluded: dict[str, str]) -> None:
+def _check(fold: Fold, number: int, config: Config, excluded: dict[str, str], lacking: set[str]) -> None:
+    name = config.split.name
     for part in ("train", "validate"):
         if not fold.part(part):
             usable = len(fold.part("all"))
             reasons = "; ".join(f"{key}: {reason}" for key, reason in list(excluded.items())[:3])
+            only = f", {len(lacking)} without {config.segment_tomogram} can only train" if lacking else ""
             raise TomoscoutError(
-                f"split {options.name}: no run is left for '{part}' (fold {number}, {usable} usable runs, "
+                f"split {name}: no run is left for '{part}' (fold {number}, {usable} usable runs{only}, "
                 f"{len(excluded)} excluded{': ' + reasons if reasons else ''})"
             )
     overlap = set(fold.train) & set(fold.validate) | set(fold.test) & set(fold.train + fold.validate)
     if overlap:
-        raise TomoscoutError(f"split {options.name}: {', '.join(sorted(overlap))} are in more than one part")
+        raise TomoscoutError(f"split {name}: {', '.join(sorted(overlap))} are in more than one part")
 
 
 def _refuse_absent_classes(config: Config, plan: TargetPlan, train: list[RunRecord], number: int) -> None:
@@ -208,7 +224,7 @@ def _refuse_absent_classes(config: Config, plan: TargetPlan, train: list[RunReco
         if entry.is_particle:
             there = any(record.picks[s].total for record in train for s in entry.sources if s in record.picks)
         else:
-            there = any(str(source_segmentation(config, entry)) in record.segmentations for record in train)
+            there = any(is_annotated(entry, record) for record in train)
         if not there:
             raise TomoscoutError(
                 f"split {config.split.name}: no training run of fold {number} has '{entry.name}' "
@@ -226,15 +242,16 @@ def split_to_json(options: Split, result: SplitResult) -> dict[str, Any]:
     }
 
 
-def chosen_fold(options: Split, result: SplitResult) -> Fold:
-    """The fold a single training uses.
+def chosen_fold(options: Split, result: SplitResult, number: int | None = None) -> Fold:
+    """A fold by its number; without one, that of a single training.
 
     Raises:
         TomoscoutError: there are fewer folds.
     """
-    if options.fold >= len(result.folds):
-        raise TomoscoutError(f"split.fold: {options.fold} asked for, but there are folds 0 to {len(result.folds) - 1}")
-    return result.folds[options.fold]
+    number = options.fold if number is None else number
+    if not 0 <= number < len(result.folds):
+        raise TomoscoutError(f"split.fold: {number} asked for, but there are folds 0 to {len(result.folds) - 1}")
+    return result.folds[number]
 
 
 def write_split(config: Config, result: SplitResult, output: Path) -> None:

@@ -1,9 +1,9 @@
-"""Training targets: annotated picks and segmentations become one label volume per run."""
+"""Training targets: annotated picks and segmentations become one label volume per run and voxel spacing."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,17 +12,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tomoscout.batches import Batch
-from tomoscout.classes import TargetPlan, plan_targets, reference_tomogram, source_segmentation, target_segmentation
-from tomoscout.config import Config, Source
+from tomoscout.classes import (
+    TargetClass,
+    TargetPlan,
+    plan_targets,
+    reference_tomograms,
+    source_segmentation,
+    target_segmentation,
+)
+from tomoscout.config import Config, Source, TomogramUri
 from tomoscout.errors import TomoscoutError
-from tomoscout.geometry import Shape, inside, to_voxels
+from tomoscout.files import read_json
+from tomoscout.geometry import Shape, inside, to_angstrom, to_voxels
 from tomoscout.inventory import RunRecord
-from tomoscout.project import Project, Segmentation
+from tomoscout.project import Project
 
 ALIGNMENT_TOLERANCE = 4
 """Voxels by which a segmentation's shape may differ from the tomogram's: binning software rounds sizes its own way."""
 
-ROOM = 1 + 1e-9
+ROUNDING = 1e-9
+"""Far more than floating point loses in positions and radii, in voxels, and far less than matters."""
+
+ROOM = 1 + ROUNDING
 """Voxels and neighbours of a sphere are sought this much beyond its radius: rounding must lose none on its surface."""
 
 
@@ -114,125 +125,194 @@ def align(mask: NDArray[Any], shape: Shape, what: str) -> NDArray[Any]:
     return np.pad(cropped, [(0, size - have) for size, have in zip(shape, cropped.shape, strict=True)])
 
 
+def resample(mask: NDArray[Any], voxel_spacing: float, wanted: float) -> NDArray[Any]:
+    """Bring a volume from one voxel spacing (Å) to another, from the origin on: every voxel takes the value of the
+    nearest one. Half-way between two it is the former, so that a voxel twice as large covers two along each axis."""
+    for axis, size in enumerate(mask.shape):
+        steps = np.arange(int(size * voxel_spacing / wanted) + 2)
+        places = to_voxels(to_angstrom(np.repeat(steps[:, None], 3, axis=1), wanted), voxel_spacing)[:, 0]
+        nearest = np.ceil(places - 0.5 - ROUNDING).astype(int)
+        mask = mask.take(nearest[nearest < size], axis)
+    return mask
+
+
 # The stage
 
 
-def make_target(config: Config, plan: TargetPlan, project: Project, record: RunRecord) -> dict[str, Any]:
-    """Make, write and describe the target of one run; returns its manifest.
+class _TargetMaker:
+    """Draws the targets of one run."""
+
+    def __init__(self, config: Config, plan: TargetPlan, project: Project, record: RunRecord) -> None:
+        self.project = project
+        self.record = record
+        self.classes = plan.classes
+        self.allow_missing_chunks = config.targets.allow_missing_chunks
+        # Positions are in Å: the same for every voxel spacing.
+        self.picks = {
+            entry.label: [(s, project.read_picks(record.run, s).positions) for s in entry.sources if s in record.picks]
+            for entry in plan.classes
+            if entry.is_particle
+        }
+
+    def draw(self, uri: str) -> tuple[NDArray[np.integer], dict[str, Any]]:
+        """The target at the voxel spacing and of the shape of a tomogram, and what it is made of."""
+        voxel_spacing, shape = TomogramUri.parse(uri).voxel_spacing, self.record.tomograms[uri]
+        labels = np.zeros(shape, dtype=label_type(len(self.classes)))
+        drawn = self._draw_segmentations(labels, voxel_spacing)
+        spheres, counts = self._collect_spheres(uri, voxel_spacing)
+        voxels, met = rasterise(labels, spheres)
+        classes = []
+        for entry in self.classes:
+            facts = entry.to_json()
+            if entry.is_particle:
+                own = spheres.labels == entry.label
+                facts["voxels"] = int(voxels[own].sum())
+                facts["picks"] = {
+                    **counts[entry.label],
+                    "overlapping": int(met[own].sum()),
+                    "without_voxels": int((voxels[own] == 0).sum()),
+                }
+                facts |= self._warn_of_small_spheres(entry, voxel_spacing, facts["picks"])
+            else:
+                facts["segmentation"], before = drawn.get(entry.label, (None, 0))
+                facts["voxels"] = int(np.count_nonzero(labels == entry.label)) if before else 0
+                facts["voxels_lost_to_particles"] = before - facts["voxels"]
+            classes.append(facts)
+        return labels, {"tomogram": uri, "shape": list(shape), "classes": classes}
+
+    def _draw_segmentations(self, labels: NDArray[np.integer], voxel_spacing: float) -> dict[int, tuple[str, int]]:
+        """Draw the continuous classes; where they meet, the one listed first stays. Returns by label the
+        segmentation that was drawn and how many voxels it got."""
+        drawn: dict[int, tuple[str, int]] = {}
+        for entry in self.classes:
+            found = source_segmentation(entry, self.record, voxel_spacing)
+            if found is None:
+                continue
+            what = f"{self.record.key}: segmentation {found}"
+            mask = self.project.read_segmentation(
+                self.record.run, found, allow_missing_chunks=self.allow_missing_chunks
+            )
+            mask = mask > 0
+            if found.voxel_spacing != voxel_spacing:
+                what += f" brought to {voxel_spacing} Å"
+                mask = resample(mask, found.voxel_spacing, voxel_spacing)
+                print(f"{what}, where there is none", file=sys.stderr)
+            free = align(mask, labels.shape, what) & (labels == 0)
+            labels[free] = entry.label
+            drawn[entry.label] = str(found), int(np.count_nonzero(free))
+        return drawn
+
+    def _collect_spheres(self, uri: str, voxel_spacing: float) -> tuple[Spheres, dict[int, dict[str, Any]]]:
+        centres, radii, labels = [np.zeros((0, 3))], [np.zeros(0)], [np.zeros(0, dtype=np.int64)]
+        counts: dict[int, dict[str, Any]] = {}
+        for entry in self.classes:
+            if entry.target_radius is None:
+                continue
+            counts[entry.label] = {"used": 0, "outside": 0, "outside_at": []}
+            for source, positions in self.picks[entry.label]:
+                indices = to_voxels(positions, voxel_spacing)
+                kept = inside(indices, self.record.tomograms[uri])
+                self._report_outside(counts[entry.label], uri, source, positions[~kept])
+                counts[entry.label]["used"] += int(kept.sum())
+                centres.append(indices[kept])
+                radii.append(np.full(int(kept.sum()), entry.target_radius / voxel_spacing))
+                labels.append(np.full(int(kept.sum()), entry.label))
+        return Spheres(np.concatenate(centres), np.concatenate(radii), np.concatenate(labels)), counts
+
+    def _report_outside(self, counts: dict[str, Any], uri: str, source: Source, positions: NDArray[np.float64]) -> None:
+        if not len(positions):
+            return
+        counts["outside"] += len(positions)
+        counts["outside_at"] += [[str(source), *(round(float(v), 3) for v in p)] for p in positions]
+        some = "; ".join(", ".join(f"{v:.0f}" for v in p) for p in positions[:3])
+        self._warn(
+            f"{len(positions)} picks of {source} lie outside the tomogram {uri} and are left out "
+            f"(x, y, z in Å: {some}{' …' if len(positions) > 3 else ''})"
+        )
+
+    def _warn_of_small_spheres(self, entry: TargetClass, voxel_spacing: float, picks: dict[str, Any]) -> dict[str, str]:
+        if entry.target_radius is None or entry.target_radius >= voxel_spacing or not picks["used"]:
+            return {}
+        warning = (
+            f"the target radius of {entry.target_radius:g} Å is less than a voxel of {voxel_spacing:g} Å; "
+            f"{picks['without_voxels']} of {picks['used']} picks got no voxel"
+        )
+        self._warn(f"{entry.name}: {warning}")
+        return {"warning": warning}
+
+    def _warn(self, text: str) -> None:
+        print(f"warning: {self.record.key}: {text}", file=sys.stderr)
+
+
+def make_targets(config: Config, plan: TargetPlan, project: Project, record: RunRecord) -> list[dict[str, Any]]:
+    """Make, write and describe the targets of one run, one for every voxel spacing among its tomograms.
 
     Raises:
         TomoscoutError: a source is broken or does not fit the tomogram.
     """
-    uri = reference_tomogram(config, record)
-    shape = record.tomograms[uri]
-    labels = np.zeros(shape, dtype=label_type(len(plan.classes)))
-    drawn = _draw_segmentations(labels, config, plan, project, record)
-    spheres, counts = _collect_spheres(config, plan, project, record, shape)
-    voxels, met = rasterise(labels, spheres)
-    classes = []
-    for entry in plan.classes:
-        facts = entry.to_json()
-        if entry.is_particle:
-            own = spheres.labels == entry.label
-            facts["voxels"] = int(voxels[own].sum())
-            facts["picks"] = {**counts[entry.name], "overlapping": int(met[own].sum())}
-        else:
-            facts["voxels"] = int(np.count_nonzero(labels == entry.label)) if entry.label in drawn else 0
-            facts["voxels_lost_to_particles"] = drawn.get(entry.label, 0) - facts["voxels"]
-        classes.append(facts)
-    wanted = target_segmentation(config)
+    maker = _TargetMaker(config, plan, project, record)
+    # All are drawn before any is written: where a source cannot be used, what was made earlier stays whole.
+    drawn = [
+        (target_segmentation(config, voxel_spacing), *maker.draw(uri))
+        for voxel_spacing, uri in reference_tomograms(config, record).items()
+    ]
     attributes = {"classes": [entry.to_json() for entry in plan.classes]}
-    return {
-        "segmentation": str(wanted),
-        "tomogram": uri,
-        "shape": list(shape),
-        "classes": classes,
-        "digest": project.write_segmentation(record.run, wanted, labels, attributes),
-    }
-
-
-def _draw_segmentations(
-    labels: NDArray[np.integer], config: Config, plan: TargetPlan, project: Project, record: RunRecord
-) -> dict[int, int]:
-    """Draw the continuous classes; where they meet, the one listed first stays. Returns voxels per label."""
-    drawn: dict[int, int] = {}
-    for entry in plan.classes:
-        if entry.is_particle:
-            continue
-        wanted = source_segmentation(config, entry)
-        if str(wanted) not in record.segmentations:
-            continue
-        mask = project.read_segmentation(record.run, wanted, allow_missing_chunks=config.targets.allow_missing_chunks)
-        mask = align(mask, labels.shape, f"{record.key}: segmentation {wanted}")
-        free = (mask > 0) & (labels == 0)
-        labels[free] = entry.label
-        drawn[entry.label] = int(np.count_nonzero(free))
-    return drawn
-
-
-def _collect_spheres(
-    config: Config, plan: TargetPlan, project: Project, record: RunRecord, shape: Shape
-) -> tuple[Spheres, dict[str, dict[str, Any]]]:
-    centres, radii, labels = [np.zeros((0, 3))], [np.zeros(0)], [np.zeros(0, dtype=np.int64)]
-    counts: dict[str, dict[str, Any]] = {}
-    for entry in plan.classes:
-        if entry.target_radius is None:
-            continue
-        counts[entry.name] = {"used": 0, "outside": 0, "outside_at": []}
-        for source in entry.sources:
-            if source not in record.picks:
-                continue
-            picks = project.read_picks(record.run, source)
-            indices = to_voxels(picks.positions, config.voxel_spacing)
-            kept = inside(indices, shape)
-            _report_outside(counts[entry.name], record, source, picks.positions[~kept])
-            counts[entry.name]["used"] += int(kept.sum())
-            centres.append(indices[kept])
-            radii.append(np.full(int(kept.sum()), entry.target_radius / config.voxel_spacing))
-            labels.append(np.full(int(kept.sum()), entry.label))
-    return Spheres(np.concatenate(centres), np.concatenate(radii), np.concatenate(labels)), counts
-
-
-def _report_outside(counts: dict[str, Any], record: RunRecord, source: Source, positions: NDArray[np.float64]) -> None:
-    if not len(positions):
-        return
-    counts["outside"] += len(positions)
-    counts["outside_at"] += [[str(source), *(round(float(v), 3) for v in p)] for p in positions]
-    some = "; ".join(", ".join(f"{v:.0f}" for v in p) for p in positions[:3])
-    print(
-        f"warning: {record.key}: {len(positions)} picks of {source} lie outside the tomogram and are left out "
-        f"(x, y, z in Å: {some}{' …' if len(positions) > 3 else ''})",
-        file=sys.stderr,
-    )
+    return [
+        {
+            "segmentation": str(wanted),
+            **facts,
+            "digest": project.write_segmentation(record.run, wanted, labels, attributes),
+        }
+        for wanted, labels, facts in drawn
+    ]
 
 
 def run_targets(config: Config, records: Sequence[RunRecord], batch: int, output: Path) -> None:
-    """Make the targets of a batch of runs. Runs whose target is there and up to date are left alone; a run that
-    is not among the runs of the targets any more (it lost its annotations) loses its target.
+    """Make the targets of a batch of runs. A run whose targets are there and up to date is left alone; where
+    anything they depend on has changed, which tomograms it has among it, all targets of the run are made again.
+    Targets that are not wanted any more are removed: those of a run that lost its annotations, and those at a voxel
+    spacing that is no longer listed.
 
     Raises:
         TomoscoutError: a source is broken or does not fit the tomogram.
     """
     plan = plan_targets(config, records)
-    wanted = target_segmentation(config)
     work = Batch(config, records, batch, output)
+
+    def are_there(record: RunRecord) -> bool:
+        there = work.project(record).segmentations(record.run)
+        return all(target_segmentation(config, spacing) in there for spacing in reference_tomograms(config, record))
+
     for record in work.records:
         if record.key not in plan.inputs:
-            _remove_target(work, record, wanted)
+            _remove_targets(config, work, record, kept=())
+            work.manifest_path(record).unlink(missing_ok=True)
             continue
         inputs = plan.inputs[record.key]
-        if work.is_done(record, inputs, lambda r: work.project(r).has_segmentation(r.run, wanted)):
+        if work.is_done(record, inputs, are_there):
             continue
-        manifest = make_target(config, plan, work.project(record), record)
-        work.finish(record, {**manifest, "inputs": inputs})
-        used = sum(entry["picks"]["used"] for entry in manifest["classes"] if "picks" in entry)
-        print(f"{record.key}: {used} picks", file=sys.stderr)
+        targets = make_targets(config, plan, work.project(record), record)
+        _remove_targets(config, work, record, kept=reference_tomograms(config, record))
+        work.finish(record, {"targets": targets, "inputs": inputs})
+        print(f"{record.key}: {'; '.join(map(_describe, targets))}", file=sys.stderr)
     work.write()
 
 
-def _remove_target(work: Batch, record: RunRecord, wanted: Segmentation) -> None:
+def _describe(target: dict[str, Any]) -> str:
+    used = sum(entry["picks"]["used"] for entry in target["classes"] if "picks" in entry)
+    return f"{used} picks in {target['tomogram']}"
+
+
+def _remove_targets(config: Config, work: Batch, record: RunRecord, kept: Collection[float]) -> None:
+    """Delete the targets in the manifest of a run, but for those of the voxel spacings kept. Targets of another user
+    or session may be meant to stay beside the new ones."""
     path = work.manifest_path(record)
-    if path.exists():
-        work.project(record).delete_segmentation(record.run, wanted)
-        path.unlink()
-        print(f"{record.key}: not among the runs of the targets any more, target removed", file=sys.stderr)
+    if not path.exists():
+        return
+    written = {target["segmentation"] for target in read_json(path).get("targets", [])}
+    project = work.project(record)
+    for entry in project.segmentations(record.run):
+        is_ours = str(entry) in written and entry == target_segmentation(config, entry.voxel_spacing)
+        if is_ours and entry.voxel_spacing not in kept:
+            project.delete_segmentation(record.run, entry)
+            print(f"{record.key}: {entry} is not wanted any more, removed", file=sys.stderr)

@@ -2,45 +2,80 @@
 
 from __future__ import annotations
 
+import math
+import platform
+import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import ValidationError
+from torch import nn
 
 from tomoscout.augment import augment
 from tomoscout.checkpoint import Checkpoint
-from tomoscout.classes import TargetClass, TargetPlan, plan_targets, read_reference, target_segmentation
+from tomoscout.classes import TargetClass, TargetPlan, plan_targets
 from tomoscout.config import Config
+from tomoscout.cross_validation import fold_name
 from tomoscout.device import choose_device
 from tomoscout.errors import TomoscoutError
-from tomoscout.files import write_json, write_table
+from tomoscout.files import digest, write_json, write_table
+from tomoscout.finetune import Base, base_digest, frozen_parameters, read_base, starting_weights
 from tomoscout.fingerprints import training_fingerprint
-from tomoscout.geometry import inside, to_voxels
 from tomoscout.heads import DEFAULT_THRESHOLD, PickingHead, Reference
-from tomoscout.inference import predict
+from tomoscout.inference import InputSizes, predict, tile_starts
 from tomoscout.inventory import RunRecord
+from tomoscout.memory import MemoryPlan, plan_training
 from tomoscout.model import Model, save_model, save_weights
-from tomoscout.networks import build_network, size_step
-from tomoscout.project import Picks, Project
-from tomoscout.sampling import Centres, CropSampler, cut, largest_jitter
+from tomoscout.networks import build_network
+from tomoscout.networks.options import NetworkOptions
+from tomoscout.sampling import CropSampler, cut
 from tomoscout.splits import Fold, chosen_fold, make_split
-from tomoscout.targets import align
-from tomoscout.trainer import Outcome, Validation, fit
-from tomoscout.volumes import LabelledVolume, labelled_volume, standardise, storage_device
+from tomoscout.tracking import Tracker, default_uri
+from tomoscout.trainer import Outcome, Progression, Speed, Validation, fit
+from tomoscout.training_data import Shape, TrainingData
+from tomoscout.training_options import Train
+from tomoscout.volumes import Storage, remove_volumes
 
 # Not those of `segment`: trying another tile there must not train again.
 VALIDATION_TILE = (160, 160, 160)
 VALIDATION_OVERLAP = 0.25
 
-MOST_VOXELS = 50_000
-"""Voxels of a continuous class kept per tomogram as places to centre crops on."""
+LEAST_INTERVAL = 500
+VALIDATION_SHARE = 1 / 7
+"""Largest share of the network's work that validation takes at the default interval; picking comes on top."""
 
 
-def run_train(config: Config, records: Sequence[RunRecord], folder: Path, threads: int | None = None) -> None:
-    """Train a model into `folder`, taking up an interrupted training where it was.
+@dataclass(frozen=True)
+class _Job:
+    """What is decided before anything large is read."""
+
+    config: Config
+    options: Train
+    plan: TargetPlan
+    runs: Fold
+    name: str
+    folder: Path
+    device: torch.device
+    fingerprint: str
+
+
+def run_train(
+    config: Config,
+    records: Sequence[RunRecord],
+    folder: Path,
+    fold: int | None = None,
+    threads: int | None = None,
+) -> Outcome:
+    """Train a model into `folder`, taking up an interrupted training where it was. `fold`: which fold of the split,
+    in place of `split.fold`.
 
     Raises:
         TomoscoutError: data is missing or unusable.
@@ -49,188 +84,337 @@ def run_train(config: Config, records: Sequence[RunRecord], folder: Path, thread
     if threads:
         torch.set_num_threads(threads)
     plan = plan_targets(config, records)
-    fold = chosen_fold(config.split, make_split(config, records, plan))
-    device = choose_device(config.train.device)
-    fingerprint = training_fingerprint(config, plan, fold)
-    data = _Data(config, plan, {record.key: record for record in records}, device)
-    volumes = data.training_volumes(fold.train)
-    validation = [data.validation_volume(key) for key in fold.validate]
-    _announce(config, fold, volumes, device)
-    _check_references(plan.classes, fold, [reference for _, reference in validation])
+    runs = chosen_fold(config.split, make_split(config, records, plan), fold)
+    data = TrainingData(config, plan, records, runs.train, runs.validate)
+    fingerprint = digest([training_fingerprint(config, plan, runs), base_digest(config.train)])
+    base = read_base(config.train) if config.train.base else None
+    options = resolve_options(config.train, base, data.training_shapes, data.validation_shapes)
+    device = choose_device(options.device)
+    name = config.train.name if fold is None else fold_name(config.train.name, fold)
+    job = _Job(config, options, plan, runs, name, folder, device, fingerprint)
+    return _train(job, data, base)
 
-    options = config.train
-    torch.manual_seed(options.seed)
-    network = build_network(options.network, len(plan.classes) + 1)
-    head = PickingHead(plan.classes, config.voxel_spacing, options.picking)
+
+def _train(job: _Job, data: TrainingData, base: Base | None) -> Outcome:
+    options, classes, device = job.options, job.plan.classes, job.device
+    head = PickingHead(classes, job.config.voxel_spacing, options)
+    network = _build(options, head.outputs, base, job.plan)
+    frozen = frozen_parameters(options, options.network, head.outputs)
+    scratch = job.folder / "volumes"
+    loss = head.loss(Storage("files", device, len(classes), scratch).ignore)
+    memory = plan_training(
+        network,
+        loss,
+        options,
+        data.training_shapes,
+        data.validation_shapes,
+        classes=len(classes),
+        tile=VALIDATION_TILE,
+        device=device,
+        folder=scratch,
+        labelled=head.needs_labels,
+    )
+    _announce(job, memory)
+    validator = _Validator(head, data, options.network, memory.tile, device)
+    _check_references(job, validator.references)
+    remove_volumes(scratch, keep=data.volume_names if memory.storage.tier == "files" else ())
+    volumes = data.training_volumes(options.crop, memory.storage)
     sampler = CropSampler(
         [tuple(volume.labels.shape) for volume in volumes],
-        [data.centres(entry, volumes) for entry in plan.classes],
-        options.patch,
+        [data.centres(entry, volumes, options.crop) for entry in classes],
+        options.crop,
+        shares=[options.class_sampling.get(entry.name, 1.0) for entry in classes],
         batch_size=options.batch_size,
         background_fraction=options.background_fraction,
         seed=options.seed,
+        harder_classes=options.harder_classes,
     )
 
-    def batches(step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        intensities, labels = cut(volumes, sampler.crops(step), options.patch, device)
-        return augment(intensities, labels, options.augmentation, options.seed, step)
+    def batches(step: int, scores: Mapping[str, float]) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+        crops = sampler.crops(step, [scores.get(entry.name) for entry in classes])
+        return augment(*cut(volumes, crops, options.crop, device), options.augmentation, options.seed, step)
 
-    def validate(current: torch.nn.Module) -> Validation:
-        predictions = [
+    with _tracker(job, memory) as tracker:
+        outcome = fit(
+            network,
+            batches,
+            loss.to(device),
+            validator,
+            options,
+            Checkpoint(job.folder / "checkpoint.pt", job.fingerprint, options.checkpoint_seconds),
+            device,
+            validate_every=options.validate_every or LEAST_INTERVAL,
+            parts=memory.parts,
+            base=_score_base(base, validator, device) if base else None,
+            keep_base=base is not None and base.knows(classes) and options.promote == "better",
+            frozen=frozen,
+            report=lambda progression, speed: tracker.update(progression.history, _facts_of(speed)),
+        )
+        tracker.update(outcome.progression.history, _facts_of(outcome.speed))
+        with _replaced_together(job.folder) as new:
+            _write_model(job, outcome, base, new)
+        tracker.finish()
+    remove_volumes(scratch)
+    return outcome
+
+
+def _facts_of(speed: Speed) -> dict[str, float]:
+    return {"steps_per_second": speed.steps / speed.seconds if speed.seconds else 0.0, **asdict(speed)}
+
+
+def resolve_options(
+    options: Train, base: Base | None, training_shapes: Sequence[Shape], validation_shapes: Sequence[Shape]
+) -> Train:
+    """The options with everything filled in that depends on the data (voxels z, y, x of the tomograms) or on the base:
+    network, patch, interval of validations.
+
+    Raises:
+        TomoscoutError: the patch does not fit the base's network, or there is none for tomograms this small.
+    """
+    network: NetworkOptions = base.network if base else options.network
+    patch = options.patch
+    try:
+        if patch == "auto":
+            median = [int(size) for size in np.median(training_shapes, axis=0)]
+            if base:
+                # Its network stays as it is, of a family that plans its networks, too.
+                _, planned = NetworkOptions.plan(network, median, options.plan_memory_gb)
+            else:
+                network, planned = network.plan(median, options.plan_memory_gb)
+            patch = list(planned)
+        resolved = Train.model_validate(options.model_dump() | {"network": network, "patch": patch})
+        resolved.check_patch_of(network)
+    except ValidationError as error:
+        message = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise TomoscoutError(f"train: {message}") from None
+    except ValueError as error:
+        raise TomoscoutError(f"train: {error}") from None
+    interval = options.validate_every or _default_interval(resolved, validation_shapes)
+    return resolved.model_copy(update={"validate_every": interval})
+
+
+def _default_interval(options: Train, shapes: Sequence[Shape]) -> int:
+    """Steps between validations such that they take no more than `VALIDATION_SHARE` of the network's work: a step
+    costs about three times as much for a voxel as a prediction, forward once and backward twice."""
+    step, smallest = options.network.size_step(), options.network.smallest_size()
+    predicted = 0
+    for shape in shapes:
+        tiles = [
+            tile_starts(max(n, least), max(tile, least), VALIDATION_OVERLAP, multiple)
+            for n, tile, multiple, least in zip(shape, VALIDATION_TILE, step, smallest, strict=True)
+        ]
+        predicted += math.prod(len(starts) * length for starts, length in tiles)
+    trained = 3 * options.batch_size * math.prod(options.crop)
+    least = predicted * (1 - VALIDATION_SHARE) / VALIDATION_SHARE / trained
+    # Round numbers are easier to find in tables and logs.
+    return max(LEAST_INTERVAL, math.ceil(least / 100) * 100)
+
+
+def _build(options: Train, outputs: int, base: Base | None, plan: TargetPlan) -> nn.Module:
+    torch.manual_seed(options.seed)
+    network = build_network(options.network, outputs)
+    if base:
+        print(starting_weights(base, plan.classes, network.state_dict()), file=sys.stderr)
+    return network
+
+
+class _Validator:
+    """Predicts the validation tomograms and scores what is found."""
+
+    def __init__(
+        self,
+        head: PickingHead,
+        data: TrainingData,
+        network: NetworkOptions,
+        tile: Sequence[int],
+        device: torch.device,
+    ) -> None:
+        self.head = head
+        self.sizes = InputSizes.of([network])
+        self.tile = tile
+        self.device = device
+        pairs = data.validation_volumes(head.needs_labels)
+        self.volumes = [volume for volume, _ in pairs]
+        self.references = [reference for _, reference in pairs]
+
+    def __call__(self, network: nn.Module) -> Validation:
+        return self.head.measure(self.predict(network, self.head.outputs), self.references)
+
+    def predict(self, network: nn.Module, outputs: int) -> list[NDArray[np.uint8]]:
+        """Probabilities of every tomogram (class, z, y, x)."""
+        return [
             predict(
-                current,
+                network,
                 volume,
-                outputs=head.outputs,
-                size_step=size_step(options.network),
-                tile=VALIDATION_TILE,
+                outputs=outputs,
+                sizes=self.sizes,
+                tile=self.tile,
                 overlap=VALIDATION_OVERLAP,
                 flips=1,
-                device=device,
+                device=self.device,
             )
-            for volume, _ in validation
+            for volume in self.volumes
         ]
-        return head.measure(predictions, [reference for _, reference in validation], options.beta)
-
-    checkpoint = Checkpoint(folder / "checkpoint.pt", fingerprint, options.checkpoint_seconds)
-    loss = head.loss(options, volumes[0].ignore).to(device)
-    outcome = fit(network, batches, loss, validate, options, checkpoint, device)
-    _write_model(config, plan, fold, fingerprint, outcome, folder)
 
 
-class _Data:
-    """Reads what the training needs, project by project."""
+def _score_base(base: Base, validator: _Validator, device: torch.device) -> Callable[[nn.Module], Validation]:
+    """How the weights that a fine-tuning starts from are scored: as they are if their classes are the same, else the
+    base with its own head by the classes that both find."""
+    classes = validator.head.classes
+    if base.knows(classes) or not base.shared(classes):
+        return validator
 
-    def __init__(self, config: Config, plan: TargetPlan, records: dict[str, RunRecord], device: torch.device) -> None:
-        self.config = config
-        self.plan = plan
-        self.records = records
-        self.device = device
-        self.projects = {name: Project(name, Path(path)) for name, path in config.projects.items()}
-        self._origins: list[RunRecord] = []
+    def score(_: nn.Module) -> Validation:
+        network = build_network(base.network, base.outputs)
+        network.load_state_dict(base.weights)
+        found = []
+        for theirs in validator.predict(network.to(device).eval(), base.outputs):
+            ours = np.zeros((len(classes), *theirs.shape[1:]), dtype=np.uint8)
+            for entry in base.shared(classes):
+                ours[entry.label - 1] = theirs[base.labels[entry.name] - 1]
+            found.append(ours)
+        result = validator.head.measure(found, validator.references)
+        shared = {entry.name for entry in base.shared(classes)}
+        scores = {name: value for name, value in result.scores.items() if name in shared}
+        return Validation(float(np.mean(list(scores.values()))) if scores else 0.0, scores, result.details)
 
-    def training_volumes(self, keys: Sequence[str]) -> list[LabelledVolume]:
-        """Every kind of tomogram of every run, with its target."""
-        pairs = [(self.records[key], uri) for key in keys for uri in self._tomograms(self.records[key])]
-        self._origins = [record for record, _ in pairs]
-        voxels = sum(int(np.prod(record.tomograms[uri])) for record, uri in pairs)
-        storage = storage_device(voxels, self.device)
-        return [self._training_volume(record, uri, storage) for record, uri in pairs]
-
-    def _tomograms(self, record: RunRecord) -> list[str]:
-        return [uri for uri in self.config.tomograms if uri in record.tomograms]
-
-    def _training_volume(self, record: RunRecord, uri: str, storage: torch.device) -> LabelledVolume:
-        tomogram = self.projects[record.project].read_tomogram(record.run, uri)
-        labels = self._target(record, tomogram.shape)
-        return labelled_volume(f"{record.key} {uri}", tomogram, labels, self.config.train.patch, storage)
-
-    def _target(self, record: RunRecord, shape: tuple[int, ...]) -> NDArray[np.integer]:
-        wanted = target_segmentation(self.config)
-        labels = self.projects[record.project].read_segmentation(record.run, wanted)
-        return align(labels, (shape[0], shape[1], shape[2]), f"{record.key}: target {wanted}")
-
-    def validation_volume(self, key: str) -> tuple[NDArray[np.float32], Reference]:
-        """The tomogram that will be segmented, prepared, and its truth."""
-        record = self.records[key]
-        project = self.projects[record.project]
-        uri = self.config.segment_tomogram
-        if uri not in record.tomograms:
-            raise TomoscoutError(f"{key}: validation needs the tomogram {uri}; found: {', '.join(record.tomograms)}")
-        tomogram = project.read_tomogram(record.run, uri)
-        picks = {
-            entry.name: _inside(read_reference(project, record, entry), tomogram.shape, self.config.voxel_spacing)
-            for entry in self.plan.classes
-            if entry.is_particle
-        }
-        continuous = any(not entry.is_particle for entry in self.plan.classes)
-        labels = self._target(record, tomogram.shape) if continuous else None
-        return standardise(tomogram), Reference(picks, labels)
-
-    def centres(self, entry: TargetClass, volumes: Sequence[LabelledVolume]) -> Centres:
-        """Where crops of a class may be centred: at its picks, or at voxels of a continuous class."""
-        places = []
-        for number, (record, volume) in enumerate(zip(self._origins, volumes, strict=True)):
-            if entry.is_particle:
-                picks = read_reference(self.projects[record.project], record, entry)
-                indices = to_voxels(picks.positions, self.config.voxel_spacing)
-                shape = tuple(volume.labels.shape)
-                found = np.rint(indices[inside(indices, (shape[0], shape[1], shape[2]))]).astype(np.int64)
-            else:
-                found = np.argwhere((volume.labels == entry.label).cpu().numpy())
-                found = found[:: max(1, -(-len(found) // MOST_VOXELS))]
-            places.append(np.column_stack([np.full(len(found), number), found]))
-        # A crop keeps the whole particle wherever it is moved to.
-        reach = 0.0 if entry.target_radius is None else entry.target_radius / self.config.voxel_spacing
-        return Centres(np.concatenate(places), largest_jitter(self.config.train.patch, reach))
+    return score
 
 
-def _inside(picks: Picks, shape: tuple[int, ...], voxel_spacing: float) -> Picks:
-    return Picks.at(picks.positions[inside(to_voxels(picks.positions, voxel_spacing), (shape[0], shape[1], shape[2]))])
-
-
-def _announce(config: Config, fold: Fold, volumes: Sequence[LabelledVolume], device: torch.device) -> None:
-    size = sum(volume.intensities.nbytes + volume.labels.nbytes for volume in volumes) / 2**30
-    where = volumes[0].intensities.device.type
+def _announce(job: _Job, memory: MemoryPlan) -> None:
     print(
-        f"training {config.train.name} on {device.type}: {len(fold.train)} runs ({len(volumes)} tomograms, {size:.2f} "
-        f"GiB in {'GPU' if where == 'cuda' else 'main'} memory), {len(fold.validate)} validation runs",
+        f"training {job.name} on {_device_name(job.device)}: {job.options.network.family}, "
+        f"{len(job.runs.train)} runs ({len(memory.work.training)} tomograms), {job.options.steps} steps of "
+        f"{job.options.batch_size} crops; {len(job.runs.validate)} validation runs every "
+        f"{job.options.validate_every} steps\n{memory}",
         file=sys.stderr,
     )
 
 
-def _check_references(classes: Sequence[TargetClass], fold: Fold, references: Sequence[Reference]) -> None:
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU ({torch.get_num_threads()} threads, {platform.machine()})"
+
+
+def _check_references(job: _Job, references: Sequence[Reference]) -> None:
     """Say before hours are spent that the validation runs cannot tell how well a class is found."""
-    absent = [
-        entry.name
-        for entry in classes
-        if entry.is_particle and not any(len(reference.picks[entry.name]) for reference in references)
-    ]
-    if not absent:
-        return
-    what = f"the validation runs ({', '.join(fold.validate)}) hold no {', '.join(absent)}"
-    if len(absent) == sum(entry.is_particle for entry in classes):
-        raise TomoscoutError(f"split: {what}; choose others under split.validate")
-    print(f"warning: {what}: no part in choosing the model, threshold {DEFAULT_THRESHOLD}", file=sys.stderr)
+    classes, options = job.plan.classes, job.options
+    on_particles = options.best_metric_on == "particles"
+
+    def is_there(entry: TargetClass) -> bool:
+        if entry.is_particle and on_particles:
+            return any(len(reference.picks[entry.name]) for reference in references)
+        return any(np.any(reference.labels == entry.label) for reference in references)
+
+    absent = [entry for entry in classes if not is_there(entry)]
+    if options.best_class is not None:
+        choosing = [entry for entry in classes if entry.label == options.best_class]
+    else:
+        choosing = [entry for entry in classes if entry.is_particle and on_particles] or list(classes)
+    where = f"the validation runs ({', '.join(job.runs.validate)})"
+    if all(entry in absent for entry in choosing):
+        names = ", ".join(entry.name for entry in choosing)
+        raise TomoscoutError(f"split: {where} hold no {names}; choose others under split.validate")
+    if absent:
+        default = f", threshold {DEFAULT_THRESHOLD}" if any(entry.is_particle for entry in absent) else ""
+        names = ", ".join(entry.name for entry in absent)
+        print(f"warning: {where} hold no {names}: no part in choosing the model{default}", file=sys.stderr)
 
 
-def _write_model(
-    config: Config, plan: TargetPlan, fold: Fold, fingerprint: str, outcome: Outcome, folder: Path
-) -> None:
+def _tracker(job: _Job, memory: MemoryPlan) -> Tracker:
+    facts = {
+        "name": job.name,
+        "fingerprint": job.fingerprint,
+        "classes": [entry.name for entry in job.plan.classes],
+        "train": list(job.runs.train),
+        "validate": list(job.runs.validate),
+        "device": _device_name(job.device),
+        "versions": {name: version(name) for name in ("tomoscout", "torch", "monai", "numpy", "copick", "zarr")},
+        "options": job.options.model_dump(mode="json"),
+        "memory": {use.what: {"place": use.place, "bytes": use.size} for use in memory.uses()},
+    }
+    return Tracker(job.folder, job.config.tracking, default_uri(job.folder.absolute().parent.parent), facts)
+
+
+@contextmanager
+def _replaced_together(folder: Path) -> Iterator[Path]:
+    """A folder for new files, which take the place of those in `folder` once all are written, `model.yaml` last: where
+    the disk is full, an earlier model stays whole."""
+    new = folder / "new"
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    try:
+        yield new
+        for path in sorted(new.iterdir(), key=lambda path: path.name == "model.yaml"):
+            path.replace(folder / path.name)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def _write_model(job: _Job, outcome: Outcome, base: Base | None, folder: Path) -> None:
     from tomoscout.report.pictures import draw_history
 
-    progression = outcome.progression
-    names = [entry.name for entry in plan.classes]
-    folder.mkdir(parents=True, exist_ok=True)
+    progression, classes = outcome.progression, job.plan.classes
+    names = [entry.name for entry in classes]
     weights = save_weights(folder, outcome.weights)
     write_table(folder / "metrics.csv", ["step", "loss", "learning_rate", "score", *names], progression.history)
     draw_history(progression.history, folder / "history.png")
-    write_json(
-        folder / "results.json",
-        {
-            "best_step": progression.best_step,
-            "score": progression.best_score,
-            "steps": progression.step,
-            **progression.best_details,
-        },
-    )
+    results: dict[str, Any] = {
+        "classes": names,
+        "metric": f"{job.options.best_metric} of {job.options.best_metric_on}",
+        "best_step": progression.best_step,
+        "score": progression.best_score,
+        "steps": progression.step,
+        **progression.best_details,
+    }
+    if base:
+        results["base_score"] = progression.base_score
+        print(_compare_with_base(progression, base, job), file=sys.stderr)
+    write_json(folder / "results.json", results)
     save_model(
         folder,
         Model(
-            config.train.name,
-            config.train.network,
-            plan.classes,
+            job.name,
+            job.options.network,
+            classes,
             progression.best_details["thresholds"],
-            config.voxel_spacing,
-            tuple(config.train.patch),
-            config.train.picking,
+            tuple(job.config.target_spacings),
+            job.options.crop,
+            job.options.picking,
             {
-                "fingerprint": fingerprint,
-                "tomograms": config.tomograms,
-                "train": list(fold.train),
-                "validate": list(fold.validate),
+                "fingerprint": job.fingerprint,
+                "base": job.options.base,
+                "tomograms": job.config.tomograms,
+                "train": list(job.runs.train),
+                "validate": list(job.runs.validate),
                 "score": progression.best_score,
                 "step": progression.best_step,
             },
             weights,
         ),
     )
+
+
+def _compare_with_base(progression: Progression, base: Base, job: _Job) -> str:
+    """Whether the fine-tuning was worth it, for people."""
+    assert progression.base_score is not None
+    shared = [entry.name for entry in base.shared(job.plan.classes)]
+    if not shared:
+        return f"{base.origin} finds none of these classes, so its scores say nothing"
+    if base.knows(job.plan.classes):
+        before, after, what = progression.base_score, progression.best_score, job.options.best_metric
+        if progression.best_step == 0:
+            best = max(progression.validations, default=0.0)
+            return (
+                f"warning: no validation scored better than the base ({best:.4f} at best, base {before:.4f}): the "
+                "base's weights are kept (train.promote: always would keep the new ones)"
+            )
+    else:
+        scores = {name: score for name, score in progression.best_details["scores"].items() if name in shared}
+        if not scores:
+            return f"the validation runs hold no {', '.join(shared)}, all that {base.origin} could be compared by"
+        before, after = progression.base_score, float(np.mean(list(scores.values())))
+        what = f"mean score of {', '.join(scores)}"
+    worse = "warning: " if after < before else ""
+    return f"{worse}{what}: {before:.4f} with {base.origin}, {after:.4f} fine-tuned"

@@ -6,7 +6,8 @@ import copy
 import math
 import signal
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -15,9 +16,11 @@ import torch
 from torch import nn
 
 from tomoscout.checkpoint import Checkpoint
-from tomoscout.config import Train
 from tomoscout.errors import TomoscoutError
+from tomoscout.precision import autocast, chosen_precision
 from tomoscout.progress import Progress
+from tomoscout.schedule import learning_rate, validations_without_progress
+from tomoscout.training_options import Train
 
 EXIT_INTERRUPTED = 75
 """Exit code of a training that was told to stop and can go on from its checkpoint (EX_TEMPFAIL of sysexits.h)."""
@@ -39,15 +42,39 @@ class Validation:
 
 @dataclass
 class Progression:
-    """Where a training is, apart from weights and optimiser: plain data, so a checkpoint can hold it."""
+    """Where a training is, apart from weights and optimiser: plain data, so a checkpoint can hold it.
+
+    `parts`: parts in which a batch is worked through. `history`: rows of loss, learning rate and, where a validation
+    took place, scores. `base_score`: that of the weights a fine-tuning began with."""
 
     step: int = 0
+    parts: int = 1
     loss_sum: float = 0.0
     loss_steps: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
     best_step: int = -1
     best_score: float = -math.inf
     best_details: dict[str, Any] = field(default_factory=dict)
+    base_score: float | None = None
+
+    @property
+    def validations(self) -> list[float]:
+        """The scores so far, in order, without that of the base."""
+        return [row["score"] for row in self.history if "score" in row and row["step"]]
+
+    @property
+    def latest(self) -> dict[str, float]:
+        """The row of the last validation, or nothing."""
+        return next((row for row in reversed(self.history) if "score" in row), {})
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What this process did: steps, the seconds spent on them, and the seconds spent on validations."""
+
+    steps: int
+    seconds: float
+    validation_seconds: float
 
 
 @dataclass(frozen=True)
@@ -56,21 +83,14 @@ class Outcome:
 
     weights: dict[str, torch.Tensor]
     progression: Progression
+    speed: Speed
 
 
 class Batches(Protocol):
-    """The batch of a step, decided by the step alone: inputs (batch, channels, *space) and targets."""
+    """The batch of a step, decided by the step and the scores of the last validation alone: inputs (batch, channels,
+    *space) and the loss's targets, each with the batch as its first axis."""
 
-    def __call__(self, step: int) -> tuple[torch.Tensor, torch.Tensor]: ...
-
-
-def learning_rate(options: Train, step: int) -> float:
-    """Linear warm-up, then a cosine down to a hundredth of the peak (Loshchilov & Hutter, SGDR, 2017)."""
-    warmup = max(1, round(options.warmup * options.steps))
-    if step < warmup:
-        return options.learning_rate * (step + 1) / warmup
-    progress = (step - warmup) / max(1, options.steps - warmup)
-    return options.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
+    def __call__(self, step: int, scores: Mapping[str, float]) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]: ...
 
 
 def fit(
@@ -81,42 +101,86 @@ def fit(
     options: Train,
     checkpoint: Checkpoint,
     device: torch.device,
+    *,
+    validate_every: int,
+    parts: int = 1,
+    base: Callable[[nn.Module], Validation] | None = None,
+    keep_base: bool = False,
+    frozen: Callable[[int], frozenset[str]] = lambda step: frozenset(),
+    report: Callable[[Progression, Speed], None] = lambda progression, speed: None,
 ) -> Outcome:
     """Train, validating the averaged weights as it goes, and return the best of them.
 
     Taken up from the checkpoint where there is one; the result does not depend on how often it was interrupted.
 
+    Args:
+        loss: called with the network's outputs and the targets of a batch.
+        validate_every: steps between validations.
+        parts: parts in which a batch is worked through; more where the device runs out of memory.
+        base: validates the weights that the network starts with, before the first step.
+        keep_base: whether these are the outcome unless others score better.
+        frozen: names of the parameters that are kept as they are at a step.
+        report: called after every validation, with how fast it went so far.
+
     Raises:
         Interrupted: SIGTERM, SIGUSR1 or SIGINT arrived; the step was finished and the checkpoint written.
-        TomoscoutError: the loss is no longer finite.
+        TomoscoutError: loss or weights are no longer finite, or not even one crop fits into memory.
     """
-    state = _State(network.to(device), options, device)
+    state = _State(network.to(device), options, device, parts, frozen)
     state.restore(checkpoint.load())
-    progress = Progress(options.steps, state.progression.step)
-    if state.progression.step:
-        progress.note(f"resumed at step {state.progression.step} of {options.steps}")
+    progression = state.progression
+    progress = Progress(options.steps, progression.step)
+    if progression.step:
+        progress.note(f"resumed at step {progression.step} of {options.steps}")
+    if options.compile:
+        state.network.compile()
+    first, started, validating = progression.step, time.monotonic(), 0.0
+
+    def speed() -> Speed:
+        return Speed(progression.step - first, time.monotonic() - started - validating, validating)
+
+    def measure(validation: Callable[[nn.Module], Validation], *, keep: bool) -> None:
+        nonlocal validating
+        state.check_finite()
+        begun = time.monotonic()
+        result = validation(state.averaged)
+        validating += time.monotonic() - begun
+        state.record(result, keep=keep)
+        report(progression, speed())
+
     with _stop_requested() as stop:
-        while (step := state.progression.step) < options.steps:
-            inputs, targets = batches(step)
-            value = state.update(inputs, targets, loss)
-            progress.show(step + 1, _line(state.progression, options, value))
-            if state.progression.step % options.validate_every == 0 or state.progression.step == options.steps:
-                result = validate(state.averaged)
-                state.record(result)
-                better = "  best so far" if state.progression.best_step == state.progression.step else ""
-                progress.show(step + 1, _line(state.progression, options, value) + better, now=True)
+        if base is not None and progression.base_score is None:
+            measure(base, keep=keep_base)
+            progress.note(f"the base scores {progression.base_score:.4f}")
+        while not _is_complete(progression, options):
+            inputs, targets = batches(progression.step, progression.latest)
+            state.update(inputs, targets, loss, progress)
+            progress.show(progression.step, _line(progression, options))
+            if progression.step % validate_every == 0 or progression.step == options.steps:
+                measure(validate, keep=True)
+                better = "  best so far" if progression.best_step == progression.step else ""
+                progress.show(progression.step, _line(progression, options) + better, now=True)
             if stop.is_set() or checkpoint.is_due():
                 checkpoint.save(state.to_dict())
             if stop.is_set():
                 raise Interrupted
     # A training asked for again with the same settings and data is complete at once.
     checkpoint.save(state.to_dict())
-    return Outcome(state.best_weights, state.progression)
+    checkpoint.remove_previous()
+    return Outcome(state.best_weights, progression, speed())
 
 
-def _line(progression: Progression, options: Train, value: float) -> str:
+def _is_complete(progression: Progression, options: Train) -> bool:
+    patience = options.early_stopping
+    return progression.step >= options.steps or bool(
+        patience and validations_without_progress(progression.validations) >= patience
+    )
+
+
+def _line(progression: Progression, options: Train) -> str:
+    loss = f"  loss {progression.history[-1]['loss']:.4f}" if "loss" in (progression.history or [{}])[-1] else ""
     score = f"{progression.best_score:.4f}" if progression.best_step >= 0 else "–"
-    return f"step {progression.step}/{options.steps}  loss {value:.4f}  best score {score}"
+    return f"step {progression.step}/{options.steps}{loss}  best score {score}"
 
 
 @contextmanager
@@ -136,15 +200,25 @@ def _stop_requested() -> Iterator[threading.Event]:
 
 
 class _State:
-    """Network, averaged network, optimiser and progression: all that a checkpoint holds.
+    """Network, averaged network, optimiser, scaler and progression: all that a checkpoint holds.
 
     Random numbers need no state: every draw is seeded by (seed, step).
     """
 
-    def __init__(self, network: nn.Module, options: Train, device: torch.device) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        options: Train,
+        device: torch.device,
+        parts: int,
+        frozen: Callable[[int], frozenset[str]],
+    ) -> None:
         self.network = network
         self.options = options
         self.device = device
+        self.frozen = frozen
+        self.precision = chosen_precision(options.precision, device)
+        self.trained = [(name, value) for name, value in network.named_parameters() if value.requires_grad]
         self.averaged = _copy_of(network)
         self.optimiser = torch.optim.AdamW(
             network.parameters(),
@@ -152,60 +226,133 @@ class _State:
             weight_decay=options.weight_decay,
             fused=device.type == "cuda",
         )
-        self.progression = Progression()
+        # Half precision alone has so little range that small gradients vanish unless the loss is scaled up.
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision is torch.float16)
+        self.progression = Progression(parts=parts)
+        # On the device: reading the loss of every step would make the processor wait for the GPU.
+        self._loss_sum = torch.zeros((), dtype=torch.float64, device=device)
         self.best_weights: dict[str, torch.Tensor] = {}
 
-    def update(self, inputs: torch.Tensor, targets: torch.Tensor, loss: nn.Module) -> float:
-        """One optimiser step; returns the loss."""
+    def update(
+        self, inputs: torch.Tensor, targets: tuple[torch.Tensor, ...], loss: nn.Module, progress: Progress
+    ) -> None:
+        """One optimiser step."""
         step = self.progression.step
-        torch.manual_seed(self.options.seed * 1_000_003 + step)
+        rate = learning_rate(self.options, step, self.progression.validations)
         for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate(self.options, step)
+            group["lr"] = rate
+        frozen = self.frozen(step)
+        for name, parameter in self.trained:
+            parameter.requires_grad_(name not in frozen)
         self.network.train()
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            outputs = self.network(inputs)
-        value = loss(outputs, targets)
-        self.optimiser.zero_grad(set_to_none=True)
-        value.backward()
-        nn.utils.clip_grad_norm_(self.network.parameters(), self.options.gradient_clip)
-        number = float(value.detach())
-        if not math.isfinite(number):
-            raise TomoscoutError(f"training: the loss became {number} at step {step}; lower train.learning_rate")
-        self.optimiser.step()
+        value = self._gradients(inputs, targets, loss, progress)
+        if self.options.gradient_clip:
+            self.scaler.unscale_(self.optimiser)
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.options.gradient_clip)
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
         self._average(step)
+        self._loss_sum += value
         self.progression.step += 1
-        self.progression.loss_sum += number
         self.progression.loss_steps += 1
-        if self.progression.step % max(1, self.options.validate_every // 10) == 0:
+        if self.progression.step % self._log_every == 0:
             self._log()
-        return number
+
+    @property
+    def _log_every(self) -> int:
+        return max(1, self.options.steps // 200)
+
+    def _gradients(
+        self, inputs: torch.Tensor, targets: tuple[torch.Tensor, ...], loss: nn.Module, progress: Progress
+    ) -> torch.Tensor:
+        """Gradients of a batch, in as many parts as memory asks for; returns its loss."""
+        while True:
+            try:
+                torch.manual_seed(self.options.seed * 1_000_003 + self.progression.step)
+                return self._accumulate(inputs, targets, loss)
+            except RuntimeError as error:
+                if not _is_out_of_memory(error):
+                    raise
+            # Outside the handler, which keeps the tensors of the failed step alive.
+            if self.progression.parts >= len(inputs):
+                raise TomoscoutError(
+                    f"training: not enough memory on {self.device.type} for one crop of "
+                    f"{'×'.join(map(str, inputs.shape[2:]))} voxels; make train.patch or the network smaller"
+                )
+            self.progression.parts = min(2 * self.progression.parts, len(inputs))
+            self.optimiser.zero_grad(set_to_none=True)
+            # A failed attempt may have moved the running means of a batch norm; the averaged network has the old ones.
+            self._copy_buffers(self.averaged, self.network)
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            progress.note(
+                f"out of memory at step {self.progression.step}: batches of {len(inputs)} crops are worked through "
+                f"{math.ceil(len(inputs) / self.progression.parts)} at a time from here on"
+            )
+
+    def _accumulate(self, inputs: torch.Tensor, targets: tuple[torch.Tensor, ...], loss: nn.Module) -> torch.Tensor:
+        self.optimiser.zero_grad(set_to_none=True)
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        size = math.ceil(len(inputs) / self.progression.parts)
+        for start in range(0, len(inputs), size):
+            part = slice(start, start + size)
+            with autocast(self.device, self.precision):
+                outputs = self.network(inputs[part])
+            value = loss(outputs, *(target[part] for target in targets)) * (len(inputs[part]) / len(inputs))
+            self.scaler.scale(value).backward()
+            total += value.detach()
+        return total
 
     @torch.no_grad()
     def _average(self, step: int) -> None:
         """Exponential moving average of the weights; the decay rises with the step, so that the start is forgotten."""
         decay = min(self.options.ema_decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(list(self.averaged.parameters()), list(self.network.parameters()), 1 - decay)
-        for averaged, current in zip(self.averaged.buffers(), self.network.buffers(), strict=True):
-            averaged.copy_(current)
+        self._copy_buffers(self.network, self.averaged)
+
+    @staticmethod
+    def _copy_buffers(source: nn.Module, target: nn.Module) -> None:
+        for value, copied in zip(source.buffers(), target.buffers(), strict=True):
+            copied.copy_(value)
+
+    def check_finite(self) -> None:
+        """Refuse to go on with weights that are lost.
+
+        Raises:
+            TomoscoutError: the loss is no longer finite, or its gradient was not.
+        """
+        weights = [value for value in self.averaged.state_dict().values() if value.is_floating_point()]
+        norm = torch.stack(torch._foreach_norm(weights)).sum()
+        for name, value in (("loss", float(self._loss_sum)), ("norm of the weights", float(norm))):
+            if not math.isfinite(value):
+                raise TomoscoutError(
+                    f"training: the {name} became {value} before step {self.progression.step}; "
+                    "lower train.learning_rate"
+                )
 
     def _log(self) -> None:
+        self.check_finite()
         progression = self.progression
         progression.history.append(
             {
                 "step": progression.step,
-                "loss": progression.loss_sum / progression.loss_steps,
-                "learning_rate": learning_rate(self.options, progression.step - 1),
+                "loss": float(self._loss_sum) / progression.loss_steps,
+                "learning_rate": self.optimiser.param_groups[0]["lr"],
             }
         )
-        progression.loss_sum, progression.loss_steps = 0.0, 0
+        self._loss_sum.zero_()
+        progression.loss_steps = 0
 
-    def record(self, result: Validation) -> None:
-        """Note a validation and keep the weights if they are the best so far."""
+    def record(self, result: Validation, *, keep: bool) -> None:
+        """Note a validation and, where they may be kept and are the best so far, its weights."""
         progression = self.progression
         if progression.loss_steps:
             self._log()
+        if progression.step == 0:
+            progression.base_score = result.score
+            progression.history.append({"step": 0})
         progression.history[-1] |= {"score": result.score, **result.scores}
-        if result.score > progression.best_score:
+        if keep and result.score > progression.best_score:
             progression.best_score, progression.best_step = result.score, progression.step
             progression.best_details = result.details
             self.best_weights = {
@@ -214,10 +361,13 @@ class _State:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, as plain data and tensors."""
+        self.check_finite()
+        self.progression.loss_sum = float(self._loss_sum)
         return {
             "network": self.network.state_dict(),
             "averaged": self.averaged.state_dict(),
             "optimiser": self.optimiser.state_dict(),
+            "scaler": self.scaler.state_dict(),
             "progression": vars(self.progression),
             "best_weights": self.best_weights,
         }
@@ -229,8 +379,16 @@ class _State:
         self.network.load_state_dict(state["network"])
         self.averaged.load_state_dict(state["averaged"])
         self.optimiser.load_state_dict(state["optimiser"])
+        if state["scaler"]:  # nothing in it where the precision needed no scaling
+            self.scaler.load_state_dict(state["scaler"])
         self.progression = Progression(**state["progression"])
+        self._loss_sum.fill_(self.progression.loss_sum)
         self.best_weights = state["best_weights"]
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    # The allocator of main memory has no exception of its own.
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _copy_of(network: nn.Module) -> nn.Module:

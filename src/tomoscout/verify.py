@@ -13,8 +13,10 @@ from tomoscout.inventory import RunRecord
 from tomoscout.model import read_model
 from tomoscout.project import Project
 
-Check = Callable[[Config, Project, RunRecord, dict[str, Any]], Iterator[tuple[str, str, str]]]
-"""Yields what is compared, the digest in the manifest and the digest of the data."""
+Comparison = tuple[str, str, str | None]
+"""What is compared, the digest in the manifest, and the digest of the data, None where it is gone."""
+
+Check = Callable[[Config, Project, RunRecord, dict[str, Any]], Iterator[Comparison]]
 
 
 def verify(config: Config, records: Sequence[RunRecord], results: Path) -> tuple[int, list[str]]:
@@ -35,7 +37,9 @@ def verify(config: Config, records: Sequence[RunRecord], results: Path) -> tuple
             try:
                 for what, expected, found in check(config, project, record, manifest):
                     compared += 1
-                    if expected != found:
+                    if found is None:
+                        problems.append(f"{path}: {what} is gone")
+                    elif expected != found:
                         problems.append(f"{path}: {what} has changed since it was written")
             except TomoscoutError as error:
                 problems.append(f"{path}: {error}")
@@ -49,16 +53,15 @@ def verify(config: Config, records: Sequence[RunRecord], results: Path) -> tuple
     return compared, problems
 
 
-def _targets(
-    config: Config, project: Project, record: RunRecord, manifest: dict[str, Any]
-) -> Iterator[tuple[str, str, str]]:
-    name = manifest["segmentation"]
-    yield f"segmentation {name}", manifest["digest"], _digest_labels(project, record, name)
+def _targets(config: Config, project: Project, record: RunRecord, manifest: dict[str, Any]) -> Iterator[Comparison]:
+    if "targets" not in manifest:
+        raise TomoscoutError("lists no targets; run the targets stage again")
+    for target in manifest["targets"]:
+        name = target["segmentation"]
+        yield f"segmentation {name}", target["digest"], _digest_labels(project, record, name)
 
 
-def _segment(
-    config: Config, project: Project, record: RunRecord, manifest: dict[str, Any]
-) -> Iterator[tuple[str, str, str]]:
+def _segment(config: Config, project: Project, record: RunRecord, manifest: dict[str, Any]) -> Iterator[Comparison]:
     labels, facts = manifest["segmentation"], manifest["probabilities"]
     yield f"segmentation {labels['name']}", labels["digest"], _digest_labels(project, record, labels["name"])
     if config.segment.keep_probabilities:
@@ -66,20 +69,17 @@ def _segment(
         yield f"probabilities {facts['name']}", facts["digest"], found
 
 
-def _digest_labels(project: Project, record: RunRecord, name: str) -> str:
+def _digest_labels(project: Project, record: RunRecord, name: str) -> str | None:
     # By the name in the manifest: manifests of targets and models that the configuration no longer names stay good.
     for entry in project.segmentations(record.run):
         if str(entry) == name:
             return project.digest_written(record.run, entry)
-    raise TomoscoutError(f"segmentation {name} is gone")
+    return None
 
 
-def _localize(
-    config: Config, project: Project, record: RunRecord, manifest: dict[str, Any]
-) -> Iterator[tuple[str, str, str]]:
+def _localize(config: Config, project: Project, record: RunRecord, manifest: dict[str, Any]) -> Iterator[Comparison]:
     there = project.pick_sources(record.run)
     for facts in manifest["picks"].values():
         source = Source.parse(facts["source"])
-        if source not in there:
-            raise TomoscoutError(f"picks {source} are gone")
-        yield f"picks {source}", facts["digest"], project.digest_picks(record.run, source)[1]
+        found = project.digest_picks(record.run, source)[1] if source in there else None
+        yield f"picks {source}", facts["digest"], found

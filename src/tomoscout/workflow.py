@@ -14,9 +14,11 @@ from typing import Any
 
 from tomoscout.classes import TargetPlan, plan_targets
 from tomoscout.config import Config, parse_config
+from tomoscout.cross_validation import check_folds, fold_name, fold_number
 from tomoscout.errors import TomoscoutError
 from tomoscout.evaluate import Scored, scored_runs
 from tomoscout.files import digest, to_json, write_text
+from tomoscout.finetune import base_files
 from tomoscout.fingerprints import (
     VERSIONS,
     evaluate_fingerprint,
@@ -97,10 +99,14 @@ class Workflow:
         """Who trains, validates, tests."""
         return make_split(self.config, self.records, self.plan)
 
-    @property
-    def fold(self) -> Fold:
-        """The fold that is trained."""
-        return chosen_fold(self.config.split, self.split)
+    def fold_numbers(self, model: str) -> list[int]:
+        """The fold that a model of the cross-validation is trained on; none for the single model."""
+        number = fold_number(model, self.config.train.name)
+        return [] if number is None else [number]
+
+    def fold(self, model: str) -> Fold:
+        """The runs that train and validate a model."""
+        return chosen_fold(self.config.split, self.split, *self.fold_numbers(model))
 
     @cached_property
     def scored(self) -> Scored:
@@ -134,9 +140,10 @@ class Workflow:
         """Batches with runs that have a target."""
         return _batches(record for record in self.records if record.key in self.plan.inputs)
 
-    def training_batches(self) -> list[str]:
-        """Batches with runs that train or validate."""
-        used = set(self.fold.train + self.fold.validate)
+    def training_batches(self, model: str) -> list[str]:
+        """Batches with runs that train or validate a model."""
+        fold = self.fold(model)
+        used = set(fold.train + fold.validate)
         return _batches(record for record in self.records if record.key in used)
 
     def segment_batches(self) -> list[str]:
@@ -146,6 +153,47 @@ class Workflow:
     def scored_batches(self) -> list[str]:
         """Batches with runs that are scored."""
         return _batches(self.scored.records)
+
+    # Models
+
+    def fold_models(self) -> list[str]:
+        """Folders of the models of all folds.
+
+        Raises:
+            TomoscoutError: the split has no folds.
+        """
+        check_folds(self.config.split)
+        return [self._model(fold_name(self.config.train.name, fold)) for fold in range(len(self.split.folds))]
+
+    def applied_models(self) -> list[str]:
+        """Folders of the models that segment, together an ensemble."""
+        models = self.config.segment.models
+        if models == "folds":
+            return self.fold_models()
+        return models or [self._model(self.config.train.name)]
+
+    def fine_tuned_model(self) -> str:
+        """Folder of the model that is fine-tuned.
+
+        Raises:
+            TomoscoutError: there is nothing to start from.
+        """
+        if self.config.train.base is None:
+            raise TomoscoutError("fine-tuning needs train.base: a model folder, or octopi's model_config.yaml")
+        return self._model(self.config.train.name)
+
+    def tracked_models(self) -> list[str]:
+        """Names of the models that are there: the single one and those of folds."""
+        name = self.config.train.name
+        found = (path.parent.name for path in (self.results / "models").glob("*/model.yaml"))
+        return sorted(model for model in found if model == name or fold_number(model, name) is not None)
+
+    def base_files(self) -> list[str]:
+        """What a fine-tuning starts from."""
+        return [str(path) for path in base_files(self.config.train)]
+
+    def _model(self, name: str) -> str:
+        return str(self.results / "models" / name)
 
     # What the jobs depend on
 
@@ -162,9 +210,9 @@ class Workflow:
         """What the split file depends on."""
         return digest([SPLIT_VERSION, split_to_json(self.config.split, self.split)])
 
-    def train_inputs(self) -> str:
-        """What the model depends on."""
-        return training_fingerprint(self.config, self.plan, self.fold)
+    def train_inputs(self, model: str) -> str:
+        """What a model depends on."""
+        return training_fingerprint(self.config, self.plan, self.fold(model))
 
     def segment_inputs(self, batch: str) -> str:
         """What the probabilities of a batch depend on besides the model."""

@@ -8,7 +8,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -36,7 +37,7 @@ class Cost:
 
 def run(*commands: Command, folder: Path, cores: int | None = None) -> Cost:
     """Run commands side by side in `folder`, on the first `cores` cores; a failure ends the benchmark."""
-    cpus = sorted(os.sched_getaffinity(0))[:cores]
+    cpus = first_cores(cores)
     started = time.perf_counter()
     with (folder / LOG).open("wb") as log:
         processes = [
@@ -59,9 +60,29 @@ def run(*commands: Command, folder: Path, cores: int | None = None) -> Cost:
     wall = time.perf_counter() - started
     for command, process in zip(commands, processes, strict=True):
         if process.returncode:
-            tail = "\n".join((folder / LOG).read_text(errors="replace").splitlines()[-20:])
-            sys.exit(f"{' '.join(map(str, command))} ended with {process.returncode}:\n{tail}")
+            sys.exit(f"{' '.join(map(str, command))} ended with {process.returncode}:\n{last_lines(folder / LOG)}")
     return Cost(wall, sum(cpu), max(cpu), memory)
+
+
+def first_cores(cores: int | None) -> list[int]:
+    """The first so many of the cores that may be used; all without a number."""
+    return sorted(os.sched_getaffinity(0))[:cores]
+
+
+@contextmanager
+def on_cores(cores: int) -> Iterator[None]:
+    """Keep this process to the first so many cores. Threads that it already has stay where they are."""
+    earlier = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, first_cores(cores))
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, earlier)
+
+
+def last_lines(log: Path) -> str:
+    """What a log ends with."""
+    return "\n".join(log.read_text(errors="replace").splitlines()[-20:])
 
 
 def spread(values: Iterable[float], digits: int = 2) -> str:

@@ -7,16 +7,26 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from learning import learning
 from measure import machine
 from stages import localize, phantom, targets
 from starting import dryrun, startup
+from training import sampling, speed, validation
 
 
 def main() -> None:
     """Run the benchmarks asked for; print their tables, and write them to a file if one is named."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["targets", "startup", "dryrun", "localize", "phantom", "all"])
+    everything = ["targets", "startup", "dryrun", "localize", "phantom", "sampling", "speed", "learning", "validation"]
+    parser.add_argument("what", nargs="+", choices=[*everything, "all"])
     parser.add_argument("--repeats", type=int, default=3, help="measurements of each (localize by octopi: 1)")
+    parser.add_argument(
+        "--seconds", type=float, default=10.0, help="of a measurement (sampling, speed); between scores"
+    )
+    parser.add_argument("--steps", type=int, default=1000, help="learning, validation: length of tomoscout's trainings")
+    parser.add_argument("--seeds", type=int, default=3, help="learning: trainings by tomoscout")
+    parser.add_argument("--octopi-seeds", type=int, default=1, help="learning: how many of them by octopi, too")
+    parser.add_argument("--octopi-epochs", type=int, help="learning: its schedule; default: as long as it may train")
     parser.add_argument("--runs", type=int, nargs="+", default=[1000, 10_000], help="sizes of the dry-run projects")
     parser.add_argument("--without-octopi", action="store_true", help="localize: tomoscout alone")
     parser.add_argument("--output", type=Path, help="Markdown file for the tables")
@@ -28,10 +38,16 @@ def main() -> None:
         "startup": lambda folder: startup(folder, repeats),
         "phantom": lambda folder: phantom(folder, repeats),
         "dryrun": lambda folder: dryrun(folder, repeats, options.runs),
+        "sampling": lambda folder: sampling(folder, repeats, options.seconds),
+        "speed": lambda folder: speed(folder, repeats, options.seconds),
+        "learning": lambda folder: learning(
+            folder, options.seeds, options.octopi_seeds, options.steps, options.seconds, options.octopi_epochs
+        ),
+        "validation": lambda folder: validation(folder, options.steps),
     }
     tables = [machine()]
     print(tables[0])
-    for name in benchmarks if options.what == "all" else [options.what]:
+    for name in everything if "all" in options.what else options.what:
         with tempfile.TemporaryDirectory(prefix="tomoscout-bench-") as folder:
             tables.append(benchmarks[name](Path(folder)))
         print(tables[-1], flush=True)

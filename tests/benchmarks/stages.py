@@ -17,7 +17,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.spatial import cKDTree
 
 from tomoscout.classes import TargetClass
-from tomoscout.config import Network, Picking, Source, load_config
+from tomoscout.config import Source, load_config
 from tomoscout.files import write_json
 from tomoscout.geometry import to_voxels
 from tomoscout.model import Model, save_model
@@ -25,6 +25,7 @@ from tomoscout.peaks import locate_picks
 from tomoscout.predictions import probabilities_name
 from tomoscout.project import Project, Segmentation
 from tomoscout.targets import Spheres, rasterise
+from tomoscout.training_options import Network, Picking
 
 RUNS, PICKS = 20, 650
 WEIGHTS = "none"

@@ -1,4 +1,5 @@
 import os
+import re
 
 from snakemake.exceptions import WorkflowError
 from tomoscout.errors import TomoscoutError
@@ -36,7 +37,8 @@ except TomoscoutError as error:
 
 TARGETS = f"<results>/targets/{flow.config.targets.name}"
 SPLIT = f"<results>/splits/{flow.config.split.name}.json"
-MODEL = f"<results>/models/{flow.config.train.name}"
+MODEL = "<results>/models/{model}"
+TRAINED = f"<results>/models/{flow.config.train.name}"
 SEGMENTED = f"<results>/segment/{flow.config.session}"
 LOCALIZED = f"<results>/localize/{flow.config.session}"
 SCORES = f"<results>/evaluate/{flow.config.session}"
@@ -54,6 +56,21 @@ def batch_files(folder, batches):
     return [f"{folder}/batch-{batch}.json" for batch in batches]
 
 
+def model_files(folders):
+    """The files that make folders models."""
+    return [f"{folder}/model.yaml" for folder in folders]
+
+
+def folders_of(files):
+    """The folders of files."""
+    return [os.path.dirname(file) for file in files]
+
+
+def options(name, values):
+    """An option of a command, once for each value."""
+    return [word for value in values for word in (name, str(value))]
+
+
 def megabytes(amount):
     """Memory that grows with every attempt."""
     return lambda wildcards, attempt: amount * attempt
@@ -66,6 +83,7 @@ def minutes(amount):
 
 wildcard_constraints:
     batch=r"\d+",
+    model=re.escape(flow.config.train.name) + r"(-fold-\d+)?",
 
 
 container: flow.config.container

@@ -3,7 +3,7 @@ PREDICTED = f"{SEGMENTED}/batch-{{batch}}.json"
 
 rule segment_runs:
     input:
-        model=f"{MODEL}/model.yaml",
+        models=guarded(lambda wildcards: model_files(flow.applied_models())),
     output:
         PREDICTED if flow.config.segment.keep_probabilities else temp(PREDICTED),
     log:
@@ -18,17 +18,17 @@ rule segment_runs:
     params:
         settings=flow.settings,
         inventory=flow.inventory,
-        folder=lambda wildcards, input: os.path.dirname(input.model),
+        models=lambda wildcards, input: options("--model", folders_of(input.models)),
         depends_on=guarded(lambda wildcards: flow.segment_inputs(wildcards.batch)),
     shell:
         "tomoscout segment --config {params.settings:q} --inventory {params.inventory:q}"
-        " --model {params.folder:q} --threads {threads} --batch {wildcards.batch} --output {output:q} > {log:q} 2>&1"
+        " {params.models:q} --threads {threads} --batch {wildcards.batch} --output {output:q} > {log:q} 2>&1"
 
 
 rule localize_runs:
     input:
         segmented=PREDICTED,
-        model=f"{MODEL}/model.yaml",
+        models=guarded(lambda wildcards: model_files(flow.applied_models())),
     output:
         f"{LOCALIZED}/batch-{{batch}}.json",
     log:
@@ -41,12 +41,12 @@ rule localize_runs:
     params:
         settings=flow.settings,
         inventory=flow.inventory,
-        folder=lambda wildcards, input: os.path.dirname(input.model),
+        models=lambda wildcards, input: options("--model", folders_of(input.models)),
         segmented=lambda wildcards, input: os.path.dirname(input.segmented),
         depends_on=guarded(lambda wildcards: flow.localize_inputs()),
     shell:
         "tomoscout localize --config {params.settings:q} --inventory {params.inventory:q}"
-        " --model {params.folder:q} --segmented {params.segmented:q}"
+        " {params.models:q} --segmented {params.segmented:q}"
         " --batch {wildcards.batch} --output {output:q} > {log:q} 2>&1"
 
 
@@ -59,7 +59,7 @@ rule evaluate_picks:
             f"{SCORES}/objects.csv",
             category="Scores",
             caption="../report/scores.rst",
-            labels={"model": flow.config.train.name, "what": "Scores"},
+            labels={"model": flow.config.session, "what": "Scores"},
         ),
         runs=f"{SCORES}/runs.csv",
         curves=f"{SCORES}/curves.csv",

@@ -1,8 +1,7 @@
 rule write_report:
     input:
         scores=f"{SCORES}/scores.json",
-        model=f"{MODEL}/model.yaml",
-        metrics=f"{MODEL}/metrics.csv",
+        models=guarded(lambda wildcards: model_files(flow.applied_models())),
         split=SPLIT,
         targets=guarded(lambda wildcards: batch_files(TARGETS, flow.overlay_batches())),
     output:
@@ -10,7 +9,7 @@ rule write_report:
             REPORT,
             category="Report",
             caption="../report/page.rst",
-            labels={"model": flow.config.train.name, "what": "Report"},
+            labels={"model": flow.config.session, "what": "Report"},
         ),
     log:
         f"<logs>/report/{flow.config.session}.log",
@@ -22,7 +21,7 @@ rule write_report:
     params:
         settings=flow.settings,
         inventory=flow.inventory,
-        model=lambda wildcards, input: os.path.dirname(input.model),
+        model=lambda wildcards, input: os.path.dirname(input.models[0]),
         scores=lambda wildcards, input: os.path.dirname(input.scores),
         targets=lambda wildcards, input: os.path.dirname(input.targets[0]),
         depends_on=flow.report_inputs(),

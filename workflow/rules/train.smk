@@ -6,7 +6,7 @@
 # One file for many: Snakemake compares every job that waits for the model with all inputs of the training.
 rule gather_targets:
     input:
-        guarded(lambda wildcards: batch_files(TARGETS, flow.training_batches())),
+        guarded(lambda wildcards: batch_files(TARGETS, flow.training_batches(wildcards.model))),
     output:
         touch(f"{MODEL}/targets.made"),
     localrule: True
@@ -14,22 +14,23 @@ rule gather_targets:
 
 rule train_model:
     input:
-        f"{MODEL}/targets.made",
+        targets=f"{MODEL}/targets.made",
+        base=flow.base_files(),
     output:
         report(
             f"{MODEL}/history.png",
             category="Models",
             caption="../report/history.rst",
-            labels={"model": flow.config.train.name, "what": "Training"},
+            labels={"model": "{model}", "what": "Training"},
         ),
         metrics=f"{MODEL}/metrics.csv",
         results=f"{MODEL}/results.json",
         weights=f"{MODEL}/weights.safetensors",
         model=f"{MODEL}/model.yaml",
     log:
-        f"<logs>/train/{flow.config.train.name}.log",
+        "<logs>/train/{model}.log",
     benchmark:
-        f"<benchmarks>/train/{flow.config.train.name}.tsv"
+        "<benchmarks>/train/{model}.tsv"
     threads: 8
     resources:
         gpu=GPU_FOR_TRAINING,
@@ -39,14 +40,85 @@ rule train_model:
         settings=flow.settings,
         inventory=flow.inventory,
         folder=lambda wildcards, output: os.path.dirname(output.model),
-        depends_on=guarded(lambda wildcards: flow.train_inputs()),
+        fold=lambda wildcards: options("--fold", flow.fold_numbers(wildcards.model)),
+        depends_on=guarded(lambda wildcards: flow.train_inputs(wildcards.model)),
+    # What tells a job to stop is sent to all of its processes: shell and tee wait for the training's checkpoint, which
+    # a broken pipe would end.
     shell:
-        "tomoscout train --config {params.settings:q} --inventory {params.inventory:q}"
-        " --model {params.folder:q} --threads {threads} 2>&1 | tee {log:q}"
+        "trap : INT TERM USR1;"
+        " tomoscout train --config {params.settings:q} --inventory {params.inventory:q}"
+        " --model {params.folder:q} {params.fold:q} --threads {threads} 2>&1"
+        " | (trap '' INT TERM USR1; exec tee {log:q})"
+
+
+rule compare_folds:
+    input:
+        guarded(lambda wildcards: [f"{folder}/results.json" for folder in flow.fold_models()]),
+    output:
+        table=report(
+            f"<results>/cross_validation/{flow.config.train.name}.csv",
+            category="Models",
+            caption="../report/folds.rst",
+            labels={"model": flow.config.train.name, "what": "Cross-validation"},
+        ),
+        rows=f"<results>/cross_validation/{flow.config.train.name}.json",
+    log:
+        f"<logs>/cross_validation/{flow.config.train.name}.log",
+    benchmark:
+        f"<benchmarks>/cross_validation/{flow.config.train.name}.tsv"
+    resources:
+        mem_mb=megabytes(1000),
+        runtime=minutes(10),
+    params:
+        folders=lambda wildcards, input: folders_of(input),
+    shell:
+        "tomoscout compare-folds {params.folders:q} --output {output.table:q} 2>&1 | tee {log:q}"
+
+
+# Completes what a training could not record while it ran. Not part of `all`: a server that is away fails nothing.
+rule track_model:
+    input:
+        f"{MODEL}/model.yaml",
+    output:
+        "<results>/tracking/{model}.json",
+    log:
+        "<logs>/tracking/{model}.log",
+    benchmark:
+        "<benchmarks>/tracking/{model}.tsv"
+    resources:
+        mem_mb=megabytes(2000),
+        runtime=minutes(30),
+    params:
+        settings=flow.settings,
+        folder=lambda wildcards, input: os.path.dirname(input[0]),
+        depends_on=flow.config.tracking.model_dump_json(),
+    shell:
+        "tomoscout track {params.folder:q} --config {params.settings:q} --output {output:q} > {log:q} 2>&1"
 
 
 rule train:
     input:
-        rules.train_model.output.model,
+        f"{TRAINED}/model.yaml",
         SPLIT,
+    localrule: True
+
+
+rule finetune:
+    input:
+        guarded(lambda wildcards: model_files([flow.fine_tuned_model()])),
+        SPLIT,
+    localrule: True
+
+
+rule cross_validate:
+    input:
+        rules.compare_folds.output,
+        guarded(lambda wildcards: model_files(flow.fold_models())),
+        SPLIT,
+    localrule: True
+
+
+rule track:
+    input:
+        [f"<results>/tracking/{model}.json" for model in flow.tracked_models()],
     localrule: True

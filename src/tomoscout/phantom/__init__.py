@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tomoscout import config
+from tomoscout import config, sections
 from tomoscout.errors import TomoscoutError
 from tomoscout.files import digest, digest_file, read_json, write_json
 from tomoscout.phantom.maps import kind_from_map
@@ -82,7 +82,7 @@ def make_kinds(options: config.Phantom) -> list[Kind]:
     """The kinds of particles: the built-in ones, those with a density map replaced, and the maps of other names."""
     kinds = {kind.name: kind for kind in built_in(options.voxel_spacing)}
     for name, path in options.maps.items():
-        if not re.match(config._NAME, name) or name == MEMBRANE:
+        if not re.match(sections.NAME_PATTERN, name) or name == MEMBRANE:
             raise TomoscoutError(
                 f"phantom.maps: object name '{name}'; expected one without spaces, '_' or ':', and not '{MEMBRANE}'"
             )

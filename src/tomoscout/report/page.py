@@ -22,7 +22,7 @@ def write_report(
     history: Sequence[Mapping[str, Any]],
     model: Mapping[str, Any],
     split: Mapping[str, Any],
-    targets: Mapping[str, Any],
+    targets: Sequence[Mapping[str, Any]],
     slices: Sequence[SlicePicture],
 ) -> None:
     """Write the report page.
@@ -128,33 +128,38 @@ def _plain(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def summarise_targets(manifests: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Add up the manifests of the targets of several runs, class by class.
+def summarise_targets(manifests: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Add up the targets in the manifests of several runs, class by class, for each voxel spacing by itself.
 
     Returns:
-        `segmentation`, `runs` (how many), and `classes`: name, label, radius and target_radius in Å (None for a
-        segmentation), sources, voxels; for particles picks used, outside and overlapping, for segmentations
-        the voxels lost to particles (None where they do not apply).
+        Of each segmentation its name (`segmentation`), `runs` (how many have it), and `classes`: name, label, radius
+        and target_radius in Å (None for a segmentation), sources, voxels; for particles picks used, outside and
+        overlapping, for segmentations the voxels lost to particles (None where they do not apply).
     """
-    manifests = list(manifests)
-    classes: dict[str, dict[str, Any]] = {}
+    by_segmentation: dict[str, list[Mapping[str, Any]]] = {}
     for manifest in manifests:
-        for entry in manifest["classes"]:
-            total = classes.setdefault(
-                entry["name"], {key: entry[key] for key in ("name", "label", "radius", "target_radius", "sources")}
-            )
-            picks = entry.get("picks", {})
-            counts = {
-                "voxels": entry["voxels"],
-                "used": picks.get("used"),
-                "outside": picks.get("outside"),
-                "overlapping": picks.get("overlapping"),
-                "lost": entry.get("voxels_lost_to_particles"),
-            }
-            for key, value in counts.items():
-                total[key] = value if value is None else total.get(key, 0) + value
-    return {
-        "segmentation": manifests[0]["segmentation"] if manifests else None,
-        "runs": len(manifests),
-        "classes": sorted(classes.values(), key=lambda entry: entry["label"]),
-    }
+        for target in manifest["targets"]:
+            by_segmentation.setdefault(target["segmentation"], []).append(target)
+    return [
+        {"segmentation": name, "runs": len(targets), "classes": _add_up(targets)}
+        for name, targets in by_segmentation.items()
+    ]
+
+
+def _add_up(targets: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    classes: dict[str, dict[str, Any]] = {}
+    for entry in (entry for target in targets for entry in target["classes"]):
+        total = classes.setdefault(
+            entry["name"], {key: entry[key] for key in ("name", "label", "radius", "target_radius", "sources")}
+        )
+        picks = entry.get("picks", {})
+        counts = {
+            "voxels": entry["voxels"],
+            "used": picks.get("used"),
+            "outside": picks.get("outside"),
+            "overlapping": picks.get("overlapping"),
+            "lost": entry.get("voxels_lost_to_particles"),
+        }
+        for key, value in counts.items():
+            total[key] = value if value is None else total.get(key, 0) + value
+    return sorted(classes.values(), key=lambda entry: entry["label"])

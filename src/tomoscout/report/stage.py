@@ -32,8 +32,11 @@ def run_report(
         TomoscoutError: a stage before this one has not been run.
     """
     plan = plan_targets(config, records)
-    with (model / "metrics.csv").open(newline="") as handle:
-        history = list(csv.DictReader(handle))
+    history = []
+    # A model from elsewhere may have come without.
+    if (model / "metrics.csv").exists():
+        with (model / "metrics.csv").open(newline="") as handle:
+            history = list(csv.DictReader(handle))
     write_report(
         output,
         config.report.title,

@@ -1,0 +1,141 @@
+"""tomoscout from Python: targets, training and cross-validation in a notebook or a script.
+
+    from tomoscout.api import create_targets, cross_validate, train
+
+    config = {
+        "projects": {"mydata": "/path/to/copick.json"},
+        "tomograms": ["wbp@10.0"],
+        "targets": {"picks": "data-portal/0"},
+    }
+    create_targets(config)
+    trained = train(config, steps=2000, loss={"name": "Tversky", "alpha": 0.3, "beta": 0.7})
+    trained.history[-1]["score"]
+
+The files are those that the workflow writes, in the same places: what is made here, `snakemake` can go on with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tomoscout.classes import plan_targets
+from tomoscout.config import Config, load_config, parse_config
+from tomoscout.cross_validation import check_folds, fold_name, run_summary
+from tomoscout.files import read_json
+from tomoscout.inventory import RunRecord, refresh
+from tomoscout.splits import make_split
+
+Configuration = Config | Mapping[str, Any] | str | Path
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A model folder and how it came about.
+
+    `history` holds a row per logged step: `step`, `loss`, `learning_rate`, and after a validation `score` (the one
+    that chooses the weights) and the score of each class by name. `score`, `scores` and `thresholds` are those of the
+    best validation, at `best_step`.
+    """
+
+    folder: Path
+    history: list[dict[str, float]]
+    best_step: int
+    score: float
+    scores: dict[str, float]
+    thresholds: dict[str, float]
+
+
+def create_targets(config: Configuration, results: Path | str = "results") -> dict[str, dict[str, Any]]:
+    """Make the training targets of every annotated run: multilabel segmentations in the projects' overlays.
+
+    Args:
+        config: options by section as in config/config.yaml, or the path of such a file.
+        results: folder of the results.
+
+    Returns:
+        Per run (`project/run`) what was written: labels, voxels per class, picks used, outside and overlapping.
+
+    Raises:
+        TomoscoutError: an option, a project or a file in it is at fault.
+    """
+    from tomoscout.batches import read_manifest
+    from tomoscout.targets import run_targets
+
+    settings, records = _prepare(config, Path(results))
+    plan = plan_targets(settings, records)
+    folder = Path(results) / "targets" / settings.targets.name
+    # Where a run had a target and is to have none, it is removed.
+    concerned = [r for r in records if r.key in plan.inputs or Path(f"{folder / r.key}.json").exists()]
+    for batch in sorted({record.batch for record in concerned}):
+        run_targets(settings, records, batch, folder / f"batch-{batch:04d}.json")
+    return {record.key: read_manifest(folder, record) for record in records if record.key in plan.inputs}
+
+
+def train(
+    config: Configuration, results: Path | str = "results", *, fold: int | None = None, **options: Any
+) -> TrainedModel:
+    """Train a network on the targets; an interrupted training goes on from its checkpoint.
+
+    Args:
+        config: options by section as in config/config.yaml, or the path of such a file.
+        results: folder of the results; the model goes to `models/{train.name}` below it.
+        fold: which fold of the split, in place of `split.fold`; the model's name then ends in `-fold-N`.
+        options: options of the section `train` in place of the configuration's, such as steps=2000.
+
+    Raises:
+        TomoscoutError: data is missing or unusable, or an option is wrong.
+        tomoscout.trainer.Interrupted: it was told to stop (Ctrl-C in a terminal); the checkpoint is written.
+    """
+    settings, records = _prepare(config, Path(results), options)
+    return _train(settings, records, Path(results), fold)
+
+
+def cross_validate(config: Configuration, results: Path | str = "results", **options: Any) -> list[TrainedModel]:
+    """Train a model for every fold, one after the other, and write the table of their scores to
+    `cross_validation/{train.name}.csv`. Arguments as of `train`; `split.folds` or `split.leave_one_out` must be set.
+
+    Raises:
+        TomoscoutError: as `train`, or there are no folds.
+    """
+    settings, records = _prepare(config, Path(results), options)
+    check_folds(settings.split)
+    folds = make_split(settings, records, plan_targets(settings, records)).folds
+    models = [_train(settings, records, Path(results), fold) for fold in range(len(folds))]
+    run_summary([model.folder for model in models], Path(results) / "cross_validation" / f"{settings.train.name}.csv")
+    return models
+
+
+def _prepare(
+    config: Configuration, results: Path, options: Mapping[str, Any] | None = None
+) -> tuple[Config, list[RunRecord]]:
+    if isinstance(config, str | Path):
+        settings = load_config(Path(config))
+    elif isinstance(config, Config):
+        settings = config
+    else:
+        settings = parse_config(dict(config), "config")
+    if options:
+        values = settings.model_dump(mode="json", by_alias=True)
+        settings = parse_config(values | {"train": values["train"] | dict(options)}, "config")
+    return settings, refresh(results / "inventory.tsv", settings.projects, settings.runs_per_job)
+
+
+def _train(config: Config, records: Sequence[RunRecord], results: Path, fold: int | None) -> TrainedModel:
+    # PyTorch takes seconds to import, which creating targets need not wait for.
+    from tomoscout.train import run_train
+
+    name = config.train.name if fold is None else fold_name(config.train.name, fold)
+    folder = results / "models" / name
+    outcome = run_train(config, records, folder, fold)
+    found = read_json(folder / "results.json")
+    return TrainedModel(
+        folder,
+        outcome.progression.history,
+        found["best_step"],
+        found["score"],
+        found["scores"],
+        found["thresholds"],
+    )

@@ -1,0 +1,226 @@
+"""What a training step takes of a device's memory, found by going through it with tensors that have no content."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+Shape = Sequence[int]
+
+MARGIN = 1.2
+"""What is worked with at once takes up to this many times its bytes: allocators keep gaps between tensors."""
+
+# Bytes per voxel of a crop of the waiting batch: intensities float32 and labels int64, with mixup a second time. While
+# crops are turned, which takes most: these before and after, the places they are taken from, and indices.
+_CROP, _OTHER_LABELS, _CROP_BEING_CHANGED = 12, 8, 80
+
+
+@dataclass(frozen=True)
+class StepMemory:
+    """Bytes that a training takes on its device, by what they grow with.
+
+    `state`: weights, their gradients, Adam's two moments, averaged weights, buffers. `crop`: what the network works
+    with for a crop, forward and backward. `waiting_crop`: a crop of the batch, its labels and targets. `changing_crop`:
+    the same while it is augmented. `predicted_voxel`: what the network works with for a voxel of a tile.
+    """
+
+    state: int
+    crop: int
+    waiting_crop: int
+    changing_crop: int
+    predicted_voxel: float
+
+    def training(self, batch_size: int, parts: int) -> int:
+        """Bytes of a step, besides the state, with the batch worked through in so many parts."""
+        at_once = math.ceil(batch_size / parts) * self.crop
+        return math.ceil(MARGIN * max(batch_size * self.waiting_crop + at_once, batch_size * self.changing_crop))
+
+    def predicting(self, tile: Shape) -> int:
+        """Bytes that the network works with for a tile."""
+        return math.ceil(MARGIN * self.predicted_voxel * math.prod(tile))
+
+
+def step_memory(
+    network: nn.Module,
+    loss: nn.Module,
+    patch: Shape,
+    smallest: Shape,
+    precision: torch.dtype,
+    *,
+    mixup: bool = False,
+    channels: int = 1,
+) -> StepMemory:
+    """What a step of `network` takes for crops of `patch` voxels.
+
+    Goes through a step with tensors without content, which takes a second and no memory. A network or a loss that looks
+    at values cannot do that: then a real step is taken with a copy and a crop of the `smallest` voxels that the network
+    takes, and its bytes are scaled by the number of voxels. Neither network nor random numbers are changed.
+
+    Args:
+        network: not moved to a GPU yet.
+        loss: called with the network's outputs and labels; with `mixup` with other labels and a share too.
+        precision: what the network computes with; float32 or, under autocast, 16 bits.
+    """
+    dry = _DryRun(precision, mixup, channels)
+    scale = 1.0
+    try:
+        without_content = FakeTensorMode(allow_non_fake_inputs=True)
+        copies = _emptied(network, without_content), _emptied(loss, without_content)
+        with _silent(), without_content:
+            crop, predicted = dry.train(*copies, patch), dry.predict(copies[0], patch)
+    except Exception:
+        # The errors that this may end in are as many as there are ways to look at values.
+        copies = copy.deepcopy(network), copy.deepcopy(loss)
+        with torch.random.fork_rng(devices=[]):
+            crop, predicted = dry.train(*copies, smallest), dry.predict(copies[0], smallest)
+        scale = math.prod(patch) / math.prod(smallest)
+    voxels = math.prod(patch)
+    parameters = sum(p.numel() * p.element_size() for p in network.parameters())
+    buffers = sum(b.numel() * b.element_size() for b in network.buffers())
+    return StepMemory(
+        state=5 * parameters + 2 * buffers,
+        crop=math.ceil(scale * crop),
+        waiting_crop=voxels * (_CROP + _OTHER_LABELS * mixup),
+        changing_crop=voxels * _CROP_BEING_CHANGED,
+        predicted_voxel=scale * predicted / voxels,
+    )
+
+
+def _emptied(module: nn.Module, without_content: FakeTensorMode) -> nn.Module:
+    """A copy with parameters and buffers that have no content."""
+    with without_content:
+        new: dict[int, Any] = {id(b): torch.empty(b.shape, dtype=b.dtype) for b in module.buffers()}
+        for parameter in module.parameters():
+            new[id(parameter)] = nn.Parameter(torch.empty(parameter.shape, dtype=parameter.dtype))
+    return copy.deepcopy(module, new)
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Without what PyTorch logs about an operation that needs content, which is no error here."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
+
+
+@dataclass(frozen=True)
+class _DryRun:
+    precision: torch.dtype
+    mixup: bool
+    channels: int
+
+    def train(self, network: nn.Module, loss: nn.Module, patch: Shape) -> int:
+        """Most bytes worked with in a step of one crop."""
+        network.train()
+        for parameter in network.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        inputs = torch.zeros((1, self.channels, *patch))
+        labels = torch.zeros((1, *patch), dtype=torch.int64)
+        targets = (labels, labels, torch.ones(1)) if self.mixup else (labels,)
+        live = _LiveBytes([inputs, *targets, *_tensors(network), *_tensors(loss)])
+        with live:
+            with _autocast(self.precision):
+                outputs = network(inputs)
+            loss(outputs, *targets).backward()
+        return live.most
+
+    def predict(self, network: nn.Module, tile: Shape) -> int:
+        """Most bytes worked with to predict a tile."""
+        network.eval()
+        live = _LiveBytes(_tensors(network))
+        with live, torch.no_grad():
+            inputs = torch.zeros((1, self.channels, *tile))
+            with _autocast(self.precision):
+                outputs = network(inputs.flip(-1)).flip(-1)
+            torch.softmax(outputs[0].float(), dim=0).mul(torch.ones(tile))
+        return live.most
+
+
+def _tensors(module: nn.Module) -> list[torch.Tensor]:
+    gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
+    return [*module.parameters(), *module.buffers(), *gradients]
+
+
+@contextmanager
+def _autocast(precision: torch.dtype) -> Iterator[None]:
+    """Autocast of the CPU, made like that of a GPU: a plan is then the same with and without one."""
+    with torch.autocast("cpu", precision, enabled=precision is not torch.float32), _WideNorms():
+        yield
+
+
+class _WideNorms(TorchFunctionMode):
+    """Functions that autocast of a GPU computes in float32 and that of a CPU does not ("CUDA Ops that can autocast to
+    float32" in PyTorch's documentation of torch.amp), as far as networks for images have them."""
+
+    _FUNCTIONS = frozenset({functional.layer_norm, functional.group_norm, functional.softmax, torch.softmax})
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if function in self._FUNCTIONS and args and isinstance(args[0], torch.Tensor):
+            args = (args[0].float(), *args[1:])
+        return function(*args, **(kwargs or {}))
+
+
+class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Follows how many bytes of tensors are alive, those that only the graph of the backward pass holds included.
+
+    A convolution is counted with the space that it works in: oneDNN and cuDNN bring what it reads and writes into an
+    order of their own, in which channels come by sixteen.
+    """
+
+    def __init__(self, known: Iterable[torch.Tensor]) -> None:
+        """`known`: tensors that do not count."""
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.most = 0
+        self._alive = 0
+        self._seen = {tensor.untyped_storage()._cdata for tensor in known}
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        results = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(results):
+            if isinstance(tensor, torch.Tensor):
+                self._count(tensor.untyped_storage())
+        self.most = max(self.most, self._alive + _scratch(function, args, results))
+        return results
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key not in self._seen:
+            self._seen.add(key)
+            self._alive += size
+            weakref.finalize(storage, self._forget, key, size)
+
+    def _forget(self, key: int, size: int) -> None:
+        self._seen.discard(key)
+        self._alive -= size
+
+
+def _scratch(function: Any, arguments: tuple[Any, ...], results: Any) -> int:
+    """Bytes of the copies that a convolution makes of what it reads and writes (batch, channels, *space)."""
+    if function is torch.ops.aten.convolution.default:
+        images = [arguments[0], results]
+    elif function is torch.ops.aten.convolution_backward.default:
+        images = [arguments[0], arguments[1]]
+    else:
+        return 0
+    return sum(i.numel() // i.shape[1] * math.ceil(i.shape[1] / 16) * 16 * i.element_size() for i in images)

@@ -1,0 +1,322 @@
+"""What a training takes of the memory of machine and GPU, and of the disk: known before it starts.
+
+`plan_memory` is arithmetic alone: it plans for a GPU that is not there as for one that is.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import nn
+
+from tomoscout.device import GIB, gpu_memory_limit, memory_limit
+from tomoscout.dry_run import StepMemory, step_memory
+from tomoscout.errors import TomoscoutError
+from tomoscout.precision import chosen_precision
+from tomoscout.training_options import Train
+from tomoscout.volumes import Storage, Tier
+
+Shape = Sequence[int]
+
+LIBRARIES = 256 * 2**20
+"""Bytes that the libraries of a training take once they are at work, on the device and in main memory each: compiled
+kernels, their scratch space, threads."""
+
+# Bytes per voxel.
+# A tomogram being read and prepared: two copies in float32, a few parts of one, and the labels twice.
+_READING = 12
+# A prediction on its way to probabilities: two float32 copies. Its input: a padded copy.
+_BEING_QUANTISED, _PADDED = 8, 4
+# Picks are looked for in one class at a time: smoothed copies, and indices of the voxels that could be a peak.
+_PICKING = 32
+
+
+Place = Literal["GPU", "main memory", "disk"]
+Phase = Literal["always", "reading", "training", "validating"]
+PLACES: tuple[Place, ...] = ("GPU", "main memory", "disk")
+PHASES: tuple[Phase, ...] = ("always", "reading", "training", "validating")
+
+
+@dataclass(frozen=True)
+class Use:
+    """What something takes, and where. What is used in a phase alone gives way to the next."""
+
+    what: str
+    place: Place
+    size: int
+    phase: Phase = "always"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bytes that a training may take. `gpu_memory` is for its tensors, without what the driver takes."""
+
+    memory: int
+    gpu_memory: int
+    disk: int
+
+    @classmethod
+    def here(cls, options: Train, device: torch.device, folder: Path) -> Limits:
+        """Those of this machine, or of the options. `folder` is for mapped files; what lies there may be replaced."""
+        existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        held = sum(path.stat().st_size for path in folder.glob("*") if path.is_file())
+        return cls(
+            memory_limit(options.memory_gb),
+            gpu_memory_limit(device, options.gpu_memory_gb) if device.type == "cuda" else 0,
+            shutil.disk_usage(existing).free + held,
+        )
+
+    def of(self, place: Place) -> int:
+        """The limit of a place."""
+        return {"GPU": self.gpu_memory, "main memory": self.memory, "disk": self.disk}[place]
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What a training holds and does. Shapes (z, y, x) are those of the training and validation tomograms; `tile` is
+    what validation predicts at once; `parts` are those of a batch, `labelled` tells whether validation needs labels."""
+
+    training: Sequence[Shape]
+    validation: Sequence[Shape]
+    classes: int
+    patch: Shape
+    tile: Shape
+    batch_size: int
+    parts: int
+    step: StepMemory
+    labelled: bool = False
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """What will live where. `parts`: parts that a batch is worked through in. `tile`: what validation predicts at once.
+    `reasons`: why it is not as asked for, or not at a faster place."""
+
+    work: Workload
+    limits: Limits
+    storage: Storage
+    parts: int
+    tile: tuple[int, ...]
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def device(self) -> Place:
+        """Where the network works."""
+        return "GPU" if self.storage.device.type == "cuda" else "main memory"
+
+    def uses(self) -> list[Use]:
+        """Everything that takes memory."""
+        return [use for use in (*self._held(), *self._training(), *self._validating()) if use.size]
+
+    def _held(self) -> Iterator[Use]:
+        work = self.work
+        places: dict[Tier, Place] = {"device": self.device, "memory": "main memory", "files": "disk"}
+        size = sum(self.storage.size(shape, work.patch) for shape in work.training)
+        yield Use(f"{len(work.training)} training tomograms", places[self.storage.tier], size)
+        voxels = sum(math.prod(shape) for shape in work.validation)
+        per_voxel = 4 + self.storage.label_kind.itemsize * work.labelled
+        yield Use(f"{len(work.validation)} validation tomograms", "main memory", voxels * per_voxel)
+        yield Use("network and optimiser", self.device, work.step.state)
+        # The new ones are copied before the old ones go.
+        yield Use("best weights", "main memory", work.step.state * 2 // 5)
+        for place in sorted({self.device, "main memory"}):
+            yield Use("libraries", place, LIBRARIES)
+        largest = max((math.prod(shape) for shape in (*work.training, *work.validation)), default=0)
+        yield Use("reading a tomogram", "main memory", largest * _READING, "reading")
+
+    def _training(self) -> Iterator[Use]:
+        work = self.work
+        crops = math.ceil(work.batch_size / self.parts)
+        at_once = "" if self.parts == 1 else f", {crops} at a time"
+        what = f"a step of {work.batch_size} crops of {_text(work.patch)} voxels{at_once}"
+        yield Use(what, self.device, work.step.training(work.batch_size, self.parts), "training")
+
+    def _validating(self) -> Iterator[Use]:
+        work = self.work
+        if not work.validation:
+            return
+        # A tile, or a tomogram smaller than a tile, is made as large as the network needs: at most a patch's multiple.
+        whole = [[math.ceil(n / p) * p for n, p in zip(shape, work.patch, strict=True)] for shape in work.validation]
+        tiles = [[min(t, n) for t, n in zip(self.tile, shape, strict=True)] for shape in whole]
+        network = max(work.step.predicting(tile) for tile in tiles)
+        padded = max(
+            math.prod(max(n, t) for n, t in zip(shape, tile, strict=True))
+            for shape, tile in zip(work.validation, tiles, strict=True)
+        )
+        # Sums and weights are half as wide on a GPU; the quantised classes come last.
+        sums = padded * (work.classes + 1) * (2 if self.device == "GPU" else 4)
+        quantised = padded * (_BEING_QUANTISED + work.classes)
+        yield Use(f"predicting by tiles of {_text(self.tile)} voxels", self.device, network, "validating")
+        yield Use("blending the tiles", self.device, sums + quantised, "validating")
+        kept = sum(math.prod(shape) for shape in work.validation) * work.classes
+        copies = padded * _PADDED
+        if self.device == "GPU":
+            # Locked memory is handed out in powers of two.
+            copies += 2 ** math.ceil(math.log2(copies))
+        yield Use("probabilities and picks", "main memory", kept + max(copies, padded * _PICKING), "validating")
+
+    def needed(self, place: Place, phase: Phase | None = None) -> int:
+        """Bytes taken at a place: at most, or in one phase."""
+        sizes: dict[Phase, int] = dict.fromkeys(PHASES, 0)
+        for use in self.uses():
+            if use.place == place:
+                sizes[use.phase] += use.size
+        always = sizes.pop("always")
+        return always + (max(sizes.values()) if phase is None else sizes[phase])
+
+    def overfull(self, phase: Phase | None = None) -> Place | None:
+        """A place that would have to hold more than it can: at any time, or GPU or main memory in one phase."""
+        places = PLACES if phase is None else PLACES[:2]
+        return next((place for place in places if self.needed(place, phase) > self.limits.of(place)), None)
+
+    def shortage(self, place: Place, phase: Phase | None = None) -> str:
+        """What a place would have to hold and what it can."""
+        return f"{_gib(self.needed(place, phase))} GiB of {place} needed, {_gib(self.limits.of(place))} available"
+
+    def lines(self) -> list[str]:
+        """The announcement: what each place holds of what it can, what takes it, and why it is not elsewhere."""
+        totals = [(place, self.needed(place)) for place in PLACES]
+        most = ", ".join(f"{place} {_gib(size)} of {_gib(self.limits.of(place))}" for place, size in totals if size)
+        table = [
+            f"  {use.place:<11} {_gib(use.size):>8}  {use.what}{_when(use)}"
+            for use in sorted(self.uses(), key=lambda use: PLACES.index(use.place))
+        ]
+        return [f"memory at most, in GiB: {most}", *table, *(f"  {reason}" for reason in self.reasons)]
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines())
+
+
+def plan_memory(work: Workload, limits: Limits, device: torch.device, folder: Path) -> MemoryPlan:
+    """Decide where everything lives: training tomograms on the device, else in main memory, else in mapped files in
+    `folder`; the batch in more parts, and validation by smaller tiles, where they do not fit otherwise.
+
+    Raises:
+        TomoscoutError: it does not fit even so.
+    """
+    parts = min(work.parts, work.batch_size)
+    storage = Storage("files", device, work.classes, folder)
+    plan = MemoryPlan(work, limits, storage, parts, tuple(work.tile))
+    plan = _smaller(plan, "training", _in_more_parts)
+    plan = _smaller(plan, "validating", _by_smaller_tiles)
+    _check(plan)
+    tiers: list[Tier] = ["memory", "files"] if plan.device == "main memory" else ["device", "memory", "files"]
+    for tier in tiers:
+        candidate = replace(plan, storage=replace(storage, tier=tier))
+        place = candidate.overfull()
+        if place is None:
+            return candidate
+        why = f"training tomograms: {candidate.shortage(place)} to hold them there"
+        plan = replace(plan, reasons=(*plan.reasons, why))
+    raise TomoscoutError(
+        f"{folder}: {candidate.shortage('disk')} for {len(work.training)} training tomograms; free some space there, "
+        "or let them fit into main memory (train.memory_gb)"
+    )
+
+
+def _smaller(plan: MemoryPlan, phase: Phase, step: Callable[[MemoryPlan], MemoryPlan]) -> MemoryPlan:
+    """The plan, made smaller until a phase fits or nothing more can be done; and why."""
+    small, place = plan, plan.overfull(phase)
+    while small.overfull(phase) and (smaller := step(small)) != small:
+        small = smaller
+    if place is None or small == plan:
+        return plan
+    how = next(use.what for use in small.uses() if use.phase == phase)
+    return replace(small, reasons=(*plan.reasons, f"{how}: otherwise {plan.shortage(place, phase)}"))
+
+
+def _in_more_parts(plan: MemoryPlan) -> MemoryPlan:
+    return replace(plan, parts=min(2 * plan.parts, plan.work.batch_size))
+
+
+def _by_smaller_tiles(plan: MemoryPlan) -> MemoryPlan:
+    """Half the longest side, but no smaller than a crop."""
+    spare = [size - least for size, least in zip(plan.tile, plan.work.patch, strict=True)]
+    if max(spare) <= 0:
+        return plan
+    longest = max((size, axis) for axis, size in enumerate(plan.tile) if spare[axis] > 0)[1]
+    tile = list(plan.tile)
+    tile[longest] = max(tile[longest] // 2, plan.work.patch[longest])
+    return replace(plan, tile=tuple(tile))
+
+
+_REMEDIES: dict[Phase, str] = {
+    "training": "make train.patch or the network smaller",
+    "validating": "validate on fewer or smaller tomograms (split.validate)",
+    "reading": "validate on fewer or smaller tomograms (split.validate)",
+}
+
+
+def _check(plan: MemoryPlan) -> None:
+    """Refuse what does not fit even with all training tomograms in files."""
+    for phase, remedy in _REMEDIES.items():
+        place = plan.overfull(phase)
+        if place is not None:
+            largest = max(
+                (use for use in plan.uses() if use.place == place and use.phase in ("always", phase)), key=_size
+            )
+            limit = "train.gpu_memory_gb" if place == "GPU" else "train.memory_gb"
+            raise TomoscoutError(
+                f"memory: {plan.shortage(place, phase)} while {phase}, {_gib(largest.size)} of it for {largest.what}; "
+                f"{remedy}, or provide more ({limit})"
+            )
+
+
+def plan_training(
+    network: nn.Module,
+    loss: nn.Module,
+    options: Train,
+    training: Sequence[Shape],
+    validation: Sequence[Shape],
+    *,
+    classes: int,
+    tile: Shape,
+    device: torch.device,
+    folder: Path,
+    labelled: bool = False,
+) -> MemoryPlan:
+    """Plan a training on this machine.
+
+    Args:
+        network, loss: as they will be trained, not run yet.
+        options: with `patch` and `network` planned.
+        training, validation: voxels (z, y, x) of the tomograms.
+        classes: without background.
+        tile: voxels that validation predicts at once.
+        folder: for mapped files, should the training tomograms live there.
+        labelled: whether validation needs labels.
+
+    Raises:
+        TomoscoutError: not even one crop fits, or validation does not, or the disk is too full.
+    """
+    assert options.patch != "auto"
+    precision = chosen_precision(options.precision, device)
+    smallest = options.network.smallest_size()
+    mixup = options.augmentation.mixup > 0
+    step = step_memory(network, loss, options.patch, smallest, precision, mixup=mixup)
+    work = Workload(
+        training, validation, classes, options.patch, tile, options.batch_size, options.accumulation, step, labelled
+    )
+    return plan_memory(work, Limits.here(options, device, folder), device, folder)
+
+
+def _size(use: Use) -> int:
+    return use.size
+
+
+def _text(shape: Shape) -> str:
+    return "×".join(map(str, shape))
+
+
+def _gib(size: int) -> str:
+    return f"{size / GIB:.2f}"
+
+
+def _when(use: Use) -> str:
+    return "" if use.phase == "always" else f" (while {use.phase})"

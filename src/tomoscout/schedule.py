@@ -1,0 +1,63 @@
+"""The learning rate of a step: a function of the step and the scores so far, so that resuming needs no state."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+from tomoscout.training_options import Train
+
+
+def learning_rate(options: Train, step: int, scores: Sequence[float] = ()) -> float:
+    """The learning rate of a step (from 0), after validations with these `scores`.
+
+    Linear warm-up to the peak, then down to `final_learning_rate` × peak: along a cosine (Loshchilov & Hutter, SGDR,
+    2017); along a polynomial (Chen et al., DeepLab, 2018); one-cycle, whose warm-up is a cosine from a 25th of the peak
+    (Smith & Topin 2018; without its cycling of momentum); or by `plateau_factor` whenever `plateau_patience`
+    validations in a row were not better.
+    """
+    warmup = max(1, round(options.warmup * options.steps))
+    if step < warmup:
+        risen = (step + 1) / warmup
+        if options.schedule == "one-cycle":
+            return options.learning_rate * (1 / 25 + (1 - 1 / 25) * _cosine(1 - risen))
+        return options.learning_rate * risen
+    done = (step - warmup) / max(1, options.steps - warmup)
+    return options.learning_rate * _remaining(options, done, scores)
+
+
+def _remaining(options: Train, done: float, scores: Sequence[float]) -> float:
+    """The fraction of the peak after the fraction `done` of the steps that follow the warm-up."""
+    least = options.final_learning_rate
+    match options.schedule:
+        case "cosine" | "one-cycle":
+            return least + (1 - least) * _cosine(done)
+        case "polynomial":
+            return least + (1 - least) * math.pow(1 - done, options.polynomial_power)
+        case "plateau":
+            return max(least, math.pow(options.plateau_factor, _plateaus(scores, options.plateau_patience)))
+        case "constant":
+            return 1.0
+
+
+def _cosine(done: float) -> float:
+    return 0.5 * (1 + math.cos(math.pi * done))
+
+
+def _plateaus(scores: Sequence[float], patience: int) -> int:
+    """How often `patience` validations in a row were not better than the best before them."""
+    best, waited, plateaus = -math.inf, 0, 0
+    for score in scores:
+        if score > best:
+            best, waited = score, 0
+        else:
+            waited += 1
+        if waited == patience:
+            waited, plateaus = 0, plateaus + 1
+    return plateaus
+
+
+def validations_without_progress(scores: Iterable[float]) -> int:
+    """Validations since the best one."""
+    scores = list(scores)
+    return len(scores) - 1 - scores.index(max(scores)) if scores else 0

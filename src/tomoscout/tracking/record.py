@@ -1,0 +1,185 @@
+"""What a model folder tells about its training: all that is recorded of it."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import getpass
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tomoscout.errors import TomoscoutError
+from tomoscout.files import read_json
+
+FINGERPRINT, MODEL = "tomoscout.fingerprint", "tomoscout.model"
+"""Tags that tell which training a run of MLflow stands for."""
+
+RATE = "steps_per_second"
+
+NOT_OPTIONS = ("format", "name", "classes", "weights", "made_from", "made_with")
+"""Of `model.yaml`. The others are recorded as parameters where there is no `training.json`."""
+
+LONGEST_VALUE = 6000
+"""Characters of a parameter's value in MLflow."""
+
+Curves = dict[str, dict[int, float]]
+"""Points by name and step."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """A training, in MLflow's words. `rate`: steps per second. `written`: when the curves were, in seconds since
+    1970."""
+
+    folder: Path
+    name: str
+    fingerprint: str
+    finished: bool
+    params: dict[str, str]
+    tags: dict[str, str]
+    curves: Curves
+    rate: float | None
+    written: float
+
+    def moment(self, step: int) -> int:
+        """When a step was done, in ms since 1970: counted back from when the curves were written."""
+        behind = (_last_step(self.curves) - step) / self.rate if self.rate else 0.0
+        return int(1000 * (self.written - behind))
+
+
+def read_record(folder: Path) -> Record:
+    """Read a model folder, finished or not.
+
+    Of `model.yaml`, `training.json`, `metrics.csv` and `results.json` one of the first two must be there. A
+    `model.yaml` of another fingerprint than `training.json` is of an earlier training and is left out.
+
+    Raises:
+        TomoscoutError: no training is named there, or a file cannot be read.
+    """
+    try:
+        training = _read_facts(folder / "training.json")
+        model = _read_model(folder / "model.yaml")
+        finished = bool(model) and training.get("fingerprint", model["fingerprint"]) == model["fingerprint"]
+        facts = model | training if finished else training
+        if not {"name", "fingerprint"} <= facts.keys():
+            raise TomoscoutError(f"{folder}: no training to record: neither model.yaml nor training.json names one")
+        metrics = folder / "metrics.csv"
+        curves = _read_curves(metrics, facts.get("classes", []))
+        last = _last_step(curves)
+        if finished:
+            curves |= {name: {last: value} for name, value in _numbers(_read_facts(folder / "results.json"))}
+        rate = facts.get(RATE) or None
+        if rate:
+            curves[RATE] = {last: rate}
+        written = (metrics if metrics.exists() else folder).stat().st_mtime
+        return Record(
+            folder,
+            facts["name"],
+            facts["fingerprint"],
+            finished,
+            _params(facts),
+            _tags(facts, folder),
+            curves,
+            rate,
+            written,
+        )
+    except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
+        what = " ".join(str(error).split())
+        raise TomoscoutError(f"{folder}: not a model folder ({type(error).__name__}: {what})") from None
+
+
+def _last_step(curves: Curves) -> int:
+    return max((step for points in curves.values() for step in points), default=0)
+
+
+def _read_facts(path: Path) -> dict[str, Any]:
+    return dict(read_json(path)) if path.exists() else {}
+
+
+def _read_model(path: Path) -> dict[str, Any]:
+    """`model.yaml` in the form of `training.json`."""
+    if not path.exists():
+        return {}
+    model = yaml.safe_load(path.read_text())
+    made_from = model["made_from"]
+    return {
+        "name": model["name"],
+        "fingerprint": made_from["fingerprint"],
+        "classes": [entry["name"] for entry in model["classes"]],
+        "train": made_from["train"],
+        "validate": made_from["validate"],
+        "versions": model["made_with"],
+        "options": {name: value for name, value in model.items() if name not in NOT_OPTIONS},
+    }
+
+
+def _read_curves(path: Path, classes: Sequence[str]) -> Curves:
+    """The columns of `metrics.csv`; those of classes are their scores."""
+    curves: Curves = {}
+    if path.exists():
+        with path.open(newline="") as handle:
+            for row in csv.DictReader(handle):
+                step = int(row.pop("step"))
+                for column, text in row.items():
+                    if text and math.isfinite(value := float(text)):
+                        name = _key(f"scores/{column}" if column in classes else column)
+                        curves.setdefault(name, {})[step] = value
+    return curves
+
+
+def _numbers(results: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    for name, value in _flatten(results, "result", "/"):
+        if isinstance(value, int | float) and math.isfinite(value):
+            yield _key(name), float(value)
+
+
+def _params(facts: Mapping[str, Any]) -> dict[str, str]:
+    values = {
+        **dict(_flatten(facts.get("options", {}), "", ".")),
+        "classes": ", ".join(facts.get("classes", [])),
+        "split.train": ", ".join(facts.get("train", [])),
+        "split.validate": ", ".join(facts.get("validate", [])),
+    }
+    texts = {_key(name): value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
+    return {
+        name: text if len(text) <= LONGEST_VALUE else text[: LONGEST_VALUE - 1] + "…" for name, text in texts.items()
+    }
+
+
+def _tags(facts: Mapping[str, Any], folder: Path) -> dict[str, str]:
+    tags = {
+        FINGERPRINT: facts["fingerprint"],
+        MODEL: facts["name"],
+        "tomoscout.folder": str(folder.resolve()),
+        "mlflow.source.name": "tomoscout",
+        **{_key(f"version.{name}"): str(number) for name, number in facts.get("versions", {}).items()},
+    }
+    if "device" in facts:
+        tags["tomoscout.device"] = str(facts["device"])
+    # In a container a user may have a number and no name.
+    with contextlib.suppress(KeyError, OSError):
+        tags["mlflow.user"] = getpass.getuser()
+    return tags
+
+
+def _flatten(value: Any, name: str, separator: str) -> Iterator[tuple[str, Any]]:
+    """The leaves of nested options, each with its path for a name. A list of plain values is a leaf."""
+    if isinstance(value, list) and any(isinstance(part, Mapping) for part in value):
+        value = dict(enumerate(value))
+    if isinstance(value, Mapping):
+        for key, part in value.items():
+            yield from _flatten(part, f"{name}{separator}{key}" if name else str(key), separator)
+    else:
+        yield name, value
+
+
+def _key(name: str) -> str:
+    """A name that MLflow takes: it refuses other characters, and parts that would mean a folder."""
+    return "/".join(re.sub(r"[^\w.\- :]|^\.*$", "-", part) for part in name.split("/"))[:250]

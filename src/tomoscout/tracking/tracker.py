@@ -1,0 +1,128 @@
+"""Records a training while it runs, in child processes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from tomoscout.files import write_json, write_table
+from tomoscout.progress import Progress
+from tomoscout.tracking.store import reason
+from tomoscout.training_options import Tracking
+
+
+class Tracker:
+    """Records a training while it runs. But for `finish` nothing here waits; nothing raises, or outlives the training
+    however that ends. What goes wrong is one line on stderr, the first time."""
+
+    def __init__(
+        self,
+        folder: Path,
+        tracking: Tracking,
+        default_uri: str,
+        facts: Mapping[str, Any],
+        *,
+        pause: float = 60.0,
+        limit: float = 300.0,
+    ) -> None:
+        """`facts`, kept as `training.json`: name, fingerprint, classes (names), train and validate (runs), device,
+        versions (package → version), options (nested). `pause`: least seconds from one record to the next, since
+        each takes some seconds of a core. `limit`: seconds after which a record that hangs is given up.
+        """
+        self._folder = folder
+        self._enabled = tracking.enabled
+        self._facts = dict(facts)
+        uri = tracking.uri or default_uri
+        self._order = {"folder": str(folder), "uri": uri, "experiment": tracking.experiment, "limit": limit}
+        self._pause = pause
+        self._started = -math.inf
+        self._child: subprocess.Popen[str] | None = None
+        self._warned = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def update(self, history: Sequence[Mapping[str, float]], speed: Mapping[str, float] | None = None) -> None:
+        """Write what is known so far to `metrics.csv` and `training.json`, and have it recorded.
+
+        `history`: rows of a `step` and any curves, from the first step on. While the last record is being made, or was
+        begun a moment ago, recording is left for the next time.
+        """
+        try:
+            columns = dict.fromkeys(["step", *(name for row in history for name in row)])
+            write_table(self._folder / "metrics.csv", list(columns), history)
+            write_json(self._folder / "training.json", self._facts | dict(speed or {}))
+            if self._enabled and self._is_idle() and time.monotonic() >= self._started + self._pause:
+                self._start()
+        except Exception as error:
+            self._warn(reason(error))
+
+    def finish(self, seconds: float = 60.0) -> None:
+        """Record the finished folder, waiting for at most so many seconds."""
+        self.close()
+        if not self._enabled:
+            return
+        try:
+            self._start().wait(seconds)
+        except subprocess.TimeoutExpired:
+            self._warn(f"no end after {seconds:g} s")
+        except Exception as error:
+            self._warn(reason(error))
+        self.close()
+
+    def close(self) -> None:
+        """End the child, whatever it is doing."""
+        if not self._is_idle() and self._child:
+            self._child.kill()
+            # Even a killed process stays while its file system hangs.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._child.communicate(timeout=1)
+            self._child = None
+
+    def _start(self) -> subprocess.Popen[str]:
+        self._started = time.monotonic()
+        child = self._child = subprocess.Popen(
+            [sys.executable, "-P", "-m", "tomoscout.tracking"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+            errors="replace",
+        )
+        # Not as arguments, which every user of the machine can read: the address may hold a password. The pipe stays
+        # open: its end tells the child that this process is no more.
+        assert child.stdin
+        child.stdin.write(json.dumps(self._order) + "\n")
+        child.stdin.flush()
+        return child
+
+    def _is_idle(self) -> bool:
+        """Whether no child is at work. Passes on what the last one complained of."""
+        if self._child is None:
+            return True
+        if self._child.poll() is None:
+            return False
+        child, self._child = self._child, None
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            _, complaint = child.communicate(timeout=1)
+            if child.returncode:
+                self._warn((complaint.strip().splitlines() or [f"ended with code {child.returncode}"])[-1])
+        return True
+
+    def _warn(self, what: str) -> None:
+        if not self._warned:
+            what = what.removeprefix("tracking: ")
+            Progress(0).note(
+                f"warning: not recorded in MLflow: {what}; the training goes on, `tomoscout track` records it later"
+            )
+        self._warned = True

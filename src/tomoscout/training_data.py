@@ -1,0 +1,132 @@
+"""What a training reads: tomograms, targets and picks of the runs that train and validate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tomoscout.classes import TargetClass, TargetPlan, read_reference, target_segmentation
+from tomoscout.config import Config, TomogramUri
+from tomoscout.errors import TomoscoutError
+from tomoscout.files import digest
+from tomoscout.geometry import inside, to_voxels
+from tomoscout.heads import Reference
+from tomoscout.inventory import RunRecord
+from tomoscout.progress import Progress
+from tomoscout.project import Picks, Project
+from tomoscout.sampling import Centres, largest_jitter
+from tomoscout.targets import align
+from tomoscout.volumes import LabelledVolume, Storage, labelled_volume, standardise
+
+MOST_VOXELS = 50_000
+"""Voxels of a continuous class kept per tomogram as places to centre crops on."""
+
+Shape = tuple[int, int, int]
+
+
+class TrainingData:
+    """Reads project by project. `train` and `validate` are keys (`project/run`)."""
+
+    def __init__(
+        self,
+        config: Config,
+        plan: TargetPlan,
+        records: Sequence[RunRecord],
+        train: Sequence[str],
+        validate: Sequence[str],
+    ) -> None:
+        """
+        Raises:
+            TomoscoutError: a validation run lacks the tomogram that is segmented.
+        """
+        self.config = config
+        self.plan = plan
+        by_key = {record.key: record for record in records}
+        self.projects = {name: Project(name, Path(path)) for name, path in config.projects.items()}
+        self.training = [
+            (by_key[key], uri) for key in train for uri in config.tomograms if uri in by_key[key].tomograms
+        ]
+        self.validation = [by_key[key] for key in validate]
+        for record in self.validation:
+            if config.segment_tomogram not in record.tomograms:
+                raise TomoscoutError(
+                    f"{record.key}: validation needs the tomogram {config.segment_tomogram}; found: "
+                    f"{', '.join(record.tomograms)}"
+                )
+
+    @property
+    def training_shapes(self) -> list[Shape]:
+        """Voxels (z, y, x) of the training tomograms: every kind of every run."""
+        return [record.tomograms[uri] for record, uri in self.training]
+
+    @property
+    def validation_shapes(self) -> list[Shape]:
+        """Voxels (z, y, x) of the validation tomograms."""
+        return [record.tomograms[self.config.segment_tomogram] for record in self.validation]
+
+    @property
+    def volume_names(self) -> list[str]:
+        """Names of the training volumes."""
+        return [f"{record.key} {uri}" for record, uri in self.training]
+
+    def training_volumes(self, patch: Sequence[int], storage: Storage) -> list[LabelledVolume]:
+        """Every training tomogram with its target, put where `storage` says."""
+        progress = Progress(len(self.training))
+        volumes = []
+        for number, (name, (record, uri)) in enumerate(zip(self.volume_names, self.training, strict=True), 1):
+            inputs = digest([record.tomograms[uri], self.plan.inputs[record.key]])
+            volumes.append(labelled_volume(name, inputs, partial(self._read, record, uri), patch, storage))
+            progress.show(number, f"read tomogram {number} of {len(self.training)}")
+        return volumes
+
+    def _read(self, record: RunRecord, uri: str) -> tuple[NDArray[np.float32], NDArray[np.integer]]:
+        tomogram = self.projects[record.project].read_tomogram(record.run, uri)
+        return tomogram, self._target(record, tomogram.shape, TomogramUri.parse(uri).voxel_spacing)
+
+    def _target(self, record: RunRecord, shape: tuple[int, ...], voxel_spacing: float) -> NDArray[np.integer]:
+        wanted = target_segmentation(self.config, voxel_spacing)
+        labels = self.projects[record.project].read_segmentation(record.run, wanted)
+        return align(labels, (shape[0], shape[1], shape[2]), f"{record.key}: target {wanted}")
+
+    def validation_volumes(self, with_labels: bool) -> list[tuple[NDArray[np.float32], Reference]]:
+        """The tomograms that will be segmented, prepared, and their truth."""
+        return [self._validation_volume(record, with_labels) for record in self.validation]
+
+    def _validation_volume(self, record: RunRecord, with_labels: bool) -> tuple[NDArray[np.float32], Reference]:
+        spacing = self.config.voxel_spacing
+        tomogram = self.projects[record.project].read_tomogram(record.run, self.config.segment_tomogram)
+        picks = {
+            entry.name: _inside(self._picks(record, entry), tomogram.shape, spacing)
+            for entry in self.plan.classes
+            if entry.is_particle
+        }
+        labels = self._target(record, tomogram.shape, spacing) if with_labels else None
+        return standardise(tomogram), Reference(picks, labels)
+
+    def _picks(self, record: RunRecord, entry: TargetClass) -> Picks:
+        return read_reference(self.projects[record.project], record, entry)
+
+    def centres(self, entry: TargetClass, volumes: Sequence[LabelledVolume], patch: Sequence[int]) -> Centres:
+        """Where crops of a class may be centred: at its picks, or at voxels of a continuous class."""
+        places = []
+        reach = 0.0
+        for number, ((record, uri), volume) in enumerate(zip(self.training, volumes, strict=True)):
+            spacing = TomogramUri.parse(uri).voxel_spacing
+            if entry.is_particle:
+                indices = to_voxels(self._picks(record, entry).positions, spacing)
+                found = np.rint(indices[inside(indices, record.tomograms[uri])]).astype(np.int64)
+            else:
+                found = np.argwhere((volume.labels == entry.label).cpu().numpy())
+                found = found[:: max(1, -(-len(found) // MOST_VOXELS))]
+            places.append(np.column_stack([np.full(len(found), number), found]))
+            # A crop keeps the whole particle wherever it is moved to, at the finest voxel spacing too.
+            reach = max(reach, (entry.target_radius or 0.0) / spacing)
+        return Centres(np.concatenate(places), largest_jitter(patch, reach))
+
+
+def _inside(picks: Picks, shape: tuple[int, ...], voxel_spacing: float) -> Picks:
+    return Picks.at(picks.positions[inside(to_voxels(picks.positions, voxel_spacing), (shape[0], shape[1], shape[2]))])

@@ -1,0 +1,140 @@
+"""tomoscout from Python: what the functions return, and that they write what the command line writes."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tomoscout.api import TrainedModel, create_targets, cross_validate, train
+from tomoscout.config import load_config
+from tomoscout.errors import TomoscoutError
+from tomoscout.files import read_json
+from tomoscout.model import read_model
+from tomoscout.project import Segmentation
+from training_data import Workspace, trained
+
+MADE = ["history.png", "metrics.csv", "model.yaml", "results.json", "weights.safetensors"]
+TARGET = Segmentation("targets", "tomoscout", "1", 20.0, True)
+SHORT = {"steps": 2, "validate_every": 2}
+
+
+@pytest.fixture
+def workspace(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> Workspace:
+    return trained(tmp_path_factory.getbasetemp()).copy(tmp_path / "workspace")
+
+
+def values(workspace: Workspace) -> dict[str, Any]:
+    """The configuration as a mapping."""
+    return dict(yaml.safe_load(workspace.config_path.read_text()))
+
+
+def results(workspace: Workspace) -> Path:
+    return workspace.folder / "results"
+
+
+def assert_same_model(folder: Path, expected: Path) -> None:
+    for name in MADE:
+        assert (folder / name).read_bytes() == (expected / name).read_bytes(), name
+
+
+def test_targets_are_made_and_described(workspace: Workspace) -> None:
+    made = create_targets(values(workspace), results(workspace))
+    assert list(made) == [f"phantom/phantom-00{number}" for number in range(4)]
+    folder = results(workspace) / "targets/targets"
+    for key, manifest in made.items():
+        assert manifest == read_json(folder / f"{key}.json")
+        [target] = manifest["targets"]
+        digest = workspace.project().digest_written(manifest["run"], TARGET)
+        assert (target["segmentation"], target["digest"]) == (str(TARGET), digest)
+        assert target["classes"][0]["picks"].keys() >= {"used", "outside", "overlapping"}
+    assert set(read_json(folder / "batch-0000.json")["runs"]) == set(made)
+
+    # Fewer runs, from a file: the targets of the others go, and with them the last of a batch.
+    workspace.configure(targets={"runs": ["phantom-001"]})
+    assert list(create_targets(workspace.config_path, str(results(workspace)))) == ["phantom/phantom-001"]
+    there = [run for run in workspace.project().run_names() if TARGET in workspace.project().segmentations(run)]
+    assert there == ["phantom-001"]
+
+
+def test_training_gives_the_model_of_the_command_line(workspace: Workspace) -> None:
+    workspace.configure(train=SHORT)
+    options = ("--config", workspace.config_path, "--inventory", workspace.inventory_path)
+    expected = workspace.folder / "expected"
+    workspace.command("train", *options, "--model", expected, "--threads", "1")
+
+    workspace.configure()
+    made = [
+        train(values(workspace), results(workspace), **SHORT),
+        train(workspace.config_path, str(results(workspace) / "again"), **SHORT),
+        train(load_config(workspace.config_path), results(workspace) / "more", **SHORT),
+    ]
+    for model in made:
+        assert model.folder.relative_to(results(workspace)).parts[-2:] == ("models", "unet")
+        assert_same_model(model.folder, expected)
+        assert_describes(model)
+    # A mapping that was given, or a configuration, is not changed by the options.
+    assert values(workspace)["train"]["steps"] == 80
+
+
+def assert_describes(model: TrainedModel) -> None:
+    found = read_json(model.folder / "results.json")
+    assert (model.best_step, model.score, model.scores, model.thresholds) == (
+        found["best_step"],
+        found["score"],
+        found["scores"],
+        found["thresholds"],
+    )
+    with (model.folder / "metrics.csv").open(newline="") as handle:
+        rows = [{name: float(cell) for name, cell in row.items() if cell} for row in csv.DictReader(handle)]
+    assert model.history == rows
+    assert model.history[-1].keys() == {"step", "loss", "learning_rate", "score", *model.scores}
+
+
+def test_options_in_place_of_the_configuration(workspace: Workspace) -> None:
+    folder = workspace.folder / "results"
+    options: dict[str, Any] = {
+        "name": "mine",
+        "loss": {"name": "Tversky", "alpha": 0.4},
+        "augmentation": {"mixup": 1.0},
+    }
+    model = train(workspace.config_path, folder, **SHORT, **options)
+    assert model.folder == folder / "models/mine"
+    used = read_json(model.folder / "training.json")["options"]
+    assert used["loss"] == [{"name": "Tversky", "alpha": 0.4, "beta": 0.7, "weight": 1.0}]
+    assert used["augmentation"]["mixup"] == 1.0
+    with pytest.raises(TomoscoutError, match=r"^config: train: unknown key 'stepz'; did you mean 'steps'\?$"):
+        train(workspace.config_path, folder, stepz=3)
+    with pytest.raises(TomoscoutError, match=r"^config: train\.steps: "):
+        train(workspace.config_path, folder, steps=0)
+
+
+def test_cross_validation(workspace: Workspace) -> None:
+    config = values(workspace)
+    config["split"] = {"folds": 2, "test": ["phantom-003"], "seed": 1}
+    # What one fold trains on and the other does not must not be a class.
+    config["targets"]["picks"] = ["ribosome", "hemoglobin"]
+    create_targets(config, results(workspace))
+    models = cross_validate(config, results(workspace), **SHORT)
+    assert [model.folder.name for model in models] == ["unet-fold-0", "unet-fold-1"]
+    validated = [read_model(model.folder).made_from["validate"] for model in models]
+    assert sorted(run for runs in validated for run in runs) == [f"phantom/phantom-00{number}" for number in range(3)]
+    for model in models:
+        assert_describes(model)
+    table = read_json(results(workspace) / "cross_validation/unet.json")
+    assert table["metric"] == "fBeta4 of particles"
+    whole = next(row for row in table["rows"] if row["object"] == "all")
+    assert (whole["fold 0"], whole["fold 1"]) == (models[0].score, models[1].score)
+    assert whole["mean"] == pytest.approx((models[0].score + models[1].score) / 2)
+    assert (results(workspace) / "cross_validation/unet.csv").read_text().startswith("object,mean,spread,folds,fold 0")
+
+    alone = train(config, results(workspace) / "alone", fold=1, **SHORT)
+    assert_same_model(alone.folder, models[1].folder)
+    for fold in (2, -1):
+        with pytest.raises(TomoscoutError, match=rf"split\.fold: {fold} asked for, but there are folds 0 to 1"):
+            train(config, results(workspace), fold=fold)
+    with pytest.raises(TomoscoutError, match=r"cross-validation needs split\.folds \(such as 5\) or split\.leave_one"):
+        cross_validate(values(workspace), results(workspace))
