@@ -148,3 +148,9 @@ def _left_in_job(environment: Mapping[str, str]) -> Iterator[int]:
         most = given.get(memory, 0) * (given.get(count, 1) if count else 1)
         if most:
             yield most * 2**20 - own_memory()
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether an error says that a device or the machine has no memory left."""
+    # The allocator of main memory has no exception of its own.
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

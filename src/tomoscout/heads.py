@@ -64,6 +64,9 @@ class PickingHead:
         self.voxel_spacing = voxel_spacing
         self.options = options
         names = [entry.name for entry in classes]
+        for name in names:
+            if name in ("step", "loss", "learning_rate", "score"):
+                raise TomoscoutError(f"object '{name}': a column of the training's table has that name; rename it")
         for option, known in (("class_weights", ["background", *names]), ("class_sampling", names)):
             for name in getattr(options, option):
                 if name not in known:

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from tomoscout.device import is_out_of_memory
 from tomoscout.errors import TomoscoutError
 from tomoscout.networks.options import NetworkOptions
 from tomoscout.precision import autocast, chosen_precision
@@ -77,15 +78,17 @@ def predict(
     while True:
         try:
             return _predict(network, volume, outputs, sizes, tile, overlap, flips, device)
-        except torch.OutOfMemoryError:
-            pass
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
         # Outside the handler, which keeps the tensors of the failed attempt alive.
         reducible = [length if length > least else 0 for length, least in zip(tile, sizes.smallest, strict=True)]
         longest = int(np.argmax(reducible))
         if not reducible[longest]:
             raise TomoscoutError(f"not enough memory on {device} even for tiles of {tile} voxels")
         tile[longest] = max(tile[longest] // 2, sizes.smallest[longest])
-        torch.cuda.empty_cache()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
         if progress:
             progress(f"out of memory; going on with tiles of {'x'.join(map(str, tile))}")
 

@@ -139,6 +139,8 @@ def read_ensemble(folders: Sequence[Path]) -> tuple[Model, list[Model]]:
                 f"{folder}: finds {', '.join(entry.name for entry in member.classes)}, but {folders[0]} "
                 f"{', '.join(entry.name for entry in first.classes)}; an ensemble needs the same classes in one order"
             )
+        if member.picking != first.picking or [e.radius for e in member.classes] != [e.radius for e in first.classes]:
+            raise TomoscoutError(f"{folder}: its picks are made otherwise than those of {folders[0]} (picking, radii)")
     if len(members) == 1:
         return first, members
     shared = set.intersection(*(set(member.voxel_spacings) for member in members))

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from tomoscout.checkpoint import Checkpoint
+from tomoscout.device import is_out_of_memory
 from tomoscout.errors import TomoscoutError
 from tomoscout.precision import autocast, chosen_precision
 from tomoscout.progress import Progress
@@ -245,6 +246,8 @@ class _State:
         for name, parameter in self.trained:
             parameter.requires_grad_(name not in frozen)
         self.network.train()
+        if frozen:
+            _freeze_statistics(self.network, frozen)
         value = self._gradients(inputs, targets, loss, progress)
         if self.options.gradient_clip:
             self.scaler.unscale_(self.optimiser)
@@ -271,7 +274,7 @@ class _State:
                 torch.manual_seed(self.options.seed * 1_000_003 + self.progression.step)
                 return self._accumulate(inputs, targets, loss)
             except RuntimeError as error:
-                if not _is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
             # Outside the handler, which keeps the tensors of the failed step alive.
             if self.progression.parts >= len(inputs):
@@ -386,9 +389,12 @@ class _State:
         self.best_weights = state["best_weights"]
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    # The allocator of main memory has no exception of its own.
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+def _freeze_statistics(network: nn.Module, frozen: frozenset[str]) -> None:
+    """Let a batch norm whose parameters are frozen keep its running means, too."""
+    for name, module in network.named_modules():
+        own = {f"{name}.{parameter}" for parameter, _ in module.named_parameters(recurse=False)}
+        if own and own <= frozen:
+            module.eval()
 
 
 def _copy_of(network: nn.Module) -> nn.Module:

@@ -248,7 +248,7 @@ class Train(Section):
     do not fit are read from files beside the model while training."""
     gpu_memory_gb: float | None = Field(default=None, gt=0)
     """The same for the GPU."""
-    seed: int = Field(default=42, ge=0)
+    seed: int = Field(default=42, ge=0, lt=2**32)
     """Seed of weights, crops and augmentation."""
 
     @field_validator("loss", mode="before")
@@ -314,6 +314,8 @@ class Train(Section):
             for name in ("base_weights", "freeze", "freeze_steps"):
                 if getattr(self, name) not in (None, "nothing"):
                     raise ValueError(f"{name} is for a fine-tuning; give base, a model folder, too")
+        elif self.base_weights and not self.base.endswith((".yaml", ".yml")):
+            raise ValueError("base_weights is for an octopi base; the weights of a model folder lie in it")
         return self
 
 
