@@ -261,7 +261,7 @@ def random_matrix(seed: int, dimensions: int) -> np.ndarray:
 def test_resampling_agrees_with_a_slow_reference(shape: tuple[int, ...]) -> None:
     images, labels = random_images(2, shape).double(), random_labels(2, shape)
     matrices = np.stack([random_matrix(seed, len(shape)) for seed in range(2)])
-    sampled, moved = resample(images, labels, torch.from_numpy(matrices))
+    sampled, moved = resample(images, labels, matrices)
     for row in range(2):
         image, label = resampled_slowly(images[row, 0].numpy(), labels[row].numpy(), matrices[row])
         np.testing.assert_allclose(sampled[row, 0], image, atol=1e-12)

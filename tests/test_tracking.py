@@ -63,7 +63,7 @@ def history(last: int, scale: float = 1.0) -> list[dict[str, float]]:
 
 def write_progress(folder: Path, last: int, scale: float = 1.0, rate: float | None = 4.0, **facts: Any) -> None:
     """What a training under way has in its folder."""
-    Tracker(folder, Tracking(enabled=False), "", FACTS | facts).update(history(last, scale), rate)
+    Tracker(folder, Tracking(enabled=False), "", FACTS | facts).update(history(last, scale), {"steps_per_second": rate})
     os.utime(folder / "metrics.csv", (WRITTEN, WRITTEN))
 
 

@@ -730,8 +730,7 @@ def test_a_base_that_nothing_beats_is_kept(workspace: Workspace, capsys: pytest.
 def test_a_fine_tuning_goes_on_where_it_was_stopped(workspace: Workspace) -> None:
     options = {"base": str(workspace.model), "freeze": "body", "freeze_steps": 3, "steps": 5, "name": "unet"}
     undisturbed = train(workspace, "undisturbed", options)
-    for step in (0, 3):
-        assert_same_model(stop_and_go_on(workspace, f"stopped-{step}", options, step=step), undisturbed)
+    assert_same_model(stop_and_go_on(workspace, "stopped", options, step=3), undisturbed)
 
 
 def test_other_classes_get_a_new_head(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:

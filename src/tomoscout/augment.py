@@ -6,6 +6,8 @@ the device. Every parameter is drawn whether its option is on or not: turning on
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -25,8 +27,8 @@ def augment(
 ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
     """Change intensities (batch, 1, *space) and labels (batch, *space) of each crop; space is (z, y, x) or (y, x).
 
-    Labels are moved, never interpolated: no crop gets a label that it did not hold. With every option off, the tensors
-    given come back.
+    Labels, of any integer type, are moved, never interpolated: no crop gets a label that it did not hold. They come
+    back as int64. With every option off, the tensors given come back.
 
     Returns:
         Intensities, and the targets: (labels,), or with mixup (labels, other labels, share), where the loss of a crop
@@ -43,7 +45,8 @@ def augment(
     intensities = _blur(intensities, options, draws)
     intensities = _change_intensities(intensities, options, draws)
     intensities = _add_noise(intensities, options, draws)
-    return _mix(intensities, labels, options, draws)
+    # As they are stored until here: eight times less to move.
+    return _mix(intensities, labels.long(), options, draws)
 
 
 def _check_shape(space: tuple[int, ...], options: Augmentation) -> None:
@@ -117,7 +120,7 @@ def _turn_and_zoom(
     for plane, degrees in zip((BEAM, TILT_Y, TILT_X)[: 3 if dimensions == 3 else 1], angles, strict=False):
         matrices = matrices @ _turn(np.deg2rad(degrees), plane, dimensions)
     rows = _rows(labels, changed)
-    sampled = resample(intensities[rows], labels[rows], _to(intensities, matrices[changed]))
+    sampled = resample(intensities[rows], labels[rows], matrices[changed])
     return intensities.index_copy(0, rows, sampled[0]), labels.index_copy(0, rows, sampled[1])
 
 
@@ -131,7 +134,7 @@ def _turn(angles: NDArray[np.float64], plane: tuple[int, int], dimensions: int) 
 
 
 def resample(
-    intensities: torch.Tensor, labels: torch.Tensor, matrices: torch.Tensor
+    intensities: torch.Tensor, labels: torch.Tensor, matrices: NDArray[np.float64]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Crops whose voxel i holds what was at centre + matrix (i − centre), in voxels in the order of the axes.
 
@@ -139,22 +142,38 @@ def resample(
     Beyond the outermost voxels both go on as their mirror image. Matrices are (batch, dimensions, dimensions).
     """
     space = labels.shape[1:]
-    across = [1] * len(space)
-    nearest = torch.zeros(1, dtype=torch.int64, device=labels.device)
-    grid: list[torch.Tensor] = []
-    for row, size in zip(matrices.unbind(1), space, strict=True):
+    dimensions = len(space)
+    rows = _to(intensities, matrices)
+    kind, device = rows.dtype, rows.device
+    # Whole numbers up to the size of a crop are exact in this type, and quicker to compute with than integers.
+    exact = kind if labels[0].numel() < 2**24 else torch.float64
+    nearest = torch.zeros(labels.shape, dtype=exact, device=device)
+    grid = torch.empty([*labels.shape, dimensions], dtype=kind, device=device)
+    half = (np.array(space) - 1) / 2
+    reach = abs(matrices).max(axis=0) @ half
+    for number, size in enumerate(space):
         span = size - 1
-        place = torch.full([1], span / 2, dtype=matrices.dtype, device=matrices.device)
-        for axis, (entry, other) in enumerate(zip(row.unbind(1), space, strict=True)):
-            offsets = torch.arange(other, dtype=matrices.dtype, device=matrices.device) - (other - 1) / 2
-            place = place + entry.view(-1, *across) * offsets.view(-1, *across[axis + 1 :])
-        place = (span - (place.remainder(max(2 * span, 1)) - span).abs()).clamp_(0, span)
-        nearest = nearest * size + place.round().long()
-        grid.insert(0, place * (2 / max(span, 1)) - 1)
+        place = torch.full([1], span / 2, dtype=kind, device=device)
+        for axis, other in enumerate(space):
+            offsets = torch.arange(other, dtype=kind, device=device) - (other - 1) / 2
+            entries = rows[:, number, axis].view(-1, *[1] * dimensions)
+            place = place + entries * offsets.view(-1, *[1] * (dimensions - 1 - axis))
+        _reflect(place, span, float(reach[number]))
+        nearest.mul_(size).add_(place.round())
+        torch.mul(place, 2 / max(span, 1), out=grid[..., dimensions - 1 - number]).sub_(1)
     images = torch.nn.functional.grid_sample(
-        intensities, torch.stack(grid).movedim(0, -1), mode="bilinear", padding_mode="border", align_corners=True
+        intensities, grid, mode="bilinear", padding_mode="border", align_corners=True
     )
-    return images, labels.flatten(1).gather(1, nearest.flatten(1)).view_as(labels)
+    return images, labels.flatten(1).gather(1, nearest.flatten(1).long()).view_as(labels)
+
+
+def _reflect(places: torch.Tensor, span: int, reach: float) -> None:
+    """Bring places, up to `reach` from the middle of 0…span, into that range as in a mirror at both ends, in place."""
+    if span and reach > span / 2:
+        # Each round folds two spans off either end.
+        for _ in range(math.ceil((reach + span / 2) / (2 * span))):
+            places.abs_().neg_().add_(span).abs_().neg_().add_(span)
+    places.clamp_(0, span)
 
 
 def _blur(intensities: torch.Tensor, options: Augmentation, draws: _Draws) -> torch.Tensor:
@@ -210,10 +229,14 @@ def _add_noise(intensities: torch.Tensor, options: Augmentation, draws: _Draws) 
     seed = int(draws.random.integers(2**62))
     if not options.noise:
         return intensities
-    device = intensities.device
+    chosen = deviations > 0
+    if not chosen.any():
+        return intensities
+    device, rows = intensities.device, _rows(intensities, chosen)
     generator = torch.Generator(device).manual_seed(seed)
-    noise = torch.randn(intensities.shape, generator=generator, device=device, dtype=intensities.dtype)
-    return noise.mul_(_per_crop(intensities, deviations)).add_(intensities)
+    shape = (len(rows), *intensities.shape[1:])
+    noise = torch.randn(shape, generator=generator, device=device, dtype=intensities.dtype)
+    return intensities.index_add(0, rows, noise.mul_(_per_crop(intensities, deviations[chosen])))
 
 
 def _mix(

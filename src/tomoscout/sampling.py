@@ -134,7 +134,7 @@ def _cumulative(weights: NDArray[np.float64]) -> NDArray[np.float64]:
 def cut(
     volumes: Sequence[LabelledVolume], crops: Sequence[Crop], patch: Sequence[int], device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cut crops out of volumes: intensities float32 (batch, 1, z, y, x) and labels int64 (batch, z, y, x).
+    """Cut crops out of volumes: intensities float32 (batch, 1, z, y, x) and labels as stored (batch, z, y, x).
 
     The volumes may live on the device, in main memory or in mapped files, each where it likes.
     """

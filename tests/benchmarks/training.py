@@ -180,19 +180,20 @@ def _loop(bench: Bench, **train: Any) -> Loop:
 def sampling(folder: Path, rounds: int, seconds: float) -> str:
     """Batches of four crops with each tool's own augmentation, nothing being done with them."""
     with set_up(folder) as bench, bench.octopi() as theirs:
-        loop = _loop(bench)
+        loop, without_turns = _loop(bench), _loop(bench, augmentation={"rotate": 0, "tilt": 0})
         _draw(loop, 0.5)
         theirs.ask("sample", seconds=0)
         each: dict[str, list[dict[str, float]]] = {}
         for _ in range(rounds):
             for what, found in (
                 ("tomoscout: crops chosen, cut and augmented", _draw(loop, seconds)),
+                ("tomoscout, without its turns", _draw(without_turns, seconds)),
                 ("octopi: its data loader, as its trainer asks for it", theirs.ask("sample", seconds=seconds)),
                 ("octopi: its data set alone, a draw after the other", theirs.ask("draw", seconds=seconds)),
             ):
                 each.setdefault(what, []).append(found)
     speeds = {what: [found["done"] / found["seconds"] for found in measured] for what, measured in each.items()}
-    peer = list(speeds.values())[1]
+    peer = list(speeds.values())[2]
     rows = [
         [
             what,
