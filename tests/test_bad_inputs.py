@@ -14,8 +14,8 @@ import pytest
 import yaml
 from click.testing import Result
 
-from conftest import SHAPE, SmallProject, error_of, succeeded
-from tomoscout.files import digest_folder, read_json
+from conftest import SHAPE, SmallProject, error_of, succeeded, tomoscout
+from tomoscout.files import digest_folder, read_json, write_json
 
 PLACE = (100.0, 100.0, 100.0)
 TRAIN = {
@@ -388,6 +388,83 @@ def test_no_class_that_any_validation_run_holds(annotated: SmallProject) -> None
     succeeded(annotated.make_targets())
     expected = "split: the validation runs (demo/b) hold no ribosome; choose others under split.validate"
     assert error_of(train(annotated)) == expected
+
+
+# Trainings
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"class_weights": {"kinesin": 2}},
+            "train.class_weights: no class 'kinesin'; the classes are background, ribosome",
+        ),
+        (
+            {"class_sampling": {"background": 2}},
+            "train.class_sampling: no class 'background'; the classes are ribosome",
+        ),
+        (
+            {"class_sampling": {"ribosome": 0}},
+            "train.class_sampling: 0 for every class that the training runs hold; give",
+        ),
+        ({"best_metric": "fBeta1_class2"}, "train.best_metric: fBeta1_class2, but the classes are 1 ribosome"),
+        ({"precision": "fp16"}, "train.precision: fp16 needs a GPU; use float32, bf16 or auto"),
+        ({"base": "nowhere"}, "train.base: nowhere/model.yaml: no such file; expected a model folder, or octopi's"),
+    ],
+    ids=str,
+)
+def test_options_that_do_not_fit_the_project(annotated: SmallProject, options: dict[str, Any], message: str) -> None:
+    annotated.configure(split={"train": ["a"], "validate": ["b"]}, train=TRAIN | options)
+    succeeded(annotated.make_targets())
+    assert error_of(train(annotated)).startswith(message)
+    assert not (annotated.folder / "model" / "model.yaml").exists()
+
+
+def test_a_fold_that_there_is_not(annotated: SmallProject) -> None:
+    annotated.configure(split={"folds": 2}, train=TRAIN)
+    succeeded(annotated.make_targets())
+    options = ("--model", annotated.folder / "model", "--fold")
+    expected = "split.fold: 2 asked for, but there are folds 0 to 1"
+    assert error_of(annotated.command("train", *options, "2")) == expected
+    assert annotated.command("train", *options, "-1").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("evaluate", "message"),
+    [
+        ({}, "evaluate.runs: there are no test runs, and every run but those of split.test trained some of the folds"),
+        (
+            {"runs": "validate"},
+            "evaluate.runs: validate, and every run but those of split.test trained some of the folds",
+        ),
+    ],
+    ids=str,
+)
+def test_folds_together_are_not_scored_on_what_they_were_trained_on(
+    annotated: SmallProject, evaluate: dict[str, Any], message: str
+) -> None:
+    annotated.configure(split={"folds": 2}, segment={"models": "folds"}, evaluate=evaluate)
+    succeeded(annotated.list_runs())
+    assert error_of(annotated.command("evaluate", "--output", annotated.folder / "scores")).startswith(message)
+
+
+def test_folds_that_cannot_be_compared(small: SmallProject) -> None:
+    folders = [small.folder / name for name in ("first", "second")]
+    table = small.folder / "table.csv"
+    assert (
+        error_of(tomoscout("compare-folds", *folders, "--output", table)) == f"{folders[0]}/results.json: no such file"
+    )
+    for folder, metric in zip(folders, ("fBeta4 of particles", "avg_f1 of voxels"), strict=True):
+        write_json(folder / "results.json", {"metric": metric, "classes": ["ribosome"], "score": 0.5, "scores": {}})
+    message = error_of(tomoscout("compare-folds", *folders, "--output", table))
+    assert message == f"{table}: the folds were chosen by different scores: avg_f1 of voxels, fBeta4 of particles"
+    assert not table.exists()
+
+
+def test_a_folder_without_a_training_cannot_be_tracked(small: SmallProject) -> None:
+    message = error_of(tomoscout("track", small.folder / "nothing", "--config", small.settings))
+    assert message == f"{small.folder}/nothing: no training to record: neither model.yaml nor training.json names one"
 
 
 # Nothing already written is lost

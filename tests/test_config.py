@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,10 @@ import yaml
 from conftest import succeeded, tomoscout
 from tomoscout.config import Config, Source, TomogramUri, load_config, parse_config
 from tomoscout.errors import TomoscoutError
+from tomoscout.networks import FAMILIES, parse_network
+from tomoscout.networks.options import NetworkOptions
 from tomoscout.sections import Section
+from tomoscout.training_options import LOSSES, CrossEntropy, Dice, Focal, Train
 
 ROOT = Path(__file__).parent.parent
 LEAST: dict[str, Any] = {
@@ -113,6 +117,64 @@ def test_tomogram_uris() -> None:
             TomogramUri.parse(text)
 
 
+# Options of a training
+
+
+def test_a_loss_by_name_as_a_mapping_or_several() -> None:
+    assert parse(train={"loss": "Dice"}).train.loss == [Dice()]
+    assert parse(train={"loss": {"name": "Focal", "gamma": 3}}).train.loss == [Focal(gamma=3)]
+    both = parse(train={"loss": ["Dice", {"name": "CrossEntropy", "weight": 0.5}]}).train.loss
+    assert both == [Dice(), CrossEntropy(weight=0.5)]
+
+
+@pytest.mark.parametrize(
+    ("metric", "beta", "label"), [("avg_f1", 1.0, None), ("fBeta4", 4.0, None), ("fBeta0.5_class12", 0.5, 12)]
+)
+def test_metrics(metric: str, beta: float, label: int | None) -> None:
+    options = parse(train={"best_metric": metric}).train
+    assert (options.beta, options.best_class) == (beta, label)
+
+
+def test_the_patch_of_a_fine_tuning_is_left_to_the_network_of_its_base() -> None:
+    assert parse(train={"patch": [36, 36, 36], "base": "somewhere"}).train.crop == (36, 36, 36)
+    assert parse(train={"patch": "auto"}).train.patch == "auto"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_comes_back_from_what_is_written_of_it(family: str) -> None:
+    config = parse(train={"network": {"family": family}, "patch": "auto", "loss": ["Tversky", "Focal"]})
+    assert config.train.network == parse_network({"family": family})
+    assert parse_config(config.model_dump(mode="json", by_alias=True), "written") == config
+    assert Train.model_validate(config.train.model_dump()) == config.train
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_unknown_option_of_a_family_is_refused_with_the_nearest(family: str) -> None:
+    for key in type(parse_network({"family": family})).model_fields:
+        message = refusal(train={"network": {"family": family, key + "x": 1}})
+        assert message == f"my.yaml: train.network: unknown key '{key}x'; did you mean '{key}'?"
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.__name__)
+def test_an_unknown_option_of_a_loss_is_refused_with_the_nearest(loss: type[Section]) -> None:
+    for key in loss.model_fields:
+        message = refusal(train={"loss": {"name": loss.__name__, key + "x": 1}})
+        assert message == f"my.yaml: train.loss.0.{loss.__name__}: unknown key '{key}x'; did you mean '{key}'?"
+
+
+def test_several_voxel_spacings() -> None:
+    config = parse(tomograms=["a@10", "b@5", "c@10.0"])
+    assert (config.voxel_spacing, config.target_spacings) == (10.0, [10.0, 5.0])
+    assert parse(tomograms=["a@10", "b@5"], segment={"tomogram": "d@5.0"}).voxel_spacing == 5.0
+
+
+def test_sessions_of_predictions() -> None:
+    assert parse(train={"name": "mine"}).session == "mine"
+    assert parse(train={"name": "mine"}, segment={"models": "folds"}).session == "mine-folds"
+    assert parse(segment={"models": ["/models/my_unet (2)", "other"]}).session == "my-unet--2-"
+    assert parse(segment={"models": ["other"]}, localize={"session": "best"}).session == "best"
+
+
 # What is refused
 
 
@@ -122,8 +184,12 @@ def sections(
     """Every section by its path, with the keys a user may write."""
     yield path, [field.alias or name for name, field in section.model_fields.items()]
     for name, field in section.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-            yield from sections(field.annotation, (*path, name))
+        kind = field.annotation
+        if kind is NetworkOptions:
+            # Of the family that is the default.
+            kind = type(field.get_default(call_default_factory=True))
+        if isinstance(kind, type) and issubclass(kind, Section):
+            yield from sections(kind, (*path, name))
 
 
 @pytest.mark.parametrize(("path", "keys"), list(sections()), ids=lambda value: ".".join(value) if value else "top")
@@ -151,7 +217,20 @@ def test_a_key_like_no_other_is_refused_with_all() -> None:
         ("train.steps", 0, 0),
         ("train.learning_rate", -1, -1),
         ("train.device", "tpu", "tpu"),
-        ("train.network.family", "ViT", "ViT"),
+        ("train.patch", "automatic", "automatic"),
+        ("train.patch", [64.5, 64, 64], 64.5),
+        ("train.freeze", "head", "head"),
+        ("train.precision", "fp8", "fp8"),
+        ("train.schedule", "linear", "linear"),
+        ("train.loss", [], []),
+        ("train.loss", 5, 5),
+        ("train.harder_classes", 2, 2),
+        ("train.class_weights", {"ribosome": 0}, 0),
+        ("train.augmentation.mixup", 1.5, 1.5),
+        ("train.seed", -1, -1),
+        ("tracking.enabled", "perhaps", "perhaps"),
+        ("segment.models", "unet", "unet"),
+        ("train.network", "UNet", None),
         ("train.network.dropout", 1.5, 1.5),
         ("train.augmentation.flip", "maybe", "maybe"),
         ("train", 5, 5),
@@ -178,8 +257,9 @@ def test_a_wrong_value_is_refused_with_key_and_value(key: str, value: object, fo
     for part in reversed(inner):
         values = {part: values}
     message = refusal(**{section: values})
-    assert message.startswith(f"my.yaml: {key}")
-    assert message.endswith(f", found {found!r}")
+    # The key as it stands in the file, or one inside of it.
+    assert re.match(rf"my\.yaml: {re.escape(key)}(\.\w+)?: ", message), message
+    assert message.endswith(f", found {value if found is None else found!r}")
 
 
 @pytest.mark.parametrize("missing", ["projects", "tomograms"])
@@ -192,7 +272,10 @@ def test_what_must_be_given(missing: str) -> None:
     ("values", "expected"),
     [
         ({"tomograms": ["wbp"]}, "tomograms: 'wbp' is not a tomogram URI; expected algorithm@spacing"),
-        ({"tomograms": ["a@10", "b@5"]}, "tomograms: a@10, b@5 differ in voxel spacing"),
+        (
+            {"tomograms": ["a@10", "b@5"], "segment": {"tomogram": "c@7.5"}},
+            "top level: segment.tomogram c@7.5 has another voxel spacing than all of tomograms: a@10.0, b@5.0",
+        ),
         ({"segment": {"tomogram": "wbp"}}, "segment.tomogram: 'wbp' is not a tomogram URI"),
         ({"targets": {"picks": "ribosome"}}, "targets.picks: 'ribosome' is not user/session"),
         ({"targets": {"picks": ["a:b"]}}, "targets.picks: 'a:b' is not a source"),
@@ -205,7 +288,34 @@ def test_what_must_be_given(missing: str) -> None:
         ({"split": {"group_pattern": "grid"}}, "split.group_pattern: 'grid' must hold exactly one (group)"),
         ({"split": {"group_pattern": "(grid"}}, "split.group_pattern: '(grid' is not a regular expression"),
         ({"train": {"network": {"channels": [8, 16], "strides": [2, 2]}}}, "train.network: 2 channels need 1 strides"),
-        ({"train": {"patch": [64, 60, 64]}}, "train: patch [64, 60, 64] must be multiples of 8"),
+        (
+            {"train": {"patch": [64, 60, 64]}},
+            "train: patch [64, 60, 64] (z, y, x) must be multiples of [8, 8, 8] and at least [8, 16, 16] for",
+        ),
+        ({"train": {"patch": [64, 64, 0]}}, "train: patch [64, 64, 0] (z, y, x) must be multiples of [8, 8, 8] and at"),
+        ({"train": {"patch": [64, 64]}}, "train: patch [64, 64] must be three numbers of voxels, z, y, x"),
+        (
+            {"train": {"patch": [16, 64, 32], "augmentation": {"rotate90": True}}},
+            "train: augmentation.rotate90 needs a patch as wide as it is high, found [16, 64, 32]",
+        ),
+        (
+            {"train": {"network": {"family": "ViT"}}},
+            "train.network: unknown family 'ViT'; known: UNet, AttentionUNet, ",
+        ),
+        ({"train": {"network": {"family": "unet"}}}, "train.network: unknown family 'unet'; did you mean 'UNet'?"),
+        ({"train": {"network": {"family": "nowhere.py"}}}, "train.network: family 'nowhere.py': no such file"),
+        ({"train": {"network": {"family": 5}}}, "train.network: family must be a name or a Python file, found 5"),
+        ({"train": {"loss": "Jaccard"}}, "train.loss.0: Input tag 'Jaccard' found using 'name' does not match any of"),
+        (
+            {"train": {"loss": {"name": "WeightedFocalTversky", "weight_focal": 0, "weight_tversky": 0}}},
+            "train.loss.0.WeightedFocalTversky: weight_tversky and weight_focal are both 0",
+        ),
+        ({"train": {"best_metric": "f1"}}, "train.best_metric: 'f1' is not avg_f1, fBetaN or fBetaN_classK with"),
+        ({"train": {"best_metric": "fBeta4_class0"}}, "train.best_metric: 'fBeta4_class0' is not avg_f1, fBetaN or"),
+        ({"train": {"freeze": "body"}}, "train: freeze is for a fine-tuning; give base, a model folder, too"),
+        ({"train": {"freeze_steps": 5}}, "train: freeze_steps is for a fine-tuning; give base, a model folder, too"),
+        ({"train": {"base_weights": "a"}}, "train: base_weights is for a fine-tuning; give base, a model folder, too"),
+        ({"segment": {"models": []}}, "segment.models: an empty list; leave it out to apply the model that is trained"),
         ({"targets": {"session": "my session"}}, "targets.session: a name must hold no space, no underscore"),
         ({"train": {"name": "my_unet"}}, "train.name: a name must hold no space, no underscore"),
     ],

@@ -588,11 +588,12 @@ def test_a_run_has_targets_for_the_voxel_spacings_of_its_tomograms(small: SmallP
 
 
 def test_the_tomogram_that_is_segmented_has_a_target_too(small: SmallProject) -> None:
-    two_spacings(small, "a")
+    small.add_run("a", uri="wbp@20.0", shape=HALF)
+    small.add_run("a", uri="denoised@10.0")
     small.add_picks("a", "ribosome:expert/0", [HERE])
-    small.configure(segment={"tomogram": "wbp@20.0"})
+    small.configure(tomograms=["wbp@20.0", "wbp@10.0"], segment={"tomogram": "denoised@10.0"})
     succeeded(small.make_targets())
-    assert [target["tomogram"] for target in small.manifest("a")["targets"]] == ["wbp@10.0", "wbp@20.0"]
+    assert [target["tomogram"] for target in small.manifest("a")["targets"]] == ["wbp@20.0", "denoised@10.0"]
 
 
 @pytest.mark.parametrize(

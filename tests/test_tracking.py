@@ -488,7 +488,7 @@ def test_nor_for_a_lock(folder: Path, results: Path, capfd: pytest.CaptureFixtur
     with locked(results / "mlflow.db"):
         with Tracker(folder, TRACKING, default_uri(results), FACTS, pause=0) as tracker:
             for last in range(20, 61, 20):
-                tracker.update(history(last), 4.0)
+                tracker.update(history(last), {"steps_per_second": 4.0})
         assert runs_are_unknown(results)
     write_end(folder)
     tracker.finish(600)

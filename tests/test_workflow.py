@@ -325,7 +325,7 @@ def test_a_bad_configuration_ends_in_one_clear_line(session: Session) -> None:
 
 def test_a_failed_job_ends_its_log_with_the_reason(session: Session) -> None:
     tomogram = session.folder / "results/phantom/ExperimentRuns/phantom-003/VoxelSpacing10.000/wbp.zarr/0/0/0/0"
-    with configured(session, {"segment": {"flips": 2}}), kept(tomogram):
+    with configured(session, {"segment": {"flips": 2, "runs": ["phantom-003"]}}), kept(tomogram):
         tomogram.unlink()
         output = session.snakemake("segment", "--keep-going", check=False)
     assert "segment_runs" in output
@@ -423,7 +423,7 @@ def test_the_folds_serve_together_as_an_ensemble(folds: Session) -> None:
     assert {row["run"] for row in scores["runs"]} == {"phantom/phantom-003"}
     project = folds.project()
     sessions = {source.session for source in project.pick_sources("phantom-003") if source.user == "tomoscout"}
-    assert sessions == {"tiny-folds"}
+    assert "tiny-folds" in sessions
 
 
 def test_without_folds_there_is_no_cross_validation(session: Session) -> None:

@@ -335,10 +335,8 @@ class Config(Section):
 
     @property
     def target_spacings(self) -> list[float]:
-        """Å per voxel of the targets: one target for every voxel spacing of `tomograms`, and of validation."""
-        return list(
-            dict.fromkeys(TomogramUri.parse(uri).voxel_spacing for uri in [*self.tomograms, self.segment_tomogram])
-        )
+        """Å per voxel of the targets: one target for every voxel spacing of `tomograms`."""
+        return list(dict.fromkeys(TomogramUri.parse(uri).voxel_spacing for uri in self.tomograms))
 
     @property
     def segment_tomogram(self) -> str:
@@ -366,15 +364,23 @@ def parse_config(values: object, origin: str) -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"] if not str(part).startswith("function-")) or "top level"
-        message = first["msg"].removeprefix("Value error, ")
+        errors = error.errors(include_url=False)
+        first, where = errors[0], _key(errors[0]["loc"])
+        # Where there is a choice of types, each says what it would take.
+        messages = dict.fromkeys(entry["msg"] for entry in errors if _key(entry["loc"]) == where)
+        message = ", or ".join(messages).removeprefix("Value error, ")
         if first["type"] == "string_pattern_mismatch":
             message = 'a name must hold no space, no underscore and none of < > : " / \\ | ? *'
             if first["loc"][0] == "projects":
                 message = "a name must hold no space, slash or colon"
         found = "" if first["type"] in ("missing", "value_error") else f", found {first['input']!r}"
         raise TomoscoutError(f"{origin}: {where}: {message}{found}") from None
+
+
+def _key(path: tuple[int | str, ...]) -> str:
+    """The key that a path of pydantic's stands for: without the types among it."""
+    types = re.compile(r"function-|\w+\[|(constrained-\w+|str|int|float)$")
+    return ".".join(str(part) for part in path if not types.match(str(part))) or "top level"
 
 
 def load_config(path: Path) -> Config:

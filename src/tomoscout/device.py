@@ -63,7 +63,8 @@ def gpu_memory_limit(device: torch.device, wanted: float | None) -> int:
 def cap_gpu_memory(device: torch.device, size: int) -> None:
     """Let tensors on a GPU take no more than this many bytes: beyond, they are out of memory, whoever else has some."""
     _, total = torch.cuda.mem_get_info(device)
-    torch.cuda.set_per_process_memory_fraction(min(1.0, size / total), device)
+    # Unlike the other functions, this one takes no device without a number.
+    torch.cuda.set_per_process_memory_fraction(min(1.0, size / total), device.index)
 
 
 def memory_limit(wanted: float | None) -> int:

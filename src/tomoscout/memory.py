@@ -15,9 +15,10 @@ from typing import Literal
 import torch
 from torch import nn
 
-from tomoscout.device import GIB, gpu_memory_limit, memory_limit
+from tomoscout.device import GIB, cap_gpu_memory, gpu_memory_limit, memory_limit
 from tomoscout.dry_run import StepMemory, step_memory
 from tomoscout.errors import TomoscoutError
+from tomoscout.inference import InputSizes, tile_starts
 from tomoscout.precision import chosen_precision
 from tomoscout.training_options import Train
 from tomoscout.volumes import Storage, Tier
@@ -38,19 +39,25 @@ _PICKING = 32
 
 
 Place = Literal["GPU", "main memory", "disk"]
-Phase = Literal["always", "reading", "training", "validating"]
+Phase = Literal["always", "reading", "training", "predicting", "picking"]
 PLACES: tuple[Place, ...] = ("GPU", "main memory", "disk")
-PHASES: tuple[Phase, ...] = ("always", "reading", "training", "validating")
+PHASES: tuple[Phase, ...] = ("always", "reading", "training", "predicting", "picking")
+
+_SMALLER_STEP = "make train.patch or the network smaller"
+_LESS_VALIDATION = "validate on fewer or smaller tomograms (split.validate)"
+_THE: dict[Place, str] = {"GPU": "the GPU", "main memory": "main memory", "disk": "the disk"}
 
 
 @dataclass(frozen=True)
 class Use:
-    """What something takes, and where. What is used in a phase alone gives way to the next."""
+    """What something takes, and where. What is used in a phase alone gives way to the next. `remedy`: what makes it
+    smaller."""
 
     what: str
     place: Place
     size: int
     phase: Phase = "always"
+    remedy: str = ""
 
 
 @dataclass(frozen=True)
@@ -79,14 +86,20 @@ class Limits:
 
 @dataclass(frozen=True)
 class Workload:
-    """What a training holds and does. Shapes (z, y, x) are those of the training and validation tomograms; `tile` is
-    what validation predicts at once; `parts` are those of a batch, `labelled` tells whether validation needs labels."""
+    """What a training holds and does.
+
+    `training`, `validation`: voxels (z, y, x) of the tomograms. `classes`: without background. `tile`: what validation
+    predicts at once, with that much `overlap`, in sizes that the network takes. `parts`: those of a batch. `labelled`:
+    whether validation needs labels.
+    """
 
     training: Sequence[Shape]
     validation: Sequence[Shape]
     classes: int
     patch: Shape
     tile: Shape
+    overlap: float
+    sizes: InputSizes
     batch_size: int
     parts: int
     step: StepMemory
@@ -121,12 +134,15 @@ class MemoryPlan:
         yield Use(f"{len(work.training)} training tomograms", places[self.storage.tier], size)
         voxels = sum(math.prod(shape) for shape in work.validation)
         per_voxel = 4 + self.storage.label_kind.itemsize * work.labelled
-        yield Use(f"{len(work.validation)} validation tomograms", "main memory", voxels * per_voxel)
-        yield Use("network and optimiser", self.device, work.step.state)
+        yield Use(
+            f"{len(work.validation)} validation tomograms", "main memory", voxels * per_voxel, remedy=_LESS_VALIDATION
+        )
+        yield Use("network and optimiser", self.device, work.step.state, remedy=_SMALLER_STEP)
         # The new ones are copied before the old ones go.
-        yield Use("best weights", "main memory", work.step.state * 2 // 5)
-        for place in sorted({self.device, "main memory"}):
-            yield Use("libraries", place, LIBRARIES)
+        yield Use("best weights", "main memory", work.step.state * 2 // 5, remedy=_SMALLER_STEP)
+        yield Use("libraries", "main memory", LIBRARIES)
+        if self.device == "GPU":
+            yield Use("libraries of the GPU", "GPU", LIBRARIES)
         largest = max((math.prod(shape) for shape in (*work.training, *work.validation)), default=0)
         yield Use("reading a tomogram", "main memory", largest * _READING, "reading")
 
@@ -135,15 +151,14 @@ class MemoryPlan:
         crops = math.ceil(work.batch_size / self.parts)
         at_once = "" if self.parts == 1 else f", {crops} at a time"
         what = f"a step of {work.batch_size} crops of {_text(work.patch)} voxels{at_once}"
-        yield Use(what, self.device, work.step.training(work.batch_size, self.parts), "training")
+        size = work.step.training(work.batch_size, self.parts)
+        yield Use(what, self.device, size, "training", _SMALLER_STEP)
 
     def _validating(self) -> Iterator[Use]:
         work = self.work
         if not work.validation:
             return
-        # A tile, or a tomogram smaller than a tile, is made as large as the network needs: at most a patch's multiple.
-        whole = [[math.ceil(n / p) * p for n, p in zip(shape, work.patch, strict=True)] for shape in work.validation]
-        tiles = [[min(t, n) for t, n in zip(self.tile, shape, strict=True)] for shape in whole]
+        tiles = [self._tile_of(shape) for shape in work.validation]
         network = max(work.step.predicting(tile) for tile in tiles)
         padded = max(
             math.prod(max(n, t) for n, t in zip(shape, tile, strict=True))
@@ -152,14 +167,23 @@ class MemoryPlan:
         # Sums and weights are half as wide on a GPU; the quantised classes come last.
         sums = padded * (work.classes + 1) * (2 if self.device == "GPU" else 4)
         quantised = padded * (_BEING_QUANTISED + work.classes)
-        yield Use(f"predicting by tiles of {_text(self.tile)} voxels", self.device, network, "validating")
-        yield Use("blending the tiles", self.device, sums + quantised, "validating")
+        yield Use(f"a tile of {_text(self.tile)} voxels", self.device, network, "predicting", _SMALLER_STEP)
+        yield Use("blended tiles", self.device, sums + quantised, "predicting", _LESS_VALIDATION)
         kept = sum(math.prod(shape) for shape in work.validation) * work.classes
         copies = padded * _PADDED
         if self.device == "GPU":
             # Locked memory is handed out in powers of two.
             copies += 2 ** math.ceil(math.log2(copies))
-        yield Use("probabilities and picks", "main memory", kept + max(copies, padded * _PICKING), "validating")
+        picking = padded * _PICKING
+        yield Use("probabilities of validation", "main memory", kept + copies, "predicting", _LESS_VALIDATION)
+        yield Use("the same and places of picks", "main memory", kept + picking, "picking", _LESS_VALIDATION)
+
+    def _tile_of(self, shape: Shape) -> list[int]:
+        """What is predicted at once of a tomogram."""
+        return [
+            tile_starts(max(size, least), max(tile, least), self.work.overlap, step)[1]
+            for size, tile, step, least in zip(shape, self.tile, *self.work.sizes, strict=True)
+        ]
 
     def needed(self, place: Place, phase: Phase | None = None) -> int:
         """Bytes taken at a place: at most, or in one phase."""
@@ -177,7 +201,9 @@ class MemoryPlan:
 
     def shortage(self, place: Place, phase: Phase | None = None) -> str:
         """What a place would have to hold and what it can."""
-        return f"{_gib(self.needed(place, phase))} GiB of {place} needed, {_gib(self.limits.of(place))} available"
+        return (
+            f"{_THE[place]} would have to hold {_gib(self.needed(place, phase))} of {_gib(self.limits.of(place))} GiB"
+        )
 
     def lines(self) -> list[str]:
         """The announcement: what each place holds of what it can, what takes it, and why it is not elsewhere."""
@@ -204,7 +230,7 @@ def plan_memory(work: Workload, limits: Limits, device: torch.device, folder: Pa
     storage = Storage("files", device, work.classes, folder)
     plan = MemoryPlan(work, limits, storage, parts, tuple(work.tile))
     plan = _smaller(plan, "training", _in_more_parts)
-    plan = _smaller(plan, "validating", _by_smaller_tiles)
+    plan = _smaller(plan, "predicting", _by_smaller_tiles)
     _check(plan)
     tiers: list[Tier] = ["memory", "files"] if plan.device == "main memory" else ["device", "memory", "files"]
     for tier in tiers:
@@ -212,7 +238,8 @@ def plan_memory(work: Workload, limits: Limits, device: torch.device, folder: Pa
         place = candidate.overfull()
         if place is None:
             return candidate
-        why = f"training tomograms: {candidate.shortage(place)} to hold them there"
+        where = f"{'on' if place == 'GPU' else 'in'} {_THE[place]}"
+        why = f"training tomograms are not {where}: {candidate.shortage(place)}"
         plan = replace(plan, reasons=(*plan.reasons, why))
     raise TomoscoutError(
         f"{folder}: {candidate.shortage('disk')} for {len(work.training)} training tomograms; free some space there, "
@@ -238,7 +265,7 @@ def _in_more_parts(plan: MemoryPlan) -> MemoryPlan:
 def _by_smaller_tiles(plan: MemoryPlan) -> MemoryPlan:
     """Half the longest side, but no smaller than a crop."""
     spare = [size - least for size, least in zip(plan.tile, plan.work.patch, strict=True)]
-    if max(spare) <= 0:
+    if max(spare) <= 0 or not plan.work.validation:
         return plan
     longest = max((size, axis) for axis, size in enumerate(plan.tile) if spare[axis] > 0)[1]
     tile = list(plan.tile)
@@ -246,26 +273,18 @@ def _by_smaller_tiles(plan: MemoryPlan) -> MemoryPlan:
     return replace(plan, tile=tuple(tile))
 
 
-_REMEDIES: dict[Phase, str] = {
-    "training": "make train.patch or the network smaller",
-    "validating": "validate on fewer or smaller tomograms (split.validate)",
-    "reading": "validate on fewer or smaller tomograms (split.validate)",
-}
-
-
 def _check(plan: MemoryPlan) -> None:
     """Refuse what does not fit even with all training tomograms in files."""
-    for phase, remedy in _REMEDIES.items():
-        place = plan.overfull(phase)
-        if place is not None:
-            largest = max(
-                (use for use in plan.uses() if use.place == place and use.phase in ("always", phase)), key=_size
-            )
-            limit = "train.gpu_memory_gb" if place == "GPU" else "train.memory_gb"
-            raise TomoscoutError(
-                f"memory: {plan.shortage(place, phase)} while {phase}, {_gib(largest.size)} of it for {largest.what}; "
-                f"{remedy}, or provide more ({limit})"
-            )
+    for place in PLACES[:2]:
+        phase = max(PHASES[1:], key=lambda phase: plan.needed(place, phase))
+        if plan.needed(place, phase) <= plan.limits.of(place):
+            continue
+        uses = [use for use in plan.uses() if use.place == place and use.phase in ("always", phase) and use.remedy]
+        largest = max(uses, key=lambda use: use.size)
+        raise TomoscoutError(
+            f"memory: {plan.shortage(place, phase)} while {phase}, {_gib(largest.size)} of it for {largest.what}; "
+            f"{largest.remedy}, or let it have more ({'train.gpu_memory_gb' if place == 'GPU' else 'train.memory_gb'})"
+        )
 
 
 def plan_training(
@@ -280,34 +299,43 @@ def plan_training(
     device: torch.device,
     folder: Path,
     labelled: bool = False,
+    overlap: float = 0.25,
 ) -> MemoryPlan:
-    """Plan a training on this machine.
+    """Plan a training on this machine. Where `gpu_memory_gb` limits it, it will find no more than that.
 
     Args:
         network, loss: as they will be trained, not run yet.
         options: with `patch` and `network` planned.
         training, validation: voxels (z, y, x) of the tomograms.
         classes: without background.
-        tile: voxels that validation predicts at once.
+        tile, overlap: voxels that validation predicts at once, and the fraction of them that neighbours share.
         folder: for mapped files, should the training tomograms live there.
         labelled: whether validation needs labels.
 
     Raises:
         TomoscoutError: not even one crop fits, or validation does not, or the disk is too full.
     """
-    assert options.patch != "auto"
     precision = chosen_precision(options.precision, device)
-    smallest = options.network.smallest_size()
+    sizes = InputSizes.of([options.network])
     mixup = options.augmentation.mixup > 0
-    step = step_memory(network, loss, options.patch, smallest, precision, mixup=mixup)
+    step = step_memory(network, loss, options.crop, sizes.smallest, precision, mixup=mixup)
     work = Workload(
-        training, validation, classes, options.patch, tile, options.batch_size, options.accumulation, step, labelled
+        training,
+        validation,
+        classes,
+        options.crop,
+        tile,
+        overlap,
+        sizes,
+        options.batch_size,
+        options.accumulation,
+        step,
+        labelled,
     )
-    return plan_memory(work, Limits.here(options, device, folder), device, folder)
-
-
-def _size(use: Use) -> int:
-    return use.size
+    limits = Limits.here(options, device, folder)
+    if device.type == "cuda" and options.gpu_memory_gb:
+        cap_gpu_memory(device, limits.gpu_memory)
+    return plan_memory(work, limits, device, folder)
 
 
 def _text(shape: Shape) -> str:

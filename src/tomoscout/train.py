@@ -110,6 +110,7 @@ def _train(job: _Job, data: TrainingData, base: Base | None) -> Outcome:
         data.validation_shapes,
         classes=len(classes),
         tile=VALIDATION_TILE,
+        overlap=VALIDATION_OVERLAP,
         device=device,
         folder=scratch,
         labelled=head.needs_labels,
