@@ -117,9 +117,7 @@ def test_a_particle_stays_inside_its_crop(data, shape, patch, reach) -> None:
 
 @given(st.data(), st.integers(2, 3))
 @checked
-def test_windows_lie_within_the_volume_as_near_the_place_as_can_be(
-    data, dimensions
-) -> None:
+def test_windows_lie_within_the_volume_as_near_the_place_as_can_be(data, dimensions) -> None:
     shape = tuple(data.draw(st.integers(1, 30)) for _ in range(dimensions))
     patch = tuple(data.draw(st.integers(1, 12)) for _ in range(dimensions))
     place = tuple(data.draw(st.integers(0, size - 1)) for size in shape)

@@ -161,9 +161,11 @@ def fit(
                 measure(validate, keep=True)
                 better = "  best so far" if progression.best_step == progression.step else ""
                 progress.show(progression.step, _line(progression, options) + better, now=True)
-            if stop.is_set() or checkpoint.is_due():
+            # Asked once: a signal that comes in between waits for the next step.
+            stopped = stop.is_set()
+            if stopped or checkpoint.is_due():
                 checkpoint.save(state.to_dict())
-            if stop.is_set():
+            if stopped:
                 raise Interrupted
     # A training asked for again with the same settings and data is complete at once.
     checkpoint.save(state.to_dict())
