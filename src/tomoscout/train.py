@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import platform
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -15,13 +14,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import ValidationError
 from torch import nn
 
 from tomoscout.augment import augment
 from tomoscout.checkpoint import Checkpoint
-from tomoscout.classes import TargetClass, TargetPlan, plan_targets
+from tomoscout.classes import TargetPlan, plan_targets
 from tomoscout.config import Config
 from tomoscout.cross_validation import fold_name
 from tomoscout.device import choose_device
@@ -29,8 +27,7 @@ from tomoscout.errors import TomoscoutError
 from tomoscout.files import digest, write_json, write_table
 from tomoscout.finetune import Base, base_digest, frozen_parameters, read_base, starting_weights
 from tomoscout.fingerprints import training_fingerprint
-from tomoscout.heads import DEFAULT_THRESHOLD, PickingHead, Reference
-from tomoscout.inference import InputSizes, predict, tile_starts
+from tomoscout.heads import PickingHead
 from tomoscout.inventory import RunRecord
 from tomoscout.memory import MemoryPlan, plan_training
 from tomoscout.model import Model, save_model, save_weights
@@ -39,18 +36,18 @@ from tomoscout.networks.options import NetworkOptions
 from tomoscout.sampling import CropSampler, cut
 from tomoscout.splits import Fold, chosen_fold, make_split
 from tomoscout.tracking import Tracker, default_uri
-from tomoscout.trainer import Outcome, Progression, Speed, Validation, fit
+from tomoscout.trainer import Outcome, Progression, Speed, fit
 from tomoscout.training_data import Shape, TrainingData
 from tomoscout.training_options import Train
+from tomoscout.validation import (
+    LEAST_INTERVAL,
+    VALIDATION_OVERLAP,
+    VALIDATION_TILE,
+    Validator,
+    default_interval,
+    score_base,
+)
 from tomoscout.volumes import Storage, remove_volumes
-
-# Not those of `segment`: trying another tile there must not train again.
-VALIDATION_TILE = (160, 160, 160)
-VALIDATION_OVERLAP = 0.25
-
-LEAST_INTERVAL = 500
-VALIDATION_SHARE = 1 / 7
-"""Largest share of the network's work that validation takes at the default interval; picking comes on top."""
 
 
 @dataclass(frozen=True)
@@ -116,8 +113,8 @@ def _train(job: _Job, data: TrainingData, base: Base | None) -> Outcome:
         labelled=head.needs_labels,
     )
     _announce(job, memory)
-    validator = _Validator(head, data, options.network, memory.tile, device)
-    _check_references(job, validator.references)
+    validator = Validator(head, data, options.network, memory.tile, device)
+    validator.check_references(job.runs.validate)
     remove_volumes(scratch, keep=data.volume_names if memory.storage.tier == "files" else ())
     volumes = data.training_volumes(options.crop, memory.storage)
     sampler = CropSampler(
@@ -146,7 +143,7 @@ def _train(job: _Job, data: TrainingData, base: Base | None) -> Outcome:
             device,
             validate_every=options.validate_every or LEAST_INTERVAL,
             parts=memory.parts,
-            base=_score_base(base, validator, device) if base else None,
+            base=score_base(base, validator, device) if base else None,
             keep_base=base is not None and base.knows(classes) and options.promote == "better",
             frozen=frozen,
             report=lambda progression, speed: tracker.update(progression.history, _facts_of(speed)),
@@ -190,25 +187,8 @@ def resolve_options(
         raise TomoscoutError(f"train: {message}") from None
     except ValueError as error:
         raise TomoscoutError(f"train: {error}") from None
-    interval = options.validate_every or _default_interval(resolved, validation_shapes)
+    interval = options.validate_every or default_interval(resolved, validation_shapes)
     return resolved.model_copy(update={"validate_every": interval})
-
-
-def _default_interval(options: Train, shapes: Sequence[Shape]) -> int:
-    """Steps between validations such that they take no more than `VALIDATION_SHARE` of the network's work: a step
-    costs about three times as much for a voxel as a prediction, forward once and backward twice."""
-    step, smallest = options.network.size_step(), options.network.smallest_size()
-    predicted = 0
-    for shape in shapes:
-        tiles = [
-            tile_starts(max(n, least), max(tile, least), VALIDATION_OVERLAP, multiple)
-            for n, tile, multiple, least in zip(shape, VALIDATION_TILE, step, smallest, strict=True)
-        ]
-        predicted += math.prod(len(starts) * length for starts, length in tiles)
-    trained = 3 * options.batch_size * math.prod(options.crop)
-    least = predicted * (1 - VALIDATION_SHARE) / VALIDATION_SHARE / trained
-    # Round numbers are easier to find in tables and logs.
-    return max(LEAST_INTERVAL, math.ceil(least / 100) * 100)
 
 
 def _build(options: Train, outputs: int, base: Base | None, plan: TargetPlan) -> nn.Module:
@@ -217,69 +197,6 @@ def _build(options: Train, outputs: int, base: Base | None, plan: TargetPlan) ->
     if base:
         print(starting_weights(base, plan.classes, network.state_dict()), file=sys.stderr)
     return network
-
-
-class _Validator:
-    """Predicts the validation tomograms and scores what is found."""
-
-    def __init__(
-        self,
-        head: PickingHead,
-        data: TrainingData,
-        network: NetworkOptions,
-        tile: Sequence[int],
-        device: torch.device,
-    ) -> None:
-        self.head = head
-        self.sizes = InputSizes.of([network])
-        self.tile = tile
-        self.device = device
-        pairs = data.validation_volumes(head.needs_labels)
-        self.volumes = [volume for volume, _ in pairs]
-        self.references = [reference for _, reference in pairs]
-
-    def __call__(self, network: nn.Module) -> Validation:
-        return self.head.measure(self.predict(network, self.head.outputs), self.references)
-
-    def predict(self, network: nn.Module, outputs: int) -> list[NDArray[np.uint8]]:
-        """Probabilities of every tomogram (class, z, y, x)."""
-        return [
-            predict(
-                network,
-                volume,
-                outputs=outputs,
-                sizes=self.sizes,
-                tile=self.tile,
-                overlap=VALIDATION_OVERLAP,
-                flips=1,
-                device=self.device,
-            )
-            for volume in self.volumes
-        ]
-
-
-def _score_base(base: Base, validator: _Validator, device: torch.device) -> Callable[[nn.Module], Validation]:
-    """How the weights that a fine-tuning starts from are scored: as they are if their classes are the same, else the
-    base with its own head by the classes that both find."""
-    classes = validator.head.classes
-    if base.knows(classes) or not base.shared(classes):
-        return validator
-
-    def score(_: nn.Module) -> Validation:
-        network = build_network(base.network, base.outputs)
-        network.load_state_dict(base.weights)
-        found = []
-        for theirs in validator.predict(network.to(device).eval(), base.outputs):
-            ours = np.zeros((len(classes), *theirs.shape[1:]), dtype=np.uint8)
-            for entry in base.shared(classes):
-                ours[entry.label - 1] = theirs[base.labels[entry.name] - 1]
-            found.append(ours)
-        result = validator.head.measure(found, validator.references)
-        shared = {entry.name for entry in base.shared(classes)}
-        scores = {name: value for name, value in result.scores.items() if name in shared}
-        return Validation(float(np.mean(list(scores.values()))) if scores else 0.0, scores, result.details)
-
-    return score
 
 
 def _announce(job: _Job, memory: MemoryPlan) -> None:
@@ -296,31 +213,6 @@ def _device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"CPU ({torch.get_num_threads()} threads, {platform.machine()})"
-
-
-def _check_references(job: _Job, references: Sequence[Reference]) -> None:
-    """Say before hours are spent that the validation runs cannot tell how well a class is found."""
-    classes, options = job.plan.classes, job.options
-    on_particles = options.best_metric_on == "particles"
-
-    def is_there(entry: TargetClass) -> bool:
-        if entry.is_particle and on_particles:
-            return any(len(reference.picks[entry.name]) for reference in references)
-        return any(np.any(reference.labels == entry.label) for reference in references)
-
-    absent = [entry for entry in classes if not is_there(entry)]
-    if options.best_class is not None:
-        choosing = [entry for entry in classes if entry.label == options.best_class]
-    else:
-        choosing = [entry for entry in classes if entry.is_particle and on_particles] or list(classes)
-    where = f"the validation runs ({', '.join(job.runs.validate)})"
-    if all(entry in absent for entry in choosing):
-        names = ", ".join(entry.name for entry in choosing)
-        raise TomoscoutError(f"split: {where} hold no {names}; choose others under split.validate")
-    if absent:
-        default = f", threshold {DEFAULT_THRESHOLD}" if any(entry.is_particle for entry in absent) else ""
-        names = ", ".join(entry.name for entry in absent)
-        print(f"warning: {where} hold no {names}: no part in choosing the model{default}", file=sys.stderr)
 
 
 def _tracker(job: _Job, memory: MemoryPlan) -> Tracker:
