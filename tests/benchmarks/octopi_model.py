@@ -2,7 +2,8 @@
 
 octopi builds each of its architectures with its own search space, writes configuration, weights and the logits of a
 random tomogram, and trains two networks on a phantom for a few steps. Here all are read and applied to the same
-tomogram. The file runs twice: under tomoscout's Python, which starts it again under octopi's.
+tomogram, and the trained ones fine-tuned. The file runs twice: under tomoscout's Python, which starts it again under
+octopi's.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ SIZE = 64
 CROP = 32
 RUNS = 4
 LOGITS = "logits.npz"
+TUNING_STEPS = 100
 # The smallest of octopi's search space, and what else changes the form of its networks.
 SEARCHED: dict[str, tuple[str, dict[str, Any]]] = {
     "Unet": (
@@ -75,8 +77,11 @@ def main() -> None:
         run([octopi(), "create-targets", "--config", project, *source], folder=folder)
         run([octopi().with_name("python"), Path(__file__).resolve(), project, folder / "models"], folder=folder)
         rows = [_compare(folder / "models" / what.replace(" ", "_"), what) for what in (*SEARCHED, *TRAINED)]
+        tuned = [_fine_tune(project, folder, what) for what in TRAINED]
     columns = ["", "parameters", "largest logit", "largest difference"]
     print(table(f"Logits of octopi's models on {SIZE}³ voxels", columns, rows))
+    columns = ["", "F4 of octopi's model", "F4 fine-tuned", "best step"]
+    print(table(f"Fine-tuned for {TUNING_STEPS} steps", columns, tuned))
     if any(float(row[-1]) > ALLOWED for row in rows):
         sys.exit(f"logits differ by more than {ALLOWED}")
 
@@ -98,6 +103,25 @@ def _compare(folder: Path, what: str) -> list[str]:
     assert model.patch == (CROP,) * 3 and list(model.labels.values()) == list(range(1, model.outputs)), what
     count = sum(weight.numel() for weight in network.parameters())
     return [what, f"{count:,}", f"{abs(theirs).max():.2f}", f"{abs(ours - theirs).max():.1e}"]
+
+
+def _fine_tune(project: Path, folder: Path, what: str) -> list[object]:
+    from tomoscout.api import create_targets, train
+    from tomoscout.files import read_json
+
+    config = {
+        "projects": {"phantom": str(project)},
+        "tomograms": ["wbp@10.0"],
+        "targets": {"picks": "phantom/0", "segmentations": ["membrane"]},
+        "tracking": {"enabled": False},
+    }
+    results = folder / what.replace(" ", "_")
+    create_targets(config, results)
+    base = folder / "models" / what.replace(" ", "_") / "model_config.yaml"
+    size = {"patch": [CROP] * 3, "batch_size": 2, "steps": TUNING_STEPS, "validate_every": TUNING_STEPS // 2}
+    tuned = train(config, results, base=str(base), device="cpu", **size)
+    before = read_json(tuned.folder / "results.json")["base_score"]
+    return [what, f"{before:.3f}", f"{tuned.score:.3f}", tuned.best_step]
 
 
 def make_models(project: str, folder: Path) -> None:
