@@ -19,6 +19,8 @@ from pydantic import ValidationError
 from safetensors.torch import load, save
 from torch import nn
 
+from tomoscout.checkpoint import Checkpoint
+from tomoscout.losses import build_loss
 from tomoscout.networks import (
     FAMILIES,
     build_network,
@@ -28,6 +30,7 @@ from tomoscout.networks import (
     parse_network,
 )
 from tomoscout.networks.options import NetworkOptions
+from tomoscout.trainer import Validation, fit
 from tomoscout.training_options import Train
 
 torch.set_num_threads(1)
@@ -126,6 +129,36 @@ def test_every_family_learns_and_is_saved(family: str, dimensions: int) -> None:
         logits = network.eval()(inputs)
         assert logits.shape == (len(inputs), CLASSES, *inputs.shape[2:])
         assert other.eval()(inputs).numpy().tobytes() == logits.numpy().tobytes()
+
+
+class Cut(Exception):
+    """The power, at a step."""
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_goes_on_where_it_was(family: str, tmp_path: Path) -> None:
+    """Cut off between two steps and started again, a training ends with the same bytes."""
+    options = tiny(family, **({"deep_supervision": 2} if family in SUPERVISED else {}))
+    train = Train(steps=3, checkpoint_seconds=0, learning_rate=0.01)
+    inputs = noise(2, 1, *some_size(options, 2))
+    labels = torch.randint(0, CLASSES, (2, *inputs.shape[2:]), generator=torch.Generator().manual_seed(2))
+    loss = build_loss(train.loss, torch.ones(CLASSES), torch.ones(CLASSES), 255)
+
+    def trained(folder: Path, cut_at: int | None = None) -> dict[str, torch.Tensor]:
+        def batches(step: int, scores: object) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+            if step == cut_at:
+                raise Cut
+            return inputs + step, (labels,)
+
+        network = built(options, dimensions=2)
+        checkpoint = Checkpoint(folder / "checkpoint.pt", family, train.checkpoint_seconds)
+        found = Validation(1.0, {}, {})
+        device = torch.device("cpu")
+        return fit(network, batches, loss, lambda _: found, train, checkpoint, device, validate_every=3).weights
+
+    with pytest.raises(Cut):
+        trained(tmp_path / "cut", cut_at=2)
+    assert save(trained(tmp_path / "cut")) == save(trained(tmp_path / "whole"))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -112,7 +112,9 @@ def _fine_tune(project: Path, folder: Path, what: str) -> list[object]:
     config = {
         "projects": {"phantom": str(project)},
         "tomograms": ["wbp@10.0"],
-        "targets": {"picks": "phantom/0", "segmentations": ["membrane"]},
+        # Of the octopi model's classes those that every one of these small tomograms holds.
+        "targets": {"picks": ["apo-ferritin:phantom/0", "hemoglobin:phantom/0"]},
+        "split": {"ratios": 0.75},
         "tracking": {"enabled": False},
     }
     results = folder / what.replace(" ", "_")
