@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import resource
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from conftest import largest_file
 from tomoscout.checkpoint import Checkpoint
 from tomoscout.errors import TomoscoutError
 
@@ -40,17 +39,6 @@ def step_of(checkpoint: Checkpoint) -> int | None:
 
 def files(checkpoint: Checkpoint) -> set[str]:
     return {path.name for path in checkpoint.path.parent.iterdir()}
-
-
-@contextlib.contextmanager
-def largest_file(size: int) -> Iterator[None]:
-    """The system refuses to let files grow beyond `size` bytes, as a full disk would."""
-    earlier = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, earlier[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, earlier)
 
 
 def test_round_trip(checkpoint: Checkpoint, capsys: pytest.CaptureFixture[str]) -> None:

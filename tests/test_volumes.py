@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import resource
 import tracemalloc
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conftest import largest_file
 from tomoscout import volumes
 from tomoscout.errors import TomoscoutError
 from tomoscout.sampling import Crop, cut
@@ -224,17 +223,6 @@ def test_at_no_time_are_there_much_more_than_two_copies(tmp_path: Path, tier: Ti
 
 
 # Mapped files.
-
-
-@contextlib.contextmanager
-def largest_file(size: int) -> Iterator[None]:
-    """The system refuses to let files grow beyond `size` bytes, as a full disk would."""
-    earlier = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, earlier[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, earlier)
 
 
 def files(folder: Path, pattern: str = "*") -> list[Path]:

@@ -127,8 +127,7 @@ def _train(config: Config, records: Sequence[RunRecord], results: Path, fold: in
     # PyTorch takes seconds to import, which creating targets need not wait for.
     from tomoscout.train import run_train
 
-    name = config.train.name if fold is None else fold_name(config.train.name, fold)
-    folder = results / "models" / name
+    folder = results / "models" / fold_name(config.train.name, fold)
     outcome = run_train(config, records, folder, fold)
     found = read_json(folder / "results.json")
     return TrainedModel(

@@ -12,6 +12,7 @@ import numpy as np
 from tomoscout.config import Split
 from tomoscout.errors import TomoscoutError
 from tomoscout.files import read_json, write_json, write_table
+from tomoscout.scores import aligned
 
 
 def check_folds(options: Split) -> None:
@@ -24,9 +25,9 @@ def check_folds(options: Split) -> None:
         raise TomoscoutError("cross-validation needs split.folds (such as 5) or split.leave_one_out: true")
 
 
-def fold_name(model: str, fold: int) -> str:
-    """Name of the model of a fold."""
-    return f"{model}-fold-{fold}"
+def fold_name(model: str, fold: int | None) -> str:
+    """Name of the model of a fold; without one, of the single model."""
+    return model if fold is None else f"{model}-fold-{fold}"
 
 
 def fold_number(name: str, model: str) -> int | None:
@@ -42,7 +43,14 @@ def summarise(folders: Sequence[Path]) -> list[dict[str, Any]]:
     Raises:
         TomoscoutError: a fold has no results.
     """
-    results = [read_json(folder / "results.json") for folder in folders]
+    return _rows(_read_results(folders))
+
+
+def _read_results(folders: Sequence[Path]) -> list[dict[str, Any]]:
+    return [read_json(folder / "results.json") for folder in folders]
+
+
+def _rows(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     names = list(dict.fromkeys(name for result in results for name in result["classes"]))
     rows = [_row("all", [result["score"] for result in results])]
     return rows + [_row(name, [result["scores"].get(name) for result in results]) for name in names]
@@ -65,10 +73,11 @@ def run_summary(folders: Sequence[Path], output: Path) -> None:
     Raises:
         TomoscoutError: a fold has no results, or the folds were chosen by different scores.
     """
-    chosen_by = {read_json(folder / "results.json")["metric"] for folder in folders}
+    results = _read_results(folders)
+    chosen_by = {result["metric"] for result in results}
     if len(chosen_by) > 1:
         raise TomoscoutError(f"{output}: the folds were chosen by different scores: {', '.join(sorted(chosen_by))}")
-    rows = summarise(folders)
+    rows = _rows(results)
     write_table(output, list(rows[0]), rows)
     write_json(output.with_suffix(".json"), {"metric": chosen_by.pop(), "rows": rows})
     print(format_summary(rows), end="")
@@ -77,15 +86,7 @@ def run_summary(folders: Sequence[Path], output: Path) -> None:
 def format_summary(rows: Sequence[dict[str, Any]]) -> str:
     """The table for a terminal."""
     columns = list(rows[0])
-    cells = [columns, *([_cell(row[column]) for column in columns] for row in rows)]
-    widths = [max(len(line[column]) for line in cells) for column in range(len(columns))]
-    lines = [
-        "  ".join(
-            text.ljust(width) if column == 0 else text.rjust(width)
-            for column, (text, width) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in cells
-    ]
+    lines = aligned([columns, *([_cell(row[column]) for column in columns] for row in rows)])
     return "\n".join([lines[0], "─" * len(lines[0]), *lines[1:], ""])
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -60,6 +60,10 @@ class Base:
     def shared(self, classes: Sequence[TargetClass]) -> list[TargetClass]:
         """Those of the classes that the base finds, too."""
         return [entry for entry in classes if entry.name in self.labels]
+
+    def shared_scores(self, scores: Mapping[str, float], classes: Sequence[TargetClass]) -> dict[str, float]:
+        """Those of the scores, by class name, that its own can be compared with."""
+        return {entry.name: scores[entry.name] for entry in self.shared(classes) if entry.name in scores}
 
     def knows(self, classes: Sequence[TargetClass]) -> bool:
         """Whether these are its classes, in whatever order: its head can be kept."""

@@ -88,6 +88,17 @@ class PickingHead:
         """Whether references must hold label volumes."""
         return self.options.best_metric_on == "voxels" or any(not entry.is_particle for entry in self.classes)
 
+    def counts_picks(self, entry: TargetClass) -> bool:
+        """Whether a class is scored by its picks; else by its voxels."""
+        return entry.is_particle and self.options.best_metric_on == "particles"
+
+    @property
+    def deciding(self) -> list[TargetClass]:
+        """The classes that `best_metric` averages over: the one it names, else those scored by picks, else all."""
+        if self.options.best_class is not None:
+            return [entry for entry in self.classes if entry.label == self.options.best_class]
+        return [entry for entry in self.classes if self.counts_picks(entry)] or list(self.classes)
+
     def loss(self, ignore: int) -> torch.nn.Module:
         """The loss between logits and labels; voxels labelled `ignore` do not count.
 
@@ -113,21 +124,15 @@ class PickingHead:
         Raises:
             TomoscoutError: no class that counts has anything to be scored by.
         """
-        on_particles = self.options.best_metric_on == "particles"
         particles, thresholds = self._particle_scores(predictions, references)
         labels = [argmax_labels(volume) for volume in predictions] if self.needs_labels else []
         scores: dict[str, float] = {}
-        chosen_by: list[str] = []
-        any_particles = any(entry.is_particle for entry in self.classes)
         for entry in self.classes:
-            by_picks = entry.is_particle and on_particles
+            by_picks = self.counts_picks(entry)
             score = particles[entry.name] if by_picks else self._voxel_score(entry, labels, references)
-            if score is None:
-                continue
-            scores[entry.name] = score
-            counts = by_picks or not (on_particles and any_particles)
-            if entry.label == self.options.best_class or (self.options.best_class is None and counts):
-                chosen_by.append(entry.name)
+            if score is not None:
+                scores[entry.name] = score
+        chosen_by = [entry.name for entry in self.deciding if entry.name in scores]
         if not chosen_by:
             raise TomoscoutError(
                 f"validation: no run has a reference for {self.options.best_metric}; choose other runs under "

@@ -31,6 +31,13 @@ class InputSizes(NamedTuple):
         least = [max(axis) for axis in zip(*(options.smallest_size() for options in networks), strict=True)]
         return cls(steps, tuple(math.ceil(size / step) * step for size, step in zip(least, steps, strict=True)))
 
+    def tiles(self, shape: Sequence[int], tile: Sequence[int], overlap: float) -> list[tuple[list[int], int]]:
+        """Starts and length of the tiles along each axis of a volume; see `tile_starts`."""
+        return [
+            tile_starts(max(size, least), max(largest, least), overlap, step)
+            for size, largest, step, least in zip(shape, tile, *self, strict=True)
+        ]
+
 
 def tile_starts(size: int, tile: int, overlap: float, step: int) -> tuple[list[int], int]:
     """Cover `size` voxels with as few tiles as possible, all of one length.
@@ -104,10 +111,7 @@ def _predict(
     flips: int,
     device: torch.device,
 ) -> NDArray[np.uint8]:
-    enough = [max(n, least) for n, least in zip(volume.shape, sizes.smallest, strict=True)]
-    plans = [
-        tile_starts(n, max(t, least), overlap, step) for n, t, step, least in zip(enough, tile, *sizes, strict=True)
-    ]
+    plans = sizes.tiles(volume.shape, tile, overlap)
     lengths = [length for _, length in plans]
     padding = [(0, max(0, length - n)) for n, length in zip(volume.shape, lengths, strict=True)]
     padded = np.pad(

@@ -45,9 +45,6 @@ def build_loss(
 
     `voxel_weights` (C+1): how much a voxel counts by its class, in voxel losses. `class_weights` (C+1): how much a
     class counts, in region losses. Voxels labelled `ignore` do not count anywhere.
-
-    Raises:
-        ValueError: both weights of a WeightedFocalTversky are 0.
     """
     return Loss(terms, voxel_weights, class_weights, ignore)
 
@@ -147,8 +144,6 @@ def _parts(term: LossTerm) -> Iterator[tuple[float, Focal | FocalTversky | Gener
     elif isinstance(term, Tversky):
         yield term.weight, FocalTversky(alpha=term.alpha, beta=term.beta, gamma=1)
     elif isinstance(term, WeightedFocalTversky):
-        if not term.weight_tversky and not term.weight_focal:
-            raise ValueError("WeightedFocalTversky: weight_tversky and weight_focal are both 0")
         if term.weight_tversky:
             yield term.weight * term.weight_tversky, FocalTversky(alpha=term.alpha, beta=term.beta, gamma=1)
         if term.weight_focal:

@@ -18,7 +18,7 @@ from torch import nn
 from tomoscout.device import GIB, cap_gpu_memory, gpu_memory_limit, memory_limit
 from tomoscout.dry_run import StepMemory, step_memory
 from tomoscout.errors import TomoscoutError
-from tomoscout.inference import InputSizes, tile_starts
+from tomoscout.inference import InputSizes
 from tomoscout.precision import chosen_precision
 from tomoscout.training_options import Train
 from tomoscout.volumes import Storage, Tier
@@ -180,10 +180,7 @@ class MemoryPlan:
 
     def _tile_of(self, shape: Shape) -> list[int]:
         """What is predicted at once of a tomogram."""
-        return [
-            tile_starts(max(size, least), max(tile, least), self.work.overlap, step)[1]
-            for size, tile, step, least in zip(shape, self.tile, *self.work.sizes, strict=True)
-        ]
+        return [length for _, length in self.work.sizes.tiles(shape, self.tile, self.work.overlap)]
 
     def needed(self, place: Place, phase: Phase | None = None) -> int:
         """Bytes taken at a place: at most, or in one phase."""

@@ -259,15 +259,20 @@ def format_table(scores: Mapping[str, Any]) -> str:
     totals = [f"{pooled['references']}", f"{pooled['predictions']}"]
     weighted = len({entry["weight"] for entry in scores["objects"]}) > 1
     rows.append(["weighted mean" if weighted else "mean", *totals, *(_fixed(mean[key]) for key in MEANS)])
-    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
-    lines = [
+    lines = aligned([header, *rows])
+    rule = "─" * len(lines[0])
+    return "\n".join([*describe_runs(scores), "", lines[0], rule, *lines[1:-1], rule, lines[-1]]) + "\n"
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of cells as lines: the first column to the left, the others to the right, two spaces between."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
         "  ".join(
             [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
         )
-        for row in [header, *rows]
+        for row in rows
     ]
-    rule = "─" * len(lines[0])
-    return "\n".join([*describe_runs(scores), "", lines[0], rule, *lines[1:-1], rule, lines[-1]]) + "\n"
 
 
 def _fixed(value: float | None) -> str:

@@ -87,7 +87,7 @@ def run_train(
     base = read_base(config.train) if config.train.base else None
     options = resolve_options(config.train, base, data.training_shapes, data.validation_shapes)
     device = choose_device(options.device)
-    name = config.train.name if fold is None else fold_name(config.train.name, fold)
+    name = fold_name(config.train.name, fold)
     job = _Job(config, options, plan, runs, name, folder, device, fingerprint)
     return _train(job, data, base)
 
@@ -304,7 +304,7 @@ def _compare_with_base(progression: Progression, base: Base, job: _Job) -> str:
                 "base's weights are kept (train.promote: always would keep the new ones)"
             )
     else:
-        scores = {name: score for name, score in progression.best_details["scores"].items() if name in shared}
+        scores = base.shared_scores(progression.best_details["scores"], job.plan.classes)
         if not scores:
             return f"the validation runs hold no {', '.join(shared)}, all that {base.origin} could be compared by"
         before, after = progression.base_score, float(np.mean(list(scores.values())))

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from tomoscout.classes import TargetClass, TargetPlan, read_reference, target_segmentation
 from tomoscout.config import Config, TomogramUri
-from tomoscout.errors import TomoscoutError
 from tomoscout.files import digest
 from tomoscout.geometry import inside, to_voxels
 from tomoscout.heads import Reference
@@ -39,10 +38,6 @@ class TrainingData:
         train: Sequence[str],
         validate: Sequence[str],
     ) -> None:
-        """
-        Raises:
-            TomoscoutError: a validation run lacks the tomogram that is segmented.
-        """
         self.config = config
         self.plan = plan
         by_key = {record.key: record for record in records}
@@ -50,13 +45,8 @@ class TrainingData:
         self.training = [
             (by_key[key], uri) for key in train for uri in config.tomograms if uri in by_key[key].tomograms
         ]
+        # The split lets no run validate that lacks the tomogram that is segmented.
         self.validation = [by_key[key] for key in validate]
-        for record in self.validation:
-            if config.segment_tomogram not in record.tomograms:
-                raise TomoscoutError(
-                    f"{record.key}: validation needs the tomogram {config.segment_tomogram}; found: "
-                    f"{', '.join(record.tomograms)}"
-                )
 
     @property
     def training_shapes(self) -> list[Shape]:

@@ -15,7 +15,7 @@ from tomoscout.classes import TargetClass
 from tomoscout.errors import TomoscoutError
 from tomoscout.finetune import Base
 from tomoscout.heads import DEFAULT_THRESHOLD, PickingHead
-from tomoscout.inference import InputSizes, predict, tile_starts
+from tomoscout.inference import InputSizes, predict
 from tomoscout.networks import build_network
 from tomoscout.networks.options import NetworkOptions
 from tomoscout.trainer import Validation
@@ -34,13 +34,10 @@ VALIDATION_SHARE = 1 / 7
 def default_interval(options: Train, shapes: Sequence[Shape]) -> int:
     """Steps between validations such that they take no more than `VALIDATION_SHARE` of the network's work: a step
     costs about three times as much for a voxel as a prediction, forward once and backward twice."""
-    step, smallest = options.network.size_step(), options.network.smallest_size()
+    sizes = InputSizes.of([options.network])
     predicted = 0
     for shape in shapes:
-        tiles = [
-            tile_starts(max(n, least), max(tile, least), VALIDATION_OVERLAP, multiple)
-            for n, tile, multiple, least in zip(shape, VALIDATION_TILE, step, smallest, strict=True)
-        ]
+        tiles = sizes.tiles(shape, VALIDATION_TILE, VALIDATION_OVERLAP)
         predicted += math.prod(len(starts) * length for starts, length in tiles)
     trained = 3 * options.batch_size * math.prod(options.crop)
     least = predicted * (1 - VALIDATION_SHARE) / VALIDATION_SHARE / trained
@@ -93,22 +90,18 @@ class Validator:
         Raises:
             TomoscoutError: they hold nothing of what chooses the best weights.
         """
-        classes, options, references = self.head.classes, self.head.options, self.references
-        on_particles = options.best_metric_on == "particles"
+        classes, references = self.head.classes, self.references
 
         def is_there(entry: TargetClass) -> bool:
-            if entry.is_particle and on_particles:
+            if self.head.counts_picks(entry):
                 return any(len(reference.picks[entry.name]) for reference in references)
             return any(np.any(reference.labels == entry.label) for reference in references)
 
         absent = [entry for entry in classes if not is_there(entry)]
-        if options.best_class is not None:
-            choosing = [entry for entry in classes if entry.label == options.best_class]
-        else:
-            choosing = [entry for entry in classes if entry.is_particle and on_particles] or list(classes)
+        deciding = self.head.deciding
         where = f"the validation runs ({', '.join(runs)})"
-        if all(entry in absent for entry in choosing):
-            names = ", ".join(entry.name for entry in choosing)
+        if all(entry in absent for entry in deciding):
+            names = ", ".join(entry.name for entry in deciding)
             raise TomoscoutError(f"split: {where} hold no {names}; choose others under split.validate")
         if absent:
             default = f", threshold {DEFAULT_THRESHOLD}" if any(entry.is_particle for entry in absent) else ""
@@ -133,8 +126,7 @@ def score_base(base: Base, validator: Validator, device: torch.device) -> Callab
                 ours[entry.label - 1] = theirs[base.labels[entry.name] - 1]
             found.append(ours)
         result = validator.head.measure(found, validator.references)
-        shared = {entry.name for entry in base.shared(classes)}
-        scores = {name: value for name, value in result.scores.items() if name in shared}
+        scores = base.shared_scores(result.scores, classes)
         return Validation(float(np.mean(list(scores.values()))) if scores else 0.0, scores, result.details)
 
     return score
