@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,19 @@ def split(config: Path, inventory: Path, output: Path) -> None:
     write_split(settings, result, output)
 
 
+@contextmanager
+def _resumable(folder: Path) -> Iterator[None]:
+    """A training in a folder: told to stop, it ends with a code of its own. PyTorch is imported within."""
+    _share_cores()
+    from tomoscout.trainer import EXIT_INTERRUPTED, Interrupted
+
+    try:
+        yield
+    except Interrupted:
+        click.echo(f"stopped; {folder / 'checkpoint.pt'} is written, the same command goes on from it", err=True)
+        sys.exit(EXIT_INTERRUPTED)
+
+
 def _share_cores() -> None:
     """Let waiting threads sleep. PyTorch's spin by default, and where another process wants their core, a training
     step took three to eight times as long. OpenMP reads this once, before PyTorch is imported."""
@@ -161,15 +175,11 @@ def train(config: Path, inventory: Path, model: Path, fold: int | None, threads:
 
     Exits with 75 where SIGTERM or SIGUSR1 stopped it after writing a checkpoint.
     """
-    _share_cores()
-    from tomoscout.train import run_train
-    from tomoscout.trainer import EXIT_INTERRUPTED, Interrupted
+    settings, records = _load(config, inventory)
+    with _resumable(model):
+        from tomoscout.train import run_train
 
-    try:
-        run_train(*_load(config, inventory), model, fold, threads)
-    except Interrupted:
-        click.echo(f"stopped; {model / 'checkpoint.pt'} is written, the same command goes on from it", err=True)
-        sys.exit(EXIT_INTERRUPTED)
+        run_train(settings, records, model, fold, threads)
 
 
 @main.command()
@@ -196,6 +206,133 @@ def compare_folds(folders: tuple[Path, ...], output: Path) -> None:
     from tomoscout.cross_validation import run_summary
 
     run_summary(folders, output)
+
+
+_study = click.option("--study", type=FILE, required=True, help="Folder of the study.")
+_trials = click.option("--trials", type=click.IntRange(min=1), required=True, help="How many trials it has.")
+
+
+@main.group(cls=_Commands)
+def explore() -> None:
+    """Search for the best training: start, suggest, summarise; look at a study."""
+
+
+@explore.command()
+@click.option("--config", type=FILE, help="Configuration (YAML). Default: what is searched by default.")
+def space(config: Path | None) -> None:
+    """Print what is searched, as YAML to put changes under `explore` in a configuration."""
+    from tomoscout.config import load_config
+    from tomoscout.explore.options import Explore
+    from tomoscout.explore.space import SearchSpace, describe_space
+
+    options = load_config(config).explore if config else Explore()
+    click.echo(describe_space(SearchSpace.of(options), list(options.networks)), nl=False)
+
+
+@explore.command()
+@_options
+@_study
+def start(config: Path, inventory: Path, study: Path) -> None:
+    """Write study.json: all that the proposals of a study depend on."""
+    from tomoscout.explore.start import start_study
+
+    start_study(*_load(config, inventory), study)
+
+
+@explore.command()
+@click.argument("number", type=int)
+@_options
+@_study
+def suggest(number: int, config: Path, inventory: Path, study: Path) -> None:
+    """Propose trial NUMBER from what is known of the ones before."""
+    from tomoscout.explore.start import suggest as propose
+
+    propose(*_load(config, inventory), study, number)
+
+
+@explore.command()
+@click.argument("folder", type=FILE)
+@_trials
+@click.option("--top", type=click.IntRange(min=1), default=1, show_default=True, help="How many of the best to keep.")
+@click.option("--title", default="tomoscout", help="Heading of the page.")
+def summarise(folder: Path, trials: int, top: int, title: str) -> None:
+    """Write table, page, journal and best models of the study in FOLDER."""
+    from tomoscout.explore.summary import format_best, run_summary
+
+    click.echo(format_best(run_summary(folder, trials, top, title)), nl=False)
+
+
+@explore.command("track")
+@click.argument("folder", type=FILE)
+@click.option("--config", type=FILE, required=True, help="Configuration (YAML): its section `tracking` says where to.")
+@_trials
+@_output
+def track_study(folder: Path, config: Path, trials: int, output: Path) -> None:
+    """Record the trials of the study in FOLDER in MLflow, or what is not recorded of them yet."""
+    from tomoscout.config import load_config
+    from tomoscout.explore.records import trial_folder
+    from tomoscout.files import write_json
+    from tomoscout.tracking import default_uri, sync_all
+
+    folders = [trial_folder(folder, number) for number in range(trials)]
+    runs = sync_all(folders, load_config(config).tracking, default_uri(folder.absolute().parent.parent))
+    write_json(output, runs)
+
+
+_results = click.option(
+    "--results", type=FILE, default=Path("results"), show_default=True, help="Folder of the results."
+)
+
+
+@explore.command()
+@click.argument("name", required=False)
+@_results
+@click.option("--trials", type=click.IntRange(min=1), help="How many trials are planned.")
+def status(name: str | None, results: Path, trials: int | None) -> None:
+    """Show how far a study is: the one called NAME, or the latest."""
+    from tomoscout.explore.status import find_study, status_lines
+
+    for line in status_lines(find_study(results, name), trials):
+        click.echo(line)
+
+
+@main.group(cls=_Commands)
+def trial() -> None:
+    """Run a trial of a study, or end one."""
+
+
+@trial.command()
+@click.argument("number", type=int)
+@_options
+@_study
+def run(number: int, config: Path, inventory: Path, study: Path) -> None:
+    """Train what trial NUMBER was asked for. Stopped or killed, the same command goes on.
+
+    A training that cannot succeed with its options ends the trial as pruned; what is the machine's fault ends this
+    command with an error. Exits with 75 where SIGTERM or SIGUSR1 stopped it after writing a checkpoint.
+    """
+    from tomoscout.explore.records import trial_folder
+
+    settings, records = _load(config, inventory)
+    with _resumable(trial_folder(study, number)):
+        from tomoscout.explore.trial import run_trial
+
+        result = run_trial(settings, records, study, number)
+        click.echo(f"{result.state.lower()}: {result.reason or f'{result.value:.4f}'}", err=True)
+
+
+@trial.command("give-up")
+@click.argument("number", type=int)
+@click.option("--study", help="Name or folder of the study. Default: the latest.")
+@_results
+def give_up(number: int, study: str | None, results: Path) -> None:
+    """End trial NUMBER, which can never finish: it counts as pruned, and the study goes on without it."""
+    from tomoscout.explore.status import find_study
+    from tomoscout.explore.trial import give_up as end_trial
+
+    folder = Path(study) if study and Path(study, "study.json").exists() else find_study(results, study)
+    end_trial(folder, number)
+    click.echo(f"{folder}: trial {number:04d} is given up; run the workflow again", err=True)
 
 
 @main.command()
@@ -265,7 +402,7 @@ def report(config: Path, inventory: Path, model: Path, scores: Path, split: Path
 
 @main.command()
 @_options
-@click.option("--results", type=FILE, default=Path("results"), show_default=True, help="Folder of the results.")
+@_results
 def verify(config: Path, inventory: Path, results: Path) -> None:
     """Compare every manifest with the data it stands for."""
     from tomoscout.verify import verify as compare

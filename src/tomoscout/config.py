@@ -13,6 +13,7 @@ import yaml
 from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from tomoscout.errors import TomoscoutError
+from tomoscout.explore.options import Explore
 from tomoscout.sections import Fraction, Name, Section
 from tomoscout.training_options import Tracking, Train
 
@@ -190,9 +191,10 @@ class Segment(Section):
 
     runs: list[str] | None = None
     """Apply to these runs alone. Default: every run that has the tomogram."""
-    models: Literal["folds"] | list[str] | None = None
+    models: Literal["folds", "explored"] | list[str] | None = None
     """Which model is applied. Default: the one trained here. `folds`: all of the cross-validation together, an
-    ensemble. Or a list of model folders from anywhere; several are an ensemble."""
+    ensemble. `explored`: the best of the exploration, or its best `explore.top` together. Or a list of model folders
+    from anywhere; several are an ensemble."""
     tomogram: str | None = None
     """Which kind of tomogram. Default: the first of `tomograms`."""
     tile: list[int] = Field(default=[160, 160, 160], min_length=3, max_length=3)
@@ -233,7 +235,7 @@ class Localize(Section):
     """User of the picks written."""
     session: Name | None = None
     """Session of the picks written. Default: the model's name (of several models, the first's; of all folds,
-    `{name}-folds`)."""
+    `{name}-folds`; of an exploration, `{explore.name}-best`)."""
 
 
 class Evaluate(Section):
@@ -303,6 +305,7 @@ class Config(Section):
     targets: Targets = Targets()
     split: Split = Split()
     train: Train = Train()
+    explore: Explore = Explore()
     tracking: Tracking = Tracking()
     segment: Segment = Segment()
     localize: Localize = Localize()
@@ -349,8 +352,10 @@ class Config(Section):
         models = self.segment.models
         if self.localize.session or models is None:
             return self.localize.session or self.train.name
+        if isinstance(models, str):
+            return f"{self.train.name}-folds" if models == "folds" else f"{self.explore.name}-best"
         # Copick would replace what a name must not hold, and not find it again.
-        return f"{self.train.name}-folds" if models == "folds" else re.sub(r"[^\w.-]|_", "-", Path(models[0]).name)
+        return re.sub(r"[^\w.-]|_", "-", Path(models[0]).name)
 
 
 def parse_config(values: object, origin: str) -> Config:

@@ -15,9 +15,9 @@ from typing import Literal
 import torch
 from torch import nn
 
-from tomoscout.device import GIB, cap_gpu_memory, gpu_memory_limit, memory_limit
+from tomoscout.device import GIB, GPU_CONTEXT, cap_gpu_memory, gpu_memory_limit, memory_limit
 from tomoscout.dry_run import StepMemory, step_memory
-from tomoscout.errors import TomoscoutError
+from tomoscout.errors import TomoscoutError, TrainingFailed
 from tomoscout.inference import InputSizes
 from tomoscout.precision import chosen_precision
 from tomoscout.training_options import Train
@@ -28,6 +28,8 @@ Shape = Sequence[int]
 LIBRARIES = 256 * 2**20
 """Bytes that the libraries of a training take once they are at work, on the device and in main memory each: compiled
 kernels, their scratch space, threads."""
+
+_UNLIMITED = 2**62
 
 # Bytes per voxel.
 # A tomogram being read and prepared: two copies in float32, a few parts of one, and the labels twice.
@@ -78,6 +80,13 @@ class Limits:
             gpu_memory_limit(device, options.gpu_memory_gb) if device.type == "cuda" else 0,
             shutil.disk_usage(existing).free + held,
         )
+
+    @classmethod
+    def stated(cls, options: Train) -> Limits:
+        """Those that the options state for machines that are not there; what is not stated has no limit."""
+        gpu = GIB * options.gpu_memory_gb - GPU_CONTEXT if options.gpu_memory_gb else _UNLIMITED
+        memory = GIB * options.memory_gb if options.memory_gb else _UNLIMITED
+        return cls(round(memory), max(0, round(gpu)), _UNLIMITED)
 
     def of(self, place: Place) -> int:
         """The limit of a place."""
@@ -221,7 +230,8 @@ def plan_memory(work: Workload, limits: Limits, device: torch.device, folder: Pa
     `folder`; the batch in more parts, and validation by smaller tiles, where they do not fit otherwise.
 
     Raises:
-        TomoscoutError: it does not fit even so.
+        TrainingFailed: it does not fit into the GPU even so.
+        TomoscoutError: it does not fit into main memory, or on the disk.
     """
     parts = min(work.parts, work.batch_size)
     storage = Storage("files", device, work.classes, folder)
@@ -278,7 +288,8 @@ def _check(plan: MemoryPlan) -> None:
             continue
         uses = [use for use in plan.uses() if use.place == place and use.phase in ("always", phase) and use.remedy]
         largest = max(uses, key=lambda use: use.size)
-        raise TomoscoutError(
+        # Of main memory another machine, or another attempt, may have more.
+        raise (TrainingFailed if place == "GPU" else TomoscoutError)(
             f"memory: {plan.shortage(place, phase)} while {phase}, {_gib(largest.size)} of it for {largest.what}; "
             f"{largest.remedy}, or let it have more ({'train.gpu_memory_gb' if place == 'GPU' else 'train.memory_gb'})"
         )
@@ -297,8 +308,10 @@ def plan_training(
     folder: Path,
     labelled: bool = False,
     overlap: float = 0.25,
+    limits: Limits | None = None,
 ) -> MemoryPlan:
-    """Plan a training on this machine. Where `gpu_memory_gb` limits it, it will find no more than that.
+    """Plan a training: on this machine, unless `limits` are those of another. Where `gpu_memory_gb` limits it, it will
+    find no more than that.
 
     Args:
         network, loss: as they will be trained, not run yet.
@@ -310,9 +323,12 @@ def plan_training(
         labelled: whether validation needs labels.
 
     Raises:
-        TomoscoutError: not even one crop fits, or validation does not, or the disk is too full.
+        TrainingFailed: not even one crop fits into the GPU, or validation does not.
+        TomoscoutError: they do not fit into main memory, or the disk is too full.
     """
-    precision = chosen_precision(options.precision, device)
+    # On a GPU that is not here: both kinds of 16 bits take the same.
+    wanted = "fp16" if limits and options.precision == "auto" and device.type == "cuda" else options.precision
+    precision = chosen_precision(wanted, device)
     sizes = InputSizes.of([options.network])
     mixup = options.augmentation.mixup > 0
     step = step_memory(network, loss, options.crop, sizes.smallest, precision, mixup=mixup)
@@ -329,6 +345,8 @@ def plan_training(
         step,
         labelled,
     )
+    if limits:
+        return plan_memory(work, limits, device, folder)
     limits = Limits.here(options, device, folder)
     if device.type == "cuda" and options.gpu_memory_gb:
         cap_gpu_memory(device, limits.gpu_memory)

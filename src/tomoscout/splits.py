@@ -254,6 +254,12 @@ def chosen_fold(options: Split, result: SplitResult, number: int | None = None) 
     return result.folds[number]
 
 
+def training_tomograms(config: Config, records: Iterable[RunRecord], fold: Fold) -> list[tuple[RunRecord, str]]:
+    """What a fold trains on: every kind of tomogram (its URI) that each of the runs has."""
+    by_key = {record.key: record for record in records}
+    return [(by_key[key], uri) for key in fold.train for uri in config.tomograms if uri in by_key[key].tomograms]
+
+
 def write_split(config: Config, result: SplitResult, output: Path) -> None:
     """Write the split file."""
     write_json(output, split_to_json(config.split, result))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -70,11 +70,13 @@ def run_train(
     folder: Path,
     fold: int | None = None,
     threads: int | None = None,
+    watch: Callable[[Progression], None] = lambda progression: None,
 ) -> Outcome:
     """Train a model into `folder`, taking up an interrupted training where it was. `fold`: which fold of the split,
-    in place of `split.fold`.
+    in place of `split.fold`. `watch`: called after every validation; what it raises ends the training.
 
     Raises:
+        TrainingFailed: it cannot succeed with these options.
         TomoscoutError: data is missing or unusable.
         Interrupted: the training was told to stop.
     """
@@ -82,17 +84,17 @@ def run_train(
         torch.set_num_threads(threads)
     plan = plan_targets(config, records)
     runs = chosen_fold(config.split, make_split(config, records, plan), fold)
-    data = TrainingData(config, plan, records, runs.train, runs.validate)
+    data = TrainingData(config, plan, records, runs)
     fingerprint = digest([training_fingerprint(config, plan, runs), base_digest(config.train)])
     base = read_base(config.train) if config.train.base else None
     options = resolve_options(config.train, base, data.training_shapes, data.validation_shapes)
     device = choose_device(options.device)
     name = fold_name(config.train.name, fold)
     job = _Job(config, options, plan, runs, name, folder, device, fingerprint)
-    return _train(job, data, base)
+    return _train(job, data, base, watch)
 
 
-def _train(job: _Job, data: TrainingData, base: Base | None) -> Outcome:
+def _train(job: _Job, data: TrainingData, base: Base | None, watch: Callable[[Progression], None]) -> Outcome:
     options, classes, device = job.options, job.plan.classes, job.device
     head = PickingHead(classes, job.config.voxel_spacing, options)
     network = _build(options, head.outputs, base, job.plan)
@@ -132,6 +134,10 @@ def _train(job: _Job, data: TrainingData, base: Base | None) -> Outcome:
         crops = sampler.crops(step, [scores.get(entry.name) for entry in classes])
         return augment(*cut(volumes, crops, options.crop, device), options.augmentation, options.seed, step)
 
+    def report(progression: Progression, speed: Speed) -> None:
+        tracker.update(progression.history, _facts_of(speed))
+        watch(progression)
+
     with _tracker(job, memory) as tracker:
         outcome = fit(
             network,
@@ -146,7 +152,7 @@ def _train(job: _Job, data: TrainingData, base: Base | None) -> Outcome:
             base=score_base(base, validator, device) if base else None,
             keep_base=base is not None and base.knows(classes) and options.promote == "better",
             frozen=frozen,
-            report=lambda progression, speed: tracker.update(progression.history, _facts_of(speed)),
+            report=report,
         )
         tracker.update(outcome.progression.history, _facts_of(outcome.speed))
         with _replaced_together(job.folder) as new:

@@ -17,7 +17,7 @@ from torch import nn
 
 from tomoscout.checkpoint import Checkpoint
 from tomoscout.device import is_out_of_memory
-from tomoscout.errors import TomoscoutError
+from tomoscout.errors import TomoscoutError, TrainingFailed
 from tomoscout.precision import autocast, chosen_precision
 from tomoscout.progress import Progress
 from tomoscout.schedule import learning_rate, validations_without_progress
@@ -125,7 +125,8 @@ def fit(
 
     Raises:
         Interrupted: SIGTERM, SIGUSR1 or SIGINT arrived; the step was finished and the checkpoint written.
-        TomoscoutError: loss or weights are no longer finite, or not even one crop fits into memory.
+        TrainingFailed: loss or weights are no longer finite, or not even one crop fits into the GPU's memory.
+        TomoscoutError: not even one crop fits into main memory.
     """
     state = _State(network.to(device), options, device, parts, frozen)
     state.restore(checkpoint.load())
@@ -149,24 +150,28 @@ def fit(
         state.record(result, keep=keep)
         report(progression, speed())
 
-    with _stop_requested() as stop:
-        if base is not None and progression.base_score is None:
-            measure(base, keep=keep_base)
-            progress.note(f"the base scores {progression.base_score:.4f}")
-        while not _is_complete(progression, options):
-            inputs, targets = batches(progression.step, progression.latest)
-            state.update(inputs, targets, loss, progress)
-            progress.show(progression.step, _line(progression, options))
-            if progression.step % validate_every == 0 or progression.step == options.steps:
-                measure(validate, keep=True)
-                better = "  best so far" if progression.best_step == progression.step else ""
-                progress.show(progression.step, _line(progression, options) + better, now=True)
-            # Asked once: a signal that comes in between waits for the next step.
-            stopped = stop.is_set()
-            if stopped or checkpoint.is_due():
-                checkpoint.save(state.to_dict())
-            if stopped:
-                raise Interrupted
+    try:
+        with _stop_requested() as stop:
+            if base is not None and progression.base_score is None:
+                measure(base, keep=keep_base)
+                progress.note(f"the base scores {progression.base_score:.4f}")
+            while not _is_complete(progression, options):
+                inputs, targets = batches(progression.step, progression.latest)
+                state.update(inputs, targets, loss, progress)
+                progress.show(progression.step, _line(progression, options))
+                if progression.step % validate_every == 0 or progression.step == options.steps:
+                    measure(validate, keep=True)
+                    better = "  best so far" if progression.best_step == progression.step else ""
+                    progress.show(progression.step, _line(progression, options) + better, now=True)
+                # Asked once: a signal that comes in between waits for the next step.
+                stopped = stop.is_set()
+                if stopped or checkpoint.is_due():
+                    checkpoint.save(state.to_dict())
+                if stopped:
+                    raise Interrupted
+    except TrainingFailed as error:
+        error.validations = progression.validations
+        raise
     # A training asked for again with the same settings and data is complete at once.
     checkpoint.save(state.to_dict())
     checkpoint.remove_previous()
@@ -280,7 +285,9 @@ class _State:
                     raise
             # Outside the handler, which keeps the tensors of the failed step alive.
             if self.progression.parts >= len(inputs):
-                raise TomoscoutError(
+                # Of main memory another machine, or another attempt, may have more.
+                kind = TrainingFailed if self.device.type == "cuda" else TomoscoutError
+                raise kind(
                     f"training: not enough memory on {self.device.type} for one crop of "
                     f"{'×'.join(map(str, inputs.shape[2:]))} voxels; make train.patch or the network smaller"
                 )
@@ -324,13 +331,13 @@ class _State:
         """Refuse to go on with weights that are lost.
 
         Raises:
-            TomoscoutError: the loss is no longer finite, or its gradient was not.
+            TrainingFailed: the loss is no longer finite, or its gradient was not.
         """
         weights = [value for value in self.averaged.state_dict().values() if value.is_floating_point()]
         norm = torch.stack(torch._foreach_norm(weights)).sum()
         for name, value in (("loss", float(self._loss_sum)), ("norm of the weights", float(norm))):
             if not math.isfinite(value):
-                raise TomoscoutError(
+                raise TrainingFailed(
                     f"training: the {name} became {value} before step {self.progression.step}; "
                     "lower train.learning_rate"
                 )

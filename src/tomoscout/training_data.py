@@ -18,6 +18,7 @@ from tomoscout.inventory import RunRecord
 from tomoscout.progress import Progress
 from tomoscout.project import Picks, Project
 from tomoscout.sampling import Centres, largest_jitter
+from tomoscout.splits import Fold, training_tomograms
 from tomoscout.targets import align
 from tomoscout.volumes import LabelledVolume, Storage, labelled_volume, standardise
 
@@ -28,25 +29,22 @@ Shape = tuple[int, int, int]
 
 
 class TrainingData:
-    """Reads project by project. `train` and `validate` are keys (`project/run`)."""
+    """Reads project by project what the runs of a fold hold."""
 
     def __init__(
         self,
         config: Config,
         plan: TargetPlan,
         records: Sequence[RunRecord],
-        train: Sequence[str],
-        validate: Sequence[str],
+        runs: Fold,
     ) -> None:
         self.config = config
         self.plan = plan
-        by_key = {record.key: record for record in records}
         self.projects = {name: Project(name, Path(path)) for name, path in config.projects.items()}
-        self.training = [
-            (by_key[key], uri) for key in train for uri in config.tomograms if uri in by_key[key].tomograms
-        ]
+        self.training = training_tomograms(config, records, runs)
         # The split lets no run validate that lacks the tomogram that is segmented.
-        self.validation = [by_key[key] for key in validate]
+        by_key = {record.key: record for record in records}
+        self.validation = [by_key[key] for key in runs.validate]
 
     @property
     def training_shapes(self) -> list[Shape]:

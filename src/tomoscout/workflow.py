@@ -17,6 +17,8 @@ from tomoscout.config import Config, parse_config
 from tomoscout.cross_validation import check_folds, fold_name, fold_number
 from tomoscout.errors import TomoscoutError
 from tomoscout.evaluate import Scored, scored_runs
+from tomoscout.explore.records import best_names, trial_name
+from tomoscout.explore.study import Study
 from tomoscout.files import digest, to_json, write_text
 from tomoscout.finetune import base_files
 from tomoscout.fingerprints import (
@@ -146,6 +148,10 @@ class Workflow:
         used = set(fold.train + fold.validate)
         return _batches(record for record in self.records if record.key in used)
 
+    def study_batches(self) -> list[str]:
+        """Batches with runs that train or validate the trials of an exploration."""
+        return self.training_batches(self.config.train.name)
+
     def segment_batches(self) -> list[str]:
         """Batches with runs that are segmented."""
         return _batches(record for record in self.records if record.key in self._segmented)
@@ -170,6 +176,8 @@ class Workflow:
         models = self.config.segment.models
         if models == "folds":
             return self.fold_models()
+        if models == "explored":
+            return self.best_models()
         return models or [self._model(self.config.train.name)]
 
     def fine_tuned_model(self) -> str:
@@ -194,6 +202,46 @@ class Workflow:
 
     def _model(self, name: str) -> str:
         return str(self.results / "models" / name)
+
+    # The exploration
+
+    @cached_property
+    def study(self) -> Study:
+        """The study of this configuration and data.
+
+        Raises:
+            TomoscoutError: its space is at fault.
+        """
+        return Study.of(self.config, self.records, self.plan, self.split)
+
+    @property
+    def study_folder(self) -> str:
+        """Its folder."""
+        return str(self.results / "explore" / self.study.name)
+
+    def best_models(self) -> list[str]:
+        """Folders of the models that the study ends with, the best first."""
+        return [f"{self.study_folder}/{name}" for name in self.best_names]
+
+    @property
+    def best_names(self) -> list[str]:
+        """Names of their folders."""
+        return best_names(self.config.explore.top)
+
+    def tracked_study(self) -> list[str]:
+        """The file that says that the study is recorded, where it is to be."""
+        folder = self.results / "tracking" / "explore"
+        return [str(folder / f"{self.study.name}.json")] if self.config.tracking.enabled else []
+
+    def trials(self) -> list[str]:
+        """Names of its trials."""
+        return [trial_name(number) for number in range(self.config.explore.trials)]
+
+    def trials_before(self, trial: str) -> tuple[str | None, str | None]:
+        """What a proposal waits for: the proposal before, and the last result that it is told. All others come before
+        these two: a list of them all would keep Snakemake busy for minutes."""
+        number, told = int(trial), self.study.told(int(trial))
+        return trial_name(number - 1) if number else None, trial_name(told[-1]) if told else None
 
     # What the jobs depend on
 

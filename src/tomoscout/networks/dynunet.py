@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from tomoscout.networks.options import (
+    DROPOUT_SPACE,
     Count,
     NetworkOptions,
     PerAxis,
     check_deep_supervision,
     check_kernels,
     check_lengths,
+    doubled_channels,
     per_axis,
     product_per_axis,
 )
@@ -68,6 +70,25 @@ class Options(NetworkOptions):
     def size_step(self, dimensions: int = 3) -> tuple[int, ...]:
         """The product of the strides."""
         return product_per_axis(self.strides, dimensions)
+
+    @classmethod
+    def from_search(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """`width`: filters of the first level. No more resolutions are supervised than there are."""
+        rest = dict(values)
+        levels = len(rest.get("strides", cls.model_fields["strides"].default))
+        if "width" in rest:
+            rest["filters"] = doubled_channels(rest.pop("width"), levels)
+        if "deep_supervision" in rest:
+            rest["deep_supervision"] = min(rest["deep_supervision"], levels - 1)
+        return rest
+
+
+SPACE = {
+    "strides": {"choices": [[1, 2, 2], [1, 2, 2, 2], [1, 2, 2, 1]]},
+    "width": {"choices": [16, 32]},
+    "deep_supervision": {"low": 1, "high": 3},
+    "dropout": DROPOUT_SPACE,
+}
 
 
 def build(options: Options, inputs: int, outputs: int, dimensions: int) -> nn.Module:

@@ -56,6 +56,33 @@ class Options(NetworkOptions):
         """Two to the power of the levels."""
         return (2 ** len(self.blocks_down),) * dimensions
 
+    @classmethod
+    def from_search(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """`levels` of as many `blocks` with as much `expansion`, down, up and between. No more resolutions are
+        supervised than there are."""
+        if "levels" not in values:
+            return values
+        rest = dict(values)
+        levels, blocks, expansion = (rest.pop(name) for name in ("levels", "blocks", "expansion"))
+        return {
+            **rest,
+            **dict.fromkeys(("blocks_down", "blocks_up"), [blocks] * levels),
+            **dict.fromkeys(("expansion_down", "expansion_up"), [expansion] * levels),
+            "blocks_bottleneck": blocks,
+            "expansion_bottleneck": expansion,
+            "deep_supervision": min(rest.get("deep_supervision", 1), levels + 1),
+        }
+
+
+SPACE = {
+    "init_filters": {"choices": [16, 32]},
+    "levels": {"low": 2, "high": 4},
+    "blocks": {"low": 1, "high": 3},
+    "expansion": {"low": 2, "high": 4},
+    "kernel_size": {"choices": [3, 5]},
+    "deep_supervision": {"low": 1, "high": 3},
+}
+
 
 def build(options: Options, inputs: int, outputs: int, dimensions: int) -> nn.Module:
     """Build the MedNeXt of the options."""

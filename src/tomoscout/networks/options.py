@@ -106,6 +106,25 @@ class NetworkOptions(Section):
         ]
         return self, tuple(patch)
 
+    @classmethod
+    def from_search(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Options from a point of the search space, whose entries (`SPACE` of the family's module) may stand for
+        several options at once. Unless the family has its own rules: the entries are the options."""
+        return values
+
+
+DROPOUT_SPACE = {"low": 0.0, "high": 0.3}
+LEVELS_SPACE: dict[str, Any] = {
+    "width": {"choices": [8, 16, 32]},
+    "levels": {"low": 3, "high": 4},
+    "bottleneck_levels": {"low": 0, "high": 2},
+}
+
+
+def doubled_channels(width: int, levels: int, most: int = 320) -> list[int]:
+    """Channels that double from level to level."""
+    return [min(width * 2**level, most) for level in range(levels)]
+
 
 class LevelledOptions(NetworkOptions):
     """Options of a network given by the channels of its levels and the strides between them."""
@@ -129,3 +148,15 @@ class LevelledOptions(NetworkOptions):
     def size_step(self, dimensions: int = 3) -> tuple[int, ...]:
         """The product of the strides: the decoder doubles what the encoder halved, and the two must meet."""
         return product_per_axis(self.strides, dimensions)
+
+    @classmethod
+    def from_search(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """`width`: channels of the first of `levels` levels, each of which halves the resolution of the one before;
+        `bottleneck_levels`: as many more at the lowest resolution."""
+        if "width" not in values:
+            return values
+        rest = dict(values)
+        channels = doubled_channels(rest.pop("width"), rest.pop("levels"))
+        more = rest.pop("bottleneck_levels", 0)
+        strides = [2] * (len(channels) - 1) + [1] * more
+        return {**rest, "channels": channels + channels[-1:] * more, "strides": strides}

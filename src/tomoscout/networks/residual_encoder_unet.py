@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import ceil, prod
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -82,6 +82,17 @@ class Options(LevelledOptions):
         """How many resolutions the loss sees."""
         return self.deep_supervision or max(1, len(self.channels) - 2)
 
+    @classmethod
+    def from_search(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """`width` channels at the first of `levels`, with nnU-Net's blocks. No more resolutions are supervised than
+        there are."""
+        if "width" not in values:
+            return values
+        levels = values["levels"]
+        supervised = min(values.get("deep_supervision", levels), levels - 1)
+        blocks = [BLOCKS[min(level, len(BLOCKS) - 1)] for level in range(levels)]
+        return {**super().from_search(values), "blocks": blocks, "deep_supervision": supervised}
+
     def plan(self, shape: Sequence[int], memory_gb: float) -> tuple[Self, tuple[int, ...]]:
         """Network and patch by the rules of nnU-Net's ResEncUNetPlanner.
 
@@ -143,6 +154,13 @@ class Options(LevelledOptions):
                 "deep_supervision": min(self.deep_supervision or max(1, levels - 2), levels - 1),
             }
         )
+
+
+SPACE = {
+    "width": {"choices": [16, 32]},
+    "levels": {"low": 3, "high": 6},
+    "deep_supervision": {"low": 1, "high": 3},
+}
 
 
 def _halve(patch: Sequence[int]) -> tuple[list[int], list[list[int]]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import floor, log2
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -69,6 +69,21 @@ class Options(NetworkOptions):
         waiting = max(ahead)
         strides = [[2 if level >= waiting or level < axis else 1 for axis in ahead] for level in range(halvings)]
         return product_per_axis(strides, dimensions)
+
+    @classmethod
+    def from_search(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """No more resolutions are supervised than there are."""
+        if not {"deep_supervision", "blocks_down"} <= values.keys():
+            return values
+        return {**values, "deep_supervision": min(values["deep_supervision"], len(values["blocks_down"]) - 1)}
+
+
+SPACE = {
+    "init_filters": {"choices": [8, 16, 32]},
+    "blocks_down": {"choices": [[1, 2, 2], [1, 2, 2, 4], [1, 2, 2, 2], [1, 1, 2, 2]]},
+    "deep_supervision": {"low": 1, "high": 3},
+    "activation": {"choices": ["relu", "prelu"]},
+}
 
 
 def build(options: Options, inputs: int, outputs: int, dimensions: int) -> nn.Module:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from tomoscout.networks.options import Count, NetworkOptions, PerAxis, check_lengths, per_axis
+from tomoscout.networks.options import DROPOUT_SPACE, Count, NetworkOptions, PerAxis, check_lengths, per_axis
 
 if TYPE_CHECKING:
     from torch import nn
@@ -57,6 +57,26 @@ class Options(NetworkOptions):
         """32: a voxel of the transformer is two of the tomogram, and each of its four stages halves the resolution."""
         per_axis(self.window_size, dimensions)
         return (2 * 2**STAGES,) * dimensions
+
+    @classmethod
+    def from_search(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """`first_heads`: heads of the first stage, doubled from stage to stage."""
+        if "first_heads" not in values:
+            return values
+        rest = dict(values)
+        first = rest.pop("first_heads")
+        return {**rest, "num_heads": [first * 2**stage for stage in range(STAGES)]}
+
+
+SPACE = {
+    "feature_size": {"choices": [12, 24, 36, 48]},
+    "first_heads": {"choices": [3, 6]},
+    "depths": {"choices": [[2, 2, 2, 2], [2, 2, 4, 2], [2, 4, 2, 2], [2, 4, 4, 2], [2, 4, 4, 4]]},
+    "window_size": {"choices": [5, 7, 8]},
+    "dropout": DROPOUT_SPACE,
+    "attention_dropout": DROPOUT_SPACE,
+    "path_dropout": {"low": 0.0, "high": 0.2},
+}
 
 
 def build(options: Options, inputs: int, outputs: int, dimensions: int) -> nn.Module:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from tomoscout.networks.options import LevelledOptions
+from tomoscout.networks.options import DROPOUT_SPACE, LEVELS_SPACE, LevelledOptions
 
 if TYPE_CHECKING:
     from torch import nn
@@ -22,6 +22,9 @@ class Options(LevelledOptions):
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Fraction of the channels' values dropped while training. Helps where a few tomograms are learnt by heart: try 0.1
     to 0.3."""
+
+
+SPACE = {**LEVELS_SPACE, "residual_units": {"low": 1, "high": 2}, "dropout": DROPOUT_SPACE}
 
 
 def build(options: Options, inputs: int, outputs: int, dimensions: int) -> nn.Module:

@@ -8,7 +8,7 @@ late or lost, it is made again from the folders by `tomoscout track`.
 
 from __future__ import annotations
 
-from tomoscout.tracking.store import default_uri, sync
+from tomoscout.tracking.store import default_uri, sync, sync_all
 from tomoscout.tracking.tracker import Tracker
 
-__all__ = ["Tracker", "default_uri", "sync"]
+__all__ = ["Tracker", "default_uri", "sync", "sync_all"]

@@ -35,13 +35,14 @@ Curves = dict[str, dict[int, float]]
 
 @dataclass(frozen=True)
 class Record:
-    """A training, in MLflow's words. `rate`: steps per second. `written`: when the curves were, in seconds since
-    1970."""
+    """A training, in MLflow's words. `finished`: with a model. `ended`: when, with or without one; `written`: when the
+    curves were, both in seconds since 1970. `rate`: steps per second."""
 
     folder: Path
     name: str
     fingerprint: str
     finished: bool
+    ended: float | None
     params: dict[str, str]
     tags: dict[str, str]
     curves: Curves
@@ -68,6 +69,7 @@ def read_record(folder: Path) -> Record:
         model = _read_model(folder / "model.yaml")
         finished = bool(model) and training.get("fingerprint", model["fingerprint"]) == model["fingerprint"]
         facts = model | training if finished else training
+        trial = _read_facts(folder / "result.json")
         if not {"name", "fingerprint"} <= facts.keys():
             raise TomoscoutError(f"{folder}: no training to record: neither model.yaml nor training.json names one")
         metrics = folder / "metrics.csv"
@@ -84,8 +86,9 @@ def read_record(folder: Path) -> Record:
             facts["name"],
             facts["fingerprint"],
             finished,
+            _ended(folder, finished),
             _params(facts),
-            _tags(facts, folder),
+            _tags(facts, folder, trial),
             curves,
             rate,
             written,
@@ -153,7 +156,13 @@ def _params(facts: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _tags(facts: Mapping[str, Any], folder: Path) -> dict[str, str]:
+def _ended(folder: Path, finished: bool) -> float | None:
+    """When a training ended with a model, or a trial without one."""
+    path = folder / ("model.yaml" if finished else "result.json")
+    return path.stat().st_mtime if path.exists() else None
+
+
+def _tags(facts: Mapping[str, Any], folder: Path, trial: Mapping[str, Any]) -> dict[str, str]:
     tags = {
         FINGERPRINT: facts["fingerprint"],
         MODEL: facts["name"],
@@ -161,6 +170,8 @@ def _tags(facts: Mapping[str, Any], folder: Path) -> dict[str, str]:
         "mlflow.source.name": "tomoscout",
         **{_key(f"version.{name}"): str(number) for name, number in facts.get("versions", {}).items()},
     }
+    if trial:
+        tags |= {"tomoscout.study": folder.resolve().parent.name, "tomoscout.state": trial["state"]}
     if "device" in facts:
         tags["tomoscout.device"] = str(facts["device"])
     # In a container a user may have a number and no name.

@@ -11,12 +11,13 @@ import re
 import sqlite3
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tomoscout.errors import TomoscoutError
 from tomoscout.files import digest, digest_file
+from tomoscout.progress import Progress
 from tomoscout.tracking.record import FINGERPRINT, MODEL, RATE, Curves, Record, read_record
 from tomoscout.training_options import Tracking
 
@@ -78,6 +79,22 @@ def sync(folder: Path, tracking: Tracking, default_uri: str) -> str:
         attempt += 1
 
 
+def sync_all(folders: Sequence[Path], tracking: Tracking, default_uri: str) -> dict[str, str]:
+    """Record several folders as `sync` does; returns the ids of MLflow's runs by name of the folder. Trials that ended
+    before their first validation are left out: there is nothing to record of them.
+
+    Raises:
+        TomoscoutError: the store refuses, stays locked or cannot be reached.
+    """
+    progress = Progress(len(folders))
+    runs = {}
+    for number, folder in enumerate(folders, 1):
+        if (folder / "training.json").exists():
+            runs[folder.name] = sync(folder, tracking, default_uri)
+            progress.show(number, f"recorded {folder.name}")
+    return runs
+
+
 def reason(error: BaseException) -> str:
     """What an error began with, in one line: MLflow wraps what went wrong into errors of its own."""
     while inner := error.__cause__ or (None if error.__suppress_context__ else error.__context__):
@@ -126,9 +143,8 @@ def _add(record: Record, uri: str, experiment: str) -> str:
     )
     if record.finished:
         _add_files(client, run, record)
-        if run.info.status != "FINISHED":
-            ended = (record.folder / "model.yaml").stat().st_mtime
-            client.set_terminated(run_id, "FINISHED", int(1000 * ended))
+    if record.ended is not None and run.info.status != "FINISHED":
+        client.set_terminated(run_id, "FINISHED", int(1000 * record.ended))
     return run_id
 
 

@@ -1,0 +1,1 @@
+"""The search for the best training: proposals, trials, and what came out of them."""

@@ -1,0 +1,58 @@
+"""Which trainings fit into the memory that the configuration states, found out without the machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tomoscout.classes import TargetPlan
+from tomoscout.config import Config
+from tomoscout.errors import TomoscoutError
+from tomoscout.explore.study import Misfit
+from tomoscout.inventory import RunRecord
+from tomoscout.splits import Fold, training_tomograms
+from tomoscout.training_options import Train
+
+
+def misfit_of(config: Config, plan: TargetPlan, records: Sequence[RunRecord], runs: Fold) -> Misfit:
+    """Tells of trainings that need more memory than `train.gpu_memory_gb` (on a CPU `train.memory_gb`) states. Without
+    it, none are told of."""
+    on_cpu = config.train.device == "cpu"
+    stated = config.train.memory_gb if on_cpu else config.train.gpu_memory_gb
+    if stated is None:
+        return lambda options: None
+    by_key = {record.key: record for record in records}
+    training = [record.tomograms[uri] for record, uri in training_tomograms(config, records, runs)]
+    validation = [by_key[key].tomograms[config.segment_tomogram] for key in runs.validate]
+
+    def misfit(options: Train) -> str | None:
+        import torch
+
+        from tomoscout.heads import PickingHead
+        from tomoscout.memory import Limits, plan_training
+        from tomoscout.networks import build_network
+        from tomoscout.validation import VALIDATION_OVERLAP, VALIDATION_TILE
+        from tomoscout.volumes import Storage
+
+        device = torch.device("cpu" if on_cpu else "cuda")
+        head = PickingHead(plan.classes, config.voxel_spacing, options)
+        try:
+            plan_training(
+                build_network(options.network, head.outputs),
+                head.loss(Storage("files", device, len(plan.classes), Path()).ignore),
+                options,
+                training,
+                validation,
+                classes=len(plan.classes),
+                tile=VALIDATION_TILE,
+                overlap=VALIDATION_OVERLAP,
+                device=device,
+                folder=Path(),
+                labelled=head.needs_labels,
+                limits=Limits.stated(options),
+            )
+        except TomoscoutError as error:
+            return str(error)
+        return None
+
+    return misfit

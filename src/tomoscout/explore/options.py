@@ -1,0 +1,144 @@
+"""Options of an exploration, and what an entry of its search space may be."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, model_validator
+
+from tomoscout.networks import family_module
+from tomoscout.sections import Name, Section
+
+Conditions = dict[str, list[Any]]
+
+
+class Number(Section):
+    """A number between two others, both included. Whole where `low`, `high` and `step` are."""
+
+    low: int | float
+    """The least."""
+    high: int | float
+    """The most."""
+    log: bool = False
+    """Orders of magnitude are equally likely, in place of values."""
+    step: int | float | None = None
+    """Only `low` and what lies whole steps above it."""
+    when: Conditions = {}
+    """Searched only where the entries named here have one of the values listed."""
+
+    @model_validator(mode="after")
+    def _check_range(self) -> Self:
+        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low <= self.high):
+            raise ValueError(f"low {self.low} and high {self.high} are no range")
+        if self.log and (self.low <= 0 or self.step is not None):
+            raise ValueError("log needs a low above 0 and takes no step")
+        if self.step is not None and not (self.step > 0 and (not self.is_whole or isinstance(self.step, int))):
+            raise ValueError(f"step {self.step}, expected more than 0, and whole between whole numbers")
+        return self
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is a whole number."""
+        return isinstance(self.low, int) and isinstance(self.high, int)
+
+
+class Choice(Section):
+    """One of several values: numbers, words, or lists such as the channels of a network."""
+
+    choices: list[Any] = Field(min_length=1)
+    """The values."""
+    when: Conditions = {}
+    """Searched only where the entries named here have one of the values listed."""
+
+
+class Fixed(Section):
+    """The same value in every trial."""
+
+    value: Any
+    """The value."""
+    when: Conditions = {}
+    """Set only where the entries named here have one of the values listed."""
+
+
+def parse_entry(value: Any) -> Any:
+    """An entry of a search space: a mapping with `low` and `high`, or with `choices`; null for what is not searched;
+    any other value for one that is the same in every trial.
+
+    Raises:
+        ValueError: the mapping is neither.
+    """
+    if isinstance(value, Number | Choice | Fixed) or value is None:
+        return value
+    if not isinstance(value, dict):
+        return Fixed(value=value)
+    if "value" in value:
+        return Fixed.model_validate(value)
+    if "choices" in value:
+        return Choice.model_validate(value)
+    if "low" in value or "high" in value:
+        return Number.model_validate(value)
+    raise ValueError(f"expected low and high, or choices, found {', '.join(map(str, value)) or 'nothing'}")
+
+
+Entry = Annotated[SerializeAsAny[Section] | None, BeforeValidator(parse_entry)]
+Space = dict[str, Entry]
+
+
+def parse_families(value: Any) -> Any:
+    """A family, or a list of them, is a mapping without changes."""
+    families = [value] if isinstance(value, str) else value
+    return {family: {} for family in families} if isinstance(families, list) else families
+
+
+class Explore(Section):
+    """A search for the best training: many short trainings, each with what the ones before it suggest. Same settings
+    and data, same trials, however many run at once; other settings or data make another study."""
+
+    name: Name = "search"
+    """Name of the study: `results/explore/{name}-{digest}/`. The digest stands for all that decides on its trials."""
+    trials: int = Field(default=48, ge=1)
+    """Trainings in all. More can be added at any time; those that are done stay as they are."""
+    window: int = Field(default=8, ge=1)
+    """A trial is proposed once all but the last `window` - 1 before it are done. Part of the study, as the number of
+    GPUs is not: choose 1.5 to 2 times the GPUs you expect. Larger keeps more of them busy, smaller learns sooner."""
+    seed: int = Field(default=42, ge=0, lt=2**32)
+    """Seed of the proposals. `train.seed` is that of the trainings, the same for all."""
+    sampler: Literal["tpe", "random", "cmaes", "qmc"] = "tpe"
+    """How trials are proposed. tpe: a multivariate tree of Parzen estimators, for any space. cmaes: an evolution
+    strategy for spaces of numbers, from some 100 trials on; choices and entries with conditions are drawn at random.
+    qmc: a scrambled Sobol sequence that covers the space evenly. random."""
+    startup_trials: int = Field(default=10, ge=1)
+    """Trials at random before tpe or cmaes begin to learn."""
+    pruner: Literal["median", "hyperband", "none"] = "median"
+    """Which trials are ended early. median: those whose best score so far is below the median of the earlier trials at
+    that validation. hyperband: successive halving in several brackets."""
+    pruner_startup_trials: int = Field(default=5, ge=0)
+    """median: trials that must be complete before any is pruned."""
+    pruner_warmup: int = Field(default=2, ge=0)
+    """median: validations of a trial before it may be pruned."""
+    hyperband_reduction: int = Field(default=3, ge=2)
+    """hyperband: one of so many trials goes on to the next rung."""
+    validations: int = Field(default=10, ge=1)
+    """Validations of a trial, evenly spaced, unless `train.validate_every` says otherwise."""
+    networks: Annotated[dict[str, Space], BeforeValidator(parse_families)] = Field(
+        default={"UNet": {}, "DynUNet": {}, "SegResNet": {}}, min_length=1
+    )
+    """Families of networks to search: a list, or a mapping with changes to what is searched of a family's options.
+    `tomoscout explore space` prints the whole space."""
+    space: Space = {}
+    """Changes to what is searched besides: entries by name of an option of `train`, such as `learning_rate` or
+    `augmentation.rotate`. `{low: 1.0e-4, high: 1.0e-2, log: true}`, `{choices: [4, 8]}`, each perhaps with a condition,
+    `when: {loss.name: [Tversky]}`; a plain value is the same in every trial; null takes `train`'s."""
+    top: int = Field(default=1, ge=1)
+    """The best so many are kept as `best`, `best-2` and so on; `segment.models: explored` applies them together."""
+    threads: int = Field(default=4, ge=1)
+    """CPU threads of a trial, however many cores there are: on a CPU another number changes the last digits."""
+
+    @field_validator("networks")
+    @classmethod
+    def _check_families(cls, value: Mapping[str, Space]) -> Mapping[str, Space]:
+        for family in value:
+            family_module(family)
+        return value

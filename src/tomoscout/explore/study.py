@@ -1,0 +1,236 @@
+"""A study: what its proposals depend on, and the proposals.
+
+Trial t is proposed from the results of the trials 0 to t - W and the proposals of those in between, by a sampler
+seeded with (seed, t), in a study of Optuna's that lives in memory and is built anew for every proposal. So the trials
+follow from study.json alone, however many run at once and however often they are interrupted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tomoscout.classes import TargetPlan
+from tomoscout.config import Config
+from tomoscout.errors import TomoscoutError
+from tomoscout.explore.options import Choice, Number
+from tomoscout.explore.records import Ask, Params, Refused, Result, trial_folder, trial_name
+from tomoscout.explore.space import SearchSpace, from_unit, known_values, label, train_options
+from tomoscout.files import digest, read_json
+from tomoscout.fingerprints import VERSIONS, training_fingerprint
+from tomoscout.inventory import RunRecord
+from tomoscout.networks import code_digest
+from tomoscout.networks.options import NetworkOptions
+from tomoscout.splits import SplitResult, chosen_fold, training_tomograms
+from tomoscout.training_options import Train
+
+if TYPE_CHECKING:
+    import optuna
+
+Misfit = Callable[[Train], str | None]
+"""Why a training cannot be made on the machines there are; None if it can."""
+
+MOST_REFUSED = 100
+"""Proposals that are tried for a trial before it is given up."""
+
+SEED_PRIME = 1_000_003
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study. `settings`: all that its trials depend on, the content of study.json."""
+
+    settings: dict[str, Any]
+
+    @classmethod
+    def of(cls, config: Config, records: Sequence[RunRecord], plan: TargetPlan, split: SplitResult) -> Study:
+        """The study of a configuration.
+
+        Raises:
+            TomoscoutError: the space is at fault, or there is nothing in it that could be trained.
+        """
+        fold = chosen_fold(config.split, split)
+        if config.train.base is not None:
+            raise TomoscoutError("explore: trials are trained from scratch; leave out train.base")
+        options = config.explore
+        shapes = [record.tomograms[uri] for record, uri in training_tomograms(config, records, fold)]
+        study = cls(
+            {
+                "version": VERSIONS["explore"],
+                **options.model_dump(mode="json", exclude={"trials", "top", "networks", "space"}),
+                "space": SearchSpace.of(options).to_json(),
+                "networks": {family: code_digest(NetworkOptions(family=family)) for family in options.networks},
+                "train": config.train.model_dump(mode="json", exclude={"name", "device", "checkpoint_seconds"}),
+                "shape": [int(size) for size in np.median(shapes, axis=0)],
+                "training": training_fingerprint(config, plan, fold),
+            }
+        )
+        study.check()
+        return study
+
+    @classmethod
+    def read(cls, folder: Path) -> Study:
+        """The study in a folder.
+
+        Raises:
+            TomoscoutError: there is none.
+        """
+        settings = read_json(folder / "study.json")
+        if not isinstance(settings, dict) or not {"space", "train", "window"} <= settings.keys():
+            raise TomoscoutError(f"{folder / 'study.json'}: not the settings of a study")
+        return cls(settings)
+
+    @property
+    def name(self) -> str:
+        """Name of its folder: with other settings, another."""
+        return f"{self.settings['name']}-{digest(self.settings)[:8]}"
+
+    @property
+    def window(self) -> int:
+        """How many trials may run at once."""
+        return int(self.settings["window"])
+
+    @property
+    def space(self) -> SearchSpace:
+        """What is searched."""
+        return SearchSpace.parse(self.settings["space"])
+
+    @property
+    def base(self) -> Train:
+        """What all trials share."""
+        return Train.model_validate(self.settings["train"])
+
+    def told(self, number: int) -> range:
+        """The trials whose results are known when a trial is proposed, and while it runs."""
+        return range(max(0, number - self.window + 1))
+
+    def options_of(self, values: Params) -> Train:
+        """The training of a point.
+
+        Raises:
+            ValueError: its options do not go together.
+        """
+        return train_options(values, self.base, self.settings["shape"], self.settings["validations"])
+
+    def check(self, tries: int = 200) -> None:
+        """Refuse a space in which nothing can be trained.
+
+        Raises:
+            TomoscoutError: not one of `tries` random points can.
+        """
+        generator, space, base = np.random.default_rng(0), self.space, self.base
+        for _ in range(tries):
+            try:
+                self.options_of(space.values(lambda _, d: from_unit(d, generator.random()), known_values(base)))
+                return
+            except ValueError as error:
+                reason = " ".join(str(error).split())
+        raise TomoscoutError(f"explore.space: no training is possible in it: {reason}")
+
+
+def propose(study: Study, folder: Path, number: int, misfit: Misfit) -> Ask:
+    """The proposal for a trial.
+
+    Args:
+        folder: of the study, with the results and proposals of the trials before.
+        misfit: tells what cannot be trained.
+
+    Raises:
+        TomoscoutError: an earlier trial is missing, or nothing that is proposed can be trained.
+    """
+    from optuna.distributions import distribution_to_json
+    from optuna.trial import TrialState
+
+    from tomoscout.explore.samplers import make_sampler
+
+    space, known = study.space, known_values(study.base)
+    sampler = make_sampler(study.settings, space, _seed(study, number))
+    optuna_study = rebuild(study, folder, number, sampler)
+    refused: list[Refused] = []
+    while len(refused) < MOST_REFUSED:
+        trial = optuna_study.ask()
+        values = space.values(lambda name, domain: _suggest(trial, name, domain), known)  # noqa: B023 used at once
+        distributions = {name: distribution_to_json(value) for name, value in trial.distributions.items()}
+        try:
+            train = study.options_of(values)
+            reason = misfit(train)
+        except ValueError as error:
+            reason = " ".join(str(error).split())
+        if reason is None:
+            options = train.model_dump(mode="json", exclude={"name", "device", "checkpoint_seconds"})
+            return Ask(number, trial.params, distributions, options, refused)
+        refused.append(Refused(trial.params, distributions, reason))
+        optuna_study.tell(trial, state=TrialState.PRUNED)
+    raise TomoscoutError(
+        f"{trial_folder(folder, number)}: {MOST_REFUSED} proposals, and none can be trained; the last: "
+        f"{refused[-1].reason}"
+    )
+
+
+def _seed(study: Study, number: int) -> int:
+    return (int(study.settings["seed"]) * SEED_PRIME + number) % 2**32
+
+
+def _suggest(trial: optuna.Trial, name: str, domain: Number | Choice) -> Any:
+    if isinstance(domain, Choice):
+        chosen = trial.suggest_categorical(name, [label(value) for value in domain.choices])
+        return next(value for value in domain.choices if label(value) == chosen)
+    if domain.is_whole:
+        return trial.suggest_int(name, int(domain.low), int(domain.high), step=int(domain.step or 1), log=domain.log)
+    return trial.suggest_float(name, domain.low, domain.high, step=domain.step, log=domain.log)
+
+
+def rebuild(
+    study: Study, folder: Path, number: int, sampler: optuna.samplers.BaseSampler | None = None
+) -> optuna.Study:
+    """The study in memory as a trial finds it: results as far as they are told, proposals from there on.
+
+    Proposals that were refused come before their trial, so that a trial has the same place in every rebuilt study.
+
+    Raises:
+        TomoscoutError: a trial before this one is missing.
+    """
+    import optuna
+
+    from tomoscout.explore.samplers import make_pruner
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    rebuilt = optuna.create_study(
+        study_name=study.name, direction="maximize", sampler=sampler, pruner=make_pruner(study.settings)
+    )
+    told = study.told(number)
+    for earlier in range(number):
+        ask = Ask.read(trial_folder(folder, earlier))
+        result = Result.read(trial_folder(folder, earlier)) if earlier in told else None
+        rebuilt.add_trials(frozen_trials(ask, result))
+    return rebuilt
+
+
+def frozen_trials(ask: Ask, result: Result | None) -> Iterator[optuna.trial.FrozenTrial]:
+    """A trial for Optuna, after what was refused in its place; without a result, as one that runs."""
+    from optuna.distributions import json_to_distribution
+    from optuna.trial import TrialState, create_trial
+
+    def distributions(texts: dict[str, str]) -> dict[str, Any]:
+        return {name: json_to_distribution(text) for name, text in texts.items()}
+
+    for entry in ask.refused:
+        yield create_trial(
+            state=TrialState.PRUNED, params=entry.params, distributions=distributions(entry.distributions)
+        )
+    if result is None:
+        yield create_trial(state=TrialState.RUNNING, params=ask.params, distributions=distributions(ask.distributions))
+    else:
+        yield create_trial(
+            state=TrialState[result.state],
+            value=result.value,
+            params=ask.params,
+            distributions=distributions(ask.distributions),
+            intermediate_values=result.intermediate,
+            system_attrs=result.attributes,
+            user_attrs={"trial": trial_name(ask.number), **({"reason": result.reason} if result.reason else {})},
+        )

@@ -1,0 +1,104 @@
+"""What came of a study: a table, the best models, a page, and a journal for Optuna's own tools."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tomoscout.errors import TomoscoutError
+from tomoscout.explore.records import Ask, Result, best_names, trial_folder, trial_name
+from tomoscout.explore.study import Study, frozen_trials
+from tomoscout.files import write_table
+
+MODEL_FILES = ("weights.safetensors", "metrics.csv", "results.json", "history.png", "model.yaml")
+"""Of a trial that is among the best; the last makes the folder a model."""
+
+JOURNAL = "journal.log"
+
+
+def run_summary(folder: Path, trials: int, top: int, title: str) -> list[Result]:
+    """Write `trials.csv`, `report.html`, `journal.log` and the folders of the best models of a study; returns the best.
+
+    Raises:
+        TomoscoutError: a trial is missing, or too few were completed.
+    """
+    from tomoscout.report.exploration import write_exploration
+
+    study = Study.read(folder)
+    asks = [Ask.read(trial_folder(folder, number)) for number in range(trials)]
+    results = [Result.read(trial_folder(folder, number)) for number in range(trials)]
+    _write_table(folder / "trials.csv", study, results)
+    write_exploration(folder / "report.html", study.settings, asks, results, title)
+    _write_journal(folder / JOURNAL, study, asks, results)
+    best = ranked(results)[:top]
+    if len(best) < top:
+        raise TomoscoutError(
+            f"{folder}: {len(best)} of {trials} trials were completed, {top} are wanted (explore.top); "
+            f"{folder / 'trials.csv'} says why the others were not"
+        )
+    for name, result in zip(best_names(top), best, strict=True):
+        _copy_model(trial_folder(folder, result.number), folder / name)
+    return best
+
+
+def ranked(results: Sequence[Result]) -> list[Result]:
+    """The trials that were completed, the best first; of equals the first."""
+    complete = [result for result in results if result.state == "COMPLETE"]
+    return sorted(complete, key=lambda result: (-(result.value or 0.0), result.number))
+
+
+def _write_table(path: Path, study: Study, results: Sequence[Result]) -> None:
+    params = [name for name, _ in study.space.searched]
+    rows: list[dict[str, Any]] = [
+        {
+            "trial": trial_name(result.number),
+            "state": result.state,
+            "value": result.value,
+            "validations": len(result.intermediate),
+            **result.params,
+            "reason": result.reason,
+        }
+        for result in results
+    ]
+    write_table(path, ["trial", "state", "value", "validations", *params, "reason"], rows)
+
+
+def _copy_model(source: Path, target: Path) -> None:
+    target.mkdir(exist_ok=True)
+    (target / "model.yaml").unlink(missing_ok=True)
+    for name in MODEL_FILES:
+        temporary = target / f".{name}.tmp"
+        shutil.copyfile(source / name, temporary)
+        temporary.replace(target / name)
+
+
+def _write_journal(path: Path, study: Study, asks: Sequence[Ask], results: Sequence[Result]) -> None:
+    """For optuna-dashboard and whatever else reads Optuna's journals: `optuna-dashboard journal.log`."""
+    import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.unlink(missing_ok=True)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    journal = optuna.create_study(
+        storage=JournalStorage(JournalFileBackend(str(temporary))), study_name=study.name, direction="maximize"
+    )
+    for ask, result in zip(asks, results, strict=True):
+        journal.add_trials(frozen_trials(ask, result))
+    temporary.replace(path)
+
+
+def format_best(best: Sequence[Result]) -> str:
+    """The best trials for a terminal."""
+    lines = []
+    for place, result in enumerate(best, 1):
+        params = ", ".join(f"{name} {_short(value)}" for name, value in result.params.items())
+        lines.append(f"{place}. trial {trial_name(result.number)}: {result.value:.4f}  {params}")
+    return "\n".join([*lines, ""])
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

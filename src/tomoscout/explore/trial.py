@@ -1,0 +1,150 @@
+"""A trial: an ordinary training whose result goes back to the study."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tomoscout.config import Config
+from tomoscout.errors import TomoscoutError, TrainingFailed
+from tomoscout.explore.records import Ask, Result, trial_folder, trial_name
+from tomoscout.explore.start import study_of
+from tomoscout.explore.study import Study, frozen_trials, rebuild
+from tomoscout.files import read_json, write_json
+from tomoscout.inventory import RunRecord
+from tomoscout.training_options import Train
+
+if TYPE_CHECKING:
+
+    from tomoscout.trainer import Progression
+
+DONE = "trial.json"
+"""What was asked and what came of it, beside the files that Snakemake looks after: a trial is done once."""
+
+
+class _Pruned(Exception):
+    """The pruner has seen enough."""
+
+
+def run_trial(config: Config, records: Sequence[RunRecord], study_folder: Path, number: int) -> Result:
+    """Train what a trial was asked for, taking it up where it was interrupted, and write its result.
+
+    Raises:
+        TomoscoutError: the study is of other settings, or data is missing: not the trial's fault.
+        Interrupted: the training was told to stop.
+    """
+    folder = trial_folder(study_folder, number)
+    ask = Ask.read(folder)
+    result = _done(folder)
+    if result is None or result.params != ask.params:
+        study = study_of(config, records, study_folder)
+        result = _train(config, records, study, study_folder, ask)
+    _keep(folder, result)
+    return result
+
+
+def give_up(study_folder: Path, number: int, reason: str = "given up") -> Result:
+    """End a trial that can never finish: the study goes on without it.
+
+    Raises:
+        TomoscoutError: there is no such trial, or it is done.
+    """
+    folder = trial_folder(study_folder, number)
+    if (folder / "result.json").exists():
+        raise TomoscoutError(f"{folder / 'result.json'}: trial {trial_name(number)} is done; its result stays")
+    ask = Ask.read(folder)
+    result = _result(ask, [], {}, reason)
+    _keep(folder, result)
+    return result
+
+
+def _done(folder: Path) -> Result | None:
+    path = folder / DONE
+    return Result.parse(read_json(path), path) if path.exists() else None
+
+
+def _keep(folder: Path, result: Result) -> None:
+    write_json(folder / DONE, result.to_json())
+    result.write(folder / "result.json")
+    # A trial is not trained on: what it could go on from is many times its weights.
+    for checkpoint in folder.glob("checkpoint*"):
+        checkpoint.unlink(missing_ok=True)
+
+
+def _train(config: Config, records: Sequence[RunRecord], study: Study, study_folder: Path, ask: Ask) -> Result:
+    from tomoscout.train import run_train
+
+    machine = config.train.model_dump(include={"device", "checkpoint_seconds", "memory_gb", "gpu_memory_gb"})
+    name = f"{study.settings['name']}-{trial_name(ask.number)}"
+    options = Train.model_validate({**ask.train, **machine, "name": name})
+    # The summary records all trials: many at once would wait for each other's lock on a file.
+    tracking = config.tracking.model_copy(update={"enabled": config.tracking.enabled and bool(config.tracking.uri)})
+    own = config.model_copy(update={"train": options, "tracking": tracking})
+    judge = _Judge(study, study_folder, ask)
+    folder = trial_folder(study_folder, ask.number)
+    try:
+        outcome = run_train(own, records, folder, threads=study.settings["threads"], watch=judge)
+    except _Pruned:
+        scores = judge.scores
+        reason = f"pruned at validation {len(scores)}: {study.settings['pruner']}"
+        return _result(ask, scores, judge.attributes, reason)
+    except TrainingFailed as error:
+        return _result(ask, error.validations, judge.attributes, str(error))
+    progression = outcome.progression
+    classes = progression.best_details["scores"]
+    return _result(ask, progression.validations, judge.attributes, None, progression.best_score, classes)
+
+
+def _result(
+    ask: Ask,
+    validations: Sequence[float],
+    attributes: Mapping[str, Any],
+    reason: str | None,
+    value: float | None = None,
+    scores: Mapping[str, float] | None = None,
+) -> Result:
+    return Result(
+        ask.number,
+        ask.params,
+        ask.distributions,
+        "PRUNED" if reason else "COMPLETE",
+        max(validations, default=None) if reason else value,
+        dict(enumerate(validations, 1)),
+        dict(scores or {}),
+        reason,
+        dict(attributes),
+    )
+
+
+class _Judge:
+    """Asks Optuna's pruner after every validation, against the trials that were known when this one was proposed."""
+
+    def __init__(self, study: Study, study_folder: Path, ask: Ask) -> None:
+        import optuna
+
+        known = rebuild(study, study_folder, ask.number)
+        known.add_trials(frozen_trials(ask, None))
+        self._study = known
+        self._trial = optuna.Trial(known, known.trials[-1]._trial_id)
+        self._planned = math.ceil(ask.train["steps"] / ask.train["validate_every"])
+        self.scores: list[float] = []
+
+    def __call__(self, progression: Progression) -> None:
+        """Take note of what a training has come to, from its start or from where it was taken up.
+
+        Raises:
+            _Pruned: it is not worth going on.
+        """
+        for score in progression.validations[len(self.scores) :]:
+            self.scores.append(score)
+            self._trial.report(score, len(self.scores))
+            # At the last there is nothing left to save.
+            if self._trial.should_prune() and len(self.scores) < self._planned:
+                raise _Pruned
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """What the pruner noted."""
+        return dict(self._study.trials[-1].system_attrs)

@@ -1,0 +1,157 @@
+# The study is the graph: a proposal waits for the proposal before it and for the last result that it is told, and so,
+# through them, for all earlier ones. What is there is never made again (`ancient`): settings or data that would
+# change it have a folder of their own.
+
+STUDY = "<results>/explore/{study}"
+
+
+wildcard_constraints:
+    study=r"[^/]+",
+    trial=r"\d\d\d\d+",
+
+
+def study_files(*names):
+    """Files of the configuration's study."""
+    return guarded(lambda wildcards: [f"{flow.study_folder}/{name}" for name in names])
+
+
+def before_proposal(wildcards):
+    """What a proposal waits for."""
+    folder = f"{flow.results}/explore/{wildcards.study}"
+    ask, result = flow.trials_before(wildcards.trial)
+    files = {}
+    if ask:
+        files["ask"] = ancient(f"{folder}/{ask}/ask.json")
+    if result:
+        files["result"] = ancient(f"{folder}/{result}/result.json")
+    return files
+
+
+rule start_study:
+    output:
+        f"{STUDY}/study.json",
+    log:
+        "<logs>/explore/{study}/study.log",
+    localrule: True
+    params:
+        settings=flow.settings,
+        inventory=flow.inventory,
+        folder=lambda wildcards, output: os.path.dirname(output[0]),
+    shell:
+        "tomoscout explore start --config {params.settings:q} --inventory {params.inventory:q}"
+        " --study {params.folder:q} > {log:q} 2>&1"
+
+
+rule gather_study_targets:
+    input:
+        guarded(lambda wildcards: batch_files(TARGETS, flow.study_batches())),
+    output:
+        touch(f"{STUDY}/targets.made"),
+    localrule: True
+
+
+rule suggest:
+    input:
+        unpack(guarded(before_proposal)),
+        study=ancient(f"{STUDY}/study.json"),
+    output:
+        f"{STUDY}/{{trial}}/ask.json",
+    log:
+        "<logs>/explore/{study}/{trial}.ask.log",
+    localrule: True
+    params:
+        settings=flow.settings,
+        inventory=flow.inventory,
+        folder=lambda wildcards, input: os.path.dirname(input.study),
+    shell:
+        "tomoscout explore suggest {wildcards.trial} --config {params.settings:q}"
+        " --inventory {params.inventory:q} --study {params.folder:q} > {log:q} 2>&1"
+
+
+rule trial:
+    input:
+        ask=ancient(f"{STUDY}/{{trial}}/ask.json"),
+        targets=ancient(f"{STUDY}/targets.made"),
+    output:
+        f"{STUDY}/{{trial}}/result.json",
+    log:
+        "<logs>/explore/{study}/{trial}.log",
+    benchmark:
+        "<benchmarks>/explore/{study}/{trial}.tsv"
+    threads: flow.config.explore.threads
+    resources:
+        gpu=GPU_FOR_TRAINING,
+        mem_mb=megabytes(32000),
+        runtime=minutes(8 * 60),
+    params:
+        settings=flow.settings,
+        inventory=flow.inventory,
+        folder=lambda wildcards, input: os.path.dirname(input.targets),
+    # As in train.smk: shell and tee wait for the checkpoint.
+    shell:
+        "trap : INT TERM USR1;"
+        " tomoscout trial run {wildcards.trial} --config {params.settings:q}"
+        " --inventory {params.inventory:q} --study {params.folder:q} 2>&1"
+        " | (trap '' INT TERM USR1; exec tee -a {log:q})"
+
+
+rule summarise_study:
+    input:
+        study_files(*(f"{trial}/result.json" for trial in flow.trials())),
+    output:
+        report(
+            f"{STUDY}/report.html",
+            category="Exploration",
+            caption="../report/exploration.rst",
+            labels={"study": "{study}", "what": "Report"},
+        ),
+        f"{STUDY}/trials.csv",
+        [f"{STUDY}/{name}/model.yaml" for name in flow.best_names],
+        [f"{STUDY}/{name}/weights.safetensors" for name in flow.best_names],
+    log:
+        "<logs>/explore/{study}/summary.log",
+    benchmark:
+        "<benchmarks>/explore/{study}/summary.tsv"
+    resources:
+        mem_mb=megabytes(4000),
+        runtime=minutes(60),
+    params:
+        folder=lambda wildcards, output: os.path.dirname(output[0]),
+        trials=flow.config.explore.trials,
+        top=flow.config.explore.top,
+        title=flow.config.report.title,
+    shell:
+        "tomoscout explore summarise {params.folder:q} --trials {params.trials} --top {params.top}"
+        " --title {params.title:q} 2>&1 | tee {log:q}"
+
+
+# As with `track_model`: a server that is away takes nothing from the study.
+rule track_study:
+    input:
+        f"{STUDY}/trials.csv",
+    output:
+        "<results>/tracking/explore/{study}.json",
+    log:
+        "<logs>/tracking/{study}.log",
+    benchmark:
+        "<benchmarks>/tracking/{study}.tsv"
+    resources:
+        mem_mb=megabytes(2000),
+        runtime=minutes(60),
+    params:
+        settings=flow.settings,
+        folder=lambda wildcards, input: os.path.dirname(input[0]),
+        trials=flow.config.explore.trials,
+        depends_on=flow.config.tracking.model_dump_json(),
+    shell:
+        "tomoscout explore track {params.folder:q} --config {params.settings:q} --trials {params.trials}"
+        " --output {output:q} > {log:q} 2>&1"
+
+
+rule explore:
+    input:
+        study_files("report.html", "trials.csv"),
+        guarded(lambda wildcards: model_files(flow.best_models())),
+        guarded(lambda wildcards: flow.tracked_study()),
+        SPLIT,
+    localrule: True
