@@ -10,7 +10,10 @@ export MPLCONFIGDIR := $(CURDIR)/.venv/cache/matplotlib
 DEMO := --snakefile $(CURDIR)/Snakefile --profile $(CURDIR)/workflow/profiles/demo \
         --configfile $(CURDIR)/config/examples/demo.yaml --directory demo
 
-.PHONY: demo test lint format docs bench clean
+SEARCH := --snakefile $(CURDIR)/Snakefile --profile $(CURDIR)/workflow/profiles/demo --directory demo-explore \
+          --configfile $(CURDIR)/config/examples/demo-explore.yaml
+
+.PHONY: demo demo-explore test lint format docs bench clean
 
 # The lock is installed first and alone, so that nothing newer slips in with the package.
 .venv/ready: envs/requirements.lock pyproject.toml
@@ -28,6 +31,17 @@ demo: .venv/ready
 	@echo "Report:    demo/results/report/demo.html"
 	@echo "Targets:   demo/results/targets/targets/pictures/phantom/"
 	@echo "Picks:     demo/results/phantom/ (a copick project; user tomoscout, session demo)"
+
+demo-explore: .venv/ready
+	@mkdir -p demo-explore
+	$(BIN)/snakemake phantom $(SEARCH) --quiet all
+	$(BIN)/snakemake evaluate $(SEARCH) --config 'segment={models: [results/models/default]}' --quiet rules
+	$(BIN)/snakemake evaluate explore $(SEARCH) --quiet rules
+	@echo "The default network, trained as long as each trial:"
+	@$(BIN)/tomoscout show-scores demo-explore/results/evaluate/default
+	@echo "The best of twelve trials:"
+	@$(BIN)/tomoscout show-scores demo-explore/results/evaluate/demo-best
+	@ls -d demo-explore/results/explore/demo-*/report.html | sed 's/^/Report:    /'
 
 test: .venv/ready
 	$(BIN)/python -m pytest -n 2 --dist loadfile
@@ -55,4 +69,4 @@ bench: .venv/ready
 	$(BIN)/python tests/benchmarks/run.py all
 
 clean:
-	rm -rf demo .bench
+	rm -rf demo demo-explore .bench

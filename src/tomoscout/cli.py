@@ -13,6 +13,7 @@ import click
 
 from tomoscout import __version__
 from tomoscout.errors import TomoscoutError
+from tomoscout.lease import leased_gpu
 
 FILE = click.Path(path_type=Path)
 
@@ -176,7 +177,7 @@ def train(config: Path, inventory: Path, model: Path, fold: int | None, threads:
     Exits with 75 where SIGTERM or SIGUSR1 stopped it after writing a checkpoint.
     """
     settings, records = _load(config, inventory)
-    with _resumable(model):
+    with leased_gpu(settings.train.device), _resumable(model):
         from tomoscout.train import run_train
 
         run_train(settings, records, model, fold, threads)
@@ -314,7 +315,7 @@ def run(number: int, config: Path, inventory: Path, study: Path) -> None:
     from tomoscout.explore.records import trial_folder
 
     settings, records = _load(config, inventory)
-    with _resumable(trial_folder(study, number)):
+    with leased_gpu(settings.train.device), _resumable(trial_folder(study, number)):
         from tomoscout.explore.trial import run_trial
 
         result = run_trial(settings, records, study, number)
@@ -346,9 +347,11 @@ def segment(
 ) -> None:
     """Apply a model, or several together, to tomograms."""
     _share_cores()
-    from tomoscout.segment import run_segment
+    settings, records = _load(config, inventory)
+    with leased_gpu(settings.segment.device):
+        from tomoscout.segment import run_segment
 
-    run_segment(*_load(config, inventory), models, batch, output, threads)
+        run_segment(settings, records, models, batch, output, threads)
 
 
 @main.command()
