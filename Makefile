@@ -43,7 +43,12 @@ demo-explore: .venv/ready
 	@$(BIN)/tomoscout show-scores demo-explore/results/evaluate/demo-best
 	@ls -d demo-explore/results/explore/demo-*/report.html | sed 's/^/Report:    /'
 
-test: .venv/ready
+# The executors of clouds, which each start of Snakemake would import: for the tests of their profiles alone.
+.venv/clouds: .venv/ready envs/cloud.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r envs/cloud.lock
+	touch $@
+
+test: .venv/clouds
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: .venv/ready
