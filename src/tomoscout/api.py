@@ -1,4 +1,4 @@
-"""tomoscout from Python: targets, training and cross-validation in a notebook or a script.
+"""tomoscout from Python: targets, training, cross-validation and exploration in a notebook or a script.
 
     from tomoscout.api import create_targets, cross_validate, train
 
@@ -24,6 +24,7 @@ from typing import Any
 from tomoscout.classes import plan_targets
 from tomoscout.config import Config, load_config, parse_config
 from tomoscout.cross_validation import check_folds, fold_name, run_summary
+from tomoscout.explore.records import Result, best_names
 from tomoscout.files import read_json
 from tomoscout.inventory import RunRecord, refresh
 from tomoscout.splits import make_split
@@ -46,6 +47,15 @@ class TrainedModel:
     score: float
     scores: dict[str, float]
     thresholds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Explored:
+    """A study: its folder, what came of each trial, and the folders of the best models, the best first."""
+
+    folder: Path
+    trials: list[Result]
+    best: list[Path]
 
 
 def create_targets(config: Configuration, results: Path | str = "results") -> dict[str, dict[str, Any]]:
@@ -106,6 +116,30 @@ def cross_validate(config: Configuration, results: Path | str = "results", **opt
     models = [_train(settings, records, Path(results), fold) for fold in range(len(folds))]
     run_summary([model.folder for model in models], Path(results) / "cross_validation" / f"{settings.train.name}.csv")
     return models
+
+
+def explore(config: Configuration, results: Path | str = "results", **options: Any) -> Explored:
+    """Run the trials of an exploration, one after the other; those that are done already stay as they are.
+    Arguments as of `train`; the section `explore` says what is searched.
+
+    Raises:
+        TomoscoutError: as `train`, or the search space is at fault, or too few trials were completed.
+    """
+    from tomoscout.explore.start import configured_study, start_study, suggest
+    from tomoscout.explore.summary import run_summary as summarise
+    from tomoscout.explore.trial import run_trial
+
+    settings, records = _prepare(config, Path(results), options)
+    study = configured_study(settings, records)
+    folder = Path(results) / "explore" / study.name
+    start_study(settings, records, folder)
+    trials, top = settings.explore.trials, settings.explore.top
+    found = []
+    for number in range(trials):
+        suggest(settings, records, folder, number)
+        found.append(run_trial(settings, records, folder, number))
+    summarise(folder, trials, top, settings.report.title)
+    return Explored(folder, found, [folder / name for name in best_names(top)])
 
 
 def _prepare(

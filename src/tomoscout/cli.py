@@ -266,16 +266,15 @@ def summarise(folder: Path, trials: int, top: int, title: str) -> None:
 @explore.command("track")
 @click.argument("folder", type=FILE)
 @click.option("--config", type=FILE, required=True, help="Configuration (YAML): its section `tracking` says where to.")
-@_trials
 @_output
-def track_study(folder: Path, config: Path, trials: int, output: Path) -> None:
+def track_study(folder: Path, config: Path, output: Path) -> None:
     """Record the trials of the study in FOLDER in MLflow, or what is not recorded of them yet."""
     from tomoscout.config import load_config
-    from tomoscout.explore.records import trial_folder
+    from tomoscout.explore.records import trial_folder, trial_numbers
     from tomoscout.files import write_json
     from tomoscout.tracking import default_uri, sync_all
 
-    folders = [trial_folder(folder, number) for number in range(trials)]
+    folders = [trial_folder(folder, number) for number in trial_numbers(folder, "result.json")]
     runs = sync_all(folders, load_config(config).tracking, default_uri(folder.absolute().parent.parent))
     write_json(output, runs)
 
@@ -288,12 +287,13 @@ _results = click.option(
 @explore.command()
 @click.argument("name", required=False)
 @_results
-@click.option("--trials", type=click.IntRange(min=1), help="How many trials are planned.")
+@click.option("--trials", type=click.IntRange(min=1), help="How many are planned. Default: as the workflow last ran.")
 def status(name: str | None, results: Path, trials: int | None) -> None:
     """Show how far a study is: the one called NAME, or the latest."""
-    from tomoscout.explore.status import find_study, status_lines
+    from tomoscout.explore.status import find_study, planned_trials, status_lines
 
-    for line in status_lines(find_study(results, name), trials):
+    study = find_study(results, name)
+    for line in status_lines(study, trials or planned_trials(results, study)):
         click.echo(line)
 
 

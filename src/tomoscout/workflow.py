@@ -228,10 +228,16 @@ class Workflow:
         """Names of their folders."""
         return best_names(self.config.explore.top)
 
-    def tracked_study(self) -> list[str]:
-        """The file that says that the study is recorded, where it is to be."""
-        folder = self.results / "tracking" / "explore"
-        return [str(folder / f"{self.study.name}.json")] if self.config.tracking.enabled else []
+    def recorded_study(self) -> list[str]:
+        """What says that the study is recorded, where its trials do not write to a server themselves."""
+        tracking = self.config.tracking
+        if not tracking.enabled or tracking.uri:
+            return []
+        return [str(self.results / "tracking" / "explore" / f"{self.study.name}.json")]
+
+    def tracked_studies(self) -> list[str]:
+        """Names of the studies that are there."""
+        return sorted(path.parent.name for path in (self.results / "explore").glob("*/trials.csv"))
 
     def trials(self) -> list[str]:
         """Names of its trials."""

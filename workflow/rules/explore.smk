@@ -55,7 +55,8 @@ rule suggest:
         unpack(guarded(before_proposal)),
         study=ancient(f"{STUDY}/study.json"),
     output:
-        f"{STUDY}/{{trial}}/ask.json",
+        # Not removed before the job: what was asked once stays.
+        update(f"{STUDY}/{{trial}}/ask.json"),
     log:
         "<logs>/explore/{study}/{trial}.ask.log",
     localrule: True
@@ -73,7 +74,7 @@ rule trial:
         ask=ancient(f"{STUDY}/{{trial}}/ask.json"),
         targets=ancient(f"{STUDY}/targets.made"),
     output:
-        f"{STUDY}/{{trial}}/result.json",
+        update(f"{STUDY}/{{trial}}/result.json"),
     log:
         "<logs>/explore/{study}/{trial}.log",
     benchmark:
@@ -125,7 +126,7 @@ rule summarise_study:
         " --title {params.title:q} 2>&1 | tee {log:q}"
 
 
-# As with `track_model`: a server that is away takes nothing from the study.
+# Trials that write to a server do so while they run; a file they would wait for each other to write to.
 rule track_study:
     input:
         f"{STUDY}/trials.csv",
@@ -141,17 +142,15 @@ rule track_study:
     params:
         settings=flow.settings,
         folder=lambda wildcards, input: os.path.dirname(input[0]),
-        trials=flow.config.explore.trials,
         depends_on=flow.config.tracking.model_dump_json(),
     shell:
-        "tomoscout explore track {params.folder:q} --config {params.settings:q} --trials {params.trials}"
-        " --output {output:q} > {log:q} 2>&1"
+        "tomoscout explore track {params.folder:q} --config {params.settings:q} --output {output:q} > {log:q} 2>&1"
 
 
 rule explore:
     input:
         study_files("report.html", "trials.csv"),
         guarded(lambda wildcards: model_files(flow.best_models())),
-        guarded(lambda wildcards: flow.tracked_study()),
+        guarded(lambda wildcards: flow.recorded_study()),
         SPLIT,
     localrule: True

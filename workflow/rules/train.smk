@@ -121,4 +121,5 @@ rule cross_validate:
 rule track:
     input:
         [f"<results>/tracking/{model}.json" for model in flow.tracked_models()],
+        [f"<results>/tracking/explore/{study}.json" for study in flow.tracked_studies()],
     localrule: True

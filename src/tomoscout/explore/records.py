@@ -14,6 +14,9 @@ from tomoscout.files import read_json, write_json
 Params = dict[str, Any]
 """Values by name of the search parameter, such as `learning_rate` or `UNet.dropout`."""
 
+BY_PRUNER = "pruned at validation"
+"""How the reason begins where the pruner ended a trial."""
+
 State = Literal["COMPLETE", "PRUNED"]
 
 

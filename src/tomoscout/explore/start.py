@@ -17,14 +17,23 @@ from tomoscout.inventory import RunRecord
 from tomoscout.splits import chosen_fold, make_split
 
 
+def configured_study(config: Config, records: Sequence[RunRecord]) -> Study:
+    """The study of a configuration.
+
+    Raises:
+        TomoscoutError: its space is at fault, or there is nothing to train on.
+    """
+    plan = plan_targets(config, records)
+    return Study.of(config, records, plan, make_split(config, records, plan))
+
+
 def study_of(config: Config, records: Sequence[RunRecord], folder: Path) -> Study:
     """The study of a configuration, which must be the one that `folder` is for.
 
     Raises:
         TomoscoutError: it is another.
     """
-    plan = plan_targets(config, records)
-    study = Study.of(config, records, plan, make_split(config, records, plan))
+    study = configured_study(config, records)
     if study.name != folder.name:
         raise TomoscoutError(f"{folder}: not the study of these settings and data, which is {study.name}")
     return study
@@ -40,16 +49,19 @@ def start_study(config: Config, records: Sequence[RunRecord], folder: Path) -> N
 
 
 def suggest(config: Config, records: Sequence[RunRecord], folder: Path, number: int) -> Ask:
-    """Write what a trial is asked.
+    """Write what a trial is asked. It is asked once: a proposal that is there stays.
 
     Raises:
         TomoscoutError: the folder is for another study, or no proposal can be trained.
     """
     study = study_of(config, records, folder)
+    target = trial_folder(folder, number)
+    if (target / "ask.json").exists():
+        return Ask.read(target)
     plan = plan_targets(config, records)
     fold = chosen_fold(config.split, make_split(config, records, plan))
     ask = propose(study, folder, number, misfit_of(config, plan, records, fold))
     for entry in ask.refused:
         print(f"trial {trial_name(number)}: refused: {entry.reason}", file=sys.stderr)
-    ask.write(trial_folder(folder, number) / "ask.json")
+    ask.write(target / "ask.json")
     return ask

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from tomoscout.errors import TomoscoutError
 from tomoscout.explore.records import Ask, Result, best_names, trial_folder, trial_name
 from tomoscout.explore.study import Study, frozen_trials
-from tomoscout.files import write_table
+from tomoscout.files import write_table, write_text
 
 MODEL_FILES = ("weights.safetensors", "metrics.csv", "results.json", "history.png", "model.yaml")
 """Of a trial that is among the best; the last makes the folder a model."""
@@ -40,6 +42,7 @@ def run_summary(folder: Path, trials: int, top: int, title: str) -> list[Result]
         )
     for name, result in zip(best_names(top), best, strict=True):
         _copy_model(trial_folder(folder, result.number), folder / name)
+        _write_recipe(folder / name / "train.yaml", asks[result.number])
     return best
 
 
@@ -63,6 +66,12 @@ def _write_table(path: Path, study: Study, results: Sequence[Result]) -> None:
         for result in results
     ]
     write_table(path, ["trial", "state", "value", "validations", *params, "reason"], rows)
+
+
+def _write_recipe(path: Path, ask: Ask) -> None:
+    """The options of a trial as a configuration to be merged with another: to train longer, or on more."""
+    options = {name: value for name, value in ask.train.items() if name not in ("steps", "validate_every")}
+    write_text(path, yaml.safe_dump({"train": options}, sort_keys=False))
 
 
 def _copy_model(source: Path, target: Path) -> None:

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tomoscout.config import Config
 from tomoscout.errors import TomoscoutError, TrainingFailed
-from tomoscout.explore.records import Ask, Result, trial_folder, trial_name
+from tomoscout.explore.records import BY_PRUNER, Ask, Result, trial_folder, trial_name
 from tomoscout.explore.start import study_of
 from tomoscout.explore.study import Study, frozen_trials, rebuild
-from tomoscout.files import read_json, write_json
 from tomoscout.inventory import RunRecord
 from tomoscout.training_options import Train
 
 if TYPE_CHECKING:
-
     from tomoscout.trainer import Progression
-
-DONE = "trial.json"
-"""What was asked and what came of it, beside the files that Snakemake looks after: a trial is done once."""
 
 
 class _Pruned(Exception):
@@ -29,7 +25,8 @@ class _Pruned(Exception):
 
 
 def run_trial(config: Config, records: Sequence[RunRecord], study_folder: Path, number: int) -> Result:
-    """Train what a trial was asked for, taking it up where it was interrupted, and write its result.
+    """Train what a trial was asked for, taking it up where it was interrupted, and write its result. A trial is done
+    once: a result that is there stays.
 
     Raises:
         TomoscoutError: the study is of other settings, or data is missing: not the trial's fault.
@@ -37,12 +34,10 @@ def run_trial(config: Config, records: Sequence[RunRecord], study_folder: Path, 
     """
     folder = trial_folder(study_folder, number)
     ask = Ask.read(folder)
-    result = _done(folder)
-    if result is None or result.params != ask.params:
+    if not (folder / "result.json").exists():
         study = study_of(config, records, study_folder)
-        result = _train(config, records, study, study_folder, ask)
-    _keep(folder, result)
-    return result
+        _keep(folder, _train(config, records, study, study_folder, ask))
+    return Result.read(folder)
 
 
 def give_up(study_folder: Path, number: int, reason: str = "given up") -> Result:
@@ -60,17 +55,15 @@ def give_up(study_folder: Path, number: int, reason: str = "given up") -> Result
     return result
 
 
-def _done(folder: Path) -> Result | None:
-    path = folder / DONE
-    return Result.parse(read_json(path), path) if path.exists() else None
-
-
 def _keep(folder: Path, result: Result) -> None:
-    write_json(folder / DONE, result.to_json())
-    result.write(folder / "result.json")
+    # Given up meanwhile, perhaps.
+    if not (folder / "result.json").exists():
+        result.write(folder / "result.json")
     # A trial is not trained on: what it could go on from is many times its weights.
-    for checkpoint in folder.glob("checkpoint*"):
-        checkpoint.unlink(missing_ok=True)
+    for pattern in ("checkpoint*", ".checkpoint*"):
+        for checkpoint in folder.glob(pattern):
+            checkpoint.unlink(missing_ok=True)
+    shutil.rmtree(folder / "volumes", ignore_errors=True)
 
 
 def _train(config: Config, records: Sequence[RunRecord], study: Study, study_folder: Path, ask: Ask) -> Result:
@@ -88,7 +81,7 @@ def _train(config: Config, records: Sequence[RunRecord], study: Study, study_fol
         outcome = run_train(own, records, folder, threads=study.settings["threads"], watch=judge)
     except _Pruned:
         scores = judge.scores
-        reason = f"pruned at validation {len(scores)}: {study.settings['pruner']}"
+        reason = f"{BY_PRUNER} {len(scores)}: {study.settings['pruner']}"
         return _result(ask, scores, judge.attributes, reason)
     except TrainingFailed as error:
         return _result(ask, error.validations, judge.attributes, str(error))

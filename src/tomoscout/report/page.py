@@ -37,7 +37,7 @@ def write_report(
         targets: what `summarise_targets` returned; may be empty.
         slices: pictures of picks.
     """
-    page = _environment().get_template("page.html.jinja")
+    page = environment().get_template("page.html.jinja")
     fold = split["folds"][split.get("fold", 0)] if split.get("folds") else {}
     write_text(
         path,
@@ -51,7 +51,7 @@ def write_report(
             facts=flatten(model),
             tables=tables(model),
             parts=[(name, fold[part]) for part, name in PARTS.items() if part in fold],
-            excluded=_by_reason(split.get("excluded", {})),
+            excluded=by_reason(split.get("excluded", {})),
             targets=targets,
             slices=[(base64.b64encode(picture.png).decode(), picture.caption) for picture in slices],
             legend=[("found", _css(FOUND)), ("missed", _css(MISSED)), ("false", _css(FALSE))],
@@ -59,7 +59,7 @@ def write_report(
     )
 
 
-def _environment() -> Any:
+def environment() -> Any:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -85,7 +85,7 @@ def _css(colour: Colour) -> str:
     return "#{:02x}{:02x}{:02x}".format(*colour)
 
 
-def _by_reason(excluded: Mapping[str, str]) -> list[tuple[str, list[str]]]:
+def by_reason(excluded: Mapping[str, str]) -> list[tuple[str, list[str]]]:
     """The reasons for which runs were left out, each with its runs."""
     reasons: dict[str, list[str]] = {}
     for run, reason in sorted(excluded.items()):

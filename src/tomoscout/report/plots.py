@@ -9,6 +9,7 @@ from itertools import groupby
 from typing import Any
 
 Points = Sequence[tuple[float, float]]
+Ticks = Sequence[tuple[float, str]]
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ class Dot:
 
 @dataclass(frozen=True)
 class Chart:
-    """A line chart in the units of its data, lines from back to front; the page's template draws it as SVG."""
+    """A line chart in the units of its data, lines from back to front; the page's template draws it as SVG.
+    `x_ticks`, `y_ticks`: places and labels, where round numbers would not do."""
 
     title: str
     x_label: str
@@ -43,6 +45,8 @@ class Chart:
     dots: list[Dot]
     width: float = 260
     height: float = 220
+    x_ticks: Ticks | None = None
+    y_ticks: Ticks | None = None
 
     TOP, RIGHT, BOTTOM, LEFT = 12, 18, 36, 40
 
@@ -59,11 +63,17 @@ class Chart:
         """An SVG path through points; those that fall on the one before are left out."""
         return "M" + "L".join(f"{x} {y}" for (x, y), _ in groupby(self.place(*point) for point in points))
 
+    def marks(self) -> list[tuple[str, list[Dot]]]:
+        """The dots, those in a row that look alike together."""
+        return [(style, list(dots)) for style, dots in groupby(self.dots, key=lambda dot: dot.style)]
+
     def ticks(self) -> tuple[list[tuple[float, str]], list[tuple[float, str]]]:
         """Position and label of the ticks along x, and along y."""
         (left, right), (low, high) = self.x_range, self.y_range
-        x_ticks = [(self.place(value, low)[0], label) for value, label in ticks(left, right)]
-        return x_ticks, [(self.place(left, value)[1], label) for value, label in ticks(low, high)]
+        across = ticks(left, right) if self.x_ticks is None else self.x_ticks
+        up = ticks(low, high) if self.y_ticks is None else self.y_ticks
+        x_ticks = [(self.place(value, low)[0], label) for value, label in across]
+        return x_ticks, [(self.place(left, value)[1], label) for value, label in up]
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[tuple[float, str]]:

@@ -1,0 +1,212 @@
+"""How far a study is, as its files tell: nothing is written, and none of them needs to be whole."""
+
+from __future__ import annotations
+
+import csv
+import math
+import textwrap
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from tomoscout.errors import TomoscoutError
+from tomoscout.explore.records import Ask, Result, trial_folder, trial_name, trial_numbers
+from tomoscout.files import read_json
+from tomoscout.report.plots import best, series
+
+_T = TypeVar("_T")
+
+_RECENT = 10
+"""Trials from whose ends the rate is taken: a study may have been faster or slower before."""
+
+_WIDTH = 110
+_ASKED_SHOWN = 8
+
+
+def find_study(results: Path, name: str | None = None) -> Path:
+    """The folder of the study called `name` (as in the configuration, or as the folder), or of any; of several the one
+    whose newest trial was touched last.
+
+    Raises:
+        TomoscoutError: there is none.
+    """
+    folder = results / "explore"
+    found = sorted(path.parent for path in folder.glob("*/study.json"))
+    named = [study for study in found if name in (None, study.name, study.name.rpartition("-")[0])]
+    if not named:
+        there = f"; there are {', '.join(study.name for study in found)}" if found else ""
+        raise TomoscoutError(f"{folder}: no study{f' {name}' if name else ''} (a folder with study.json){there}")
+    return max(named, key=_touched)
+
+
+def planned_trials(results: Path, study: Path) -> int | None:
+    """How many trials the workflow was last asked for, if of this study."""
+    options = _read(read_json, results / "config.json")
+    explore = options.get("explore", {}) if isinstance(options, dict) else {}
+    return explore.get("trials") if study.name.rpartition("-")[0] == explore.get("name") else None
+
+
+def _touched(study: Path) -> float:
+    asked = trial_numbers(study, "ask.json")
+    newest = trial_folder(study, asked[-1]) if asked else study
+    return max(_times(newest).values(), default=0.0)
+
+
+def status_lines(study: Path, planned: int | None = None) -> list[str]:
+    """What there is to say of a study now: trials done, the best so far, the rate, and each trial that runs.
+
+    Args:
+        study: its folder.
+        planned: trials it is to have; unless given, none can be said to wait but those asked already.
+    """
+    now = time.time()
+    asked = trial_numbers(study, "ask.json")
+    done = {}
+    for number in trial_numbers(study, "result.json"):
+        result = _read(Result.read, trial_folder(study, number))
+        if result:
+            done[number] = result
+    signs = {number: _times(trial_folder(study, number)) for number in asked if number not in done}
+    # A trial that was asked waits for a machine: what it leaves besides shows that it runs.
+    running = [number for number, times in signs.items() if times.keys() - {"ask.json"}]
+    idle = [number for number in signs if number not in running]
+    waiting = len(idle) if planned is None else max(planned - len(done) - len(running), len(idle))
+    lines = [_count_line(study.name, done.values(), len(running), waiting, planned)]
+    lines += _best_lines(done.values(), _order(study))
+    left = None if planned is None else max(planned - len(done), 0)
+    lines.append(_rate_line(_rate(study, asked, done), left, bool(running)))
+    lines += [_running_line(trial_folder(study, number), number, signs[number], now) for number in running]
+    if idle:
+        names = [f"{trial_name(n)} ({_ago(signs[n].get('ask.json'), now)})" for n in idle[:_ASKED_SHOWN]]
+        more = f" and {len(idle) - _ASKED_SHOWN} more" if len(idle) > _ASKED_SHOWN else ""
+        lines.append(f"asked, no sign of life yet: {', '.join(names)}{more}")
+    return lines
+
+
+def _read(reader: Callable[[Path], _T], folder: Path) -> _T | None:
+    """What a trial left, if it is there and whole."""
+    try:
+        return reader(folder)
+    except (TomoscoutError, OSError):
+        return None
+
+
+def _times(folder: Path) -> dict[str, float]:
+    """When the files of a folder were written; hidden ones are still being written."""
+    times = {}
+    try:
+        paths = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    except OSError:
+        return {}
+    for path in paths:
+        written = _written(path)
+        if written is not None:
+            times[path.name] = written
+    return times
+
+
+def _written(path: Path) -> float | None:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return None
+
+
+def _count_line(name: str, done: Iterable[Result], running: int, waiting: int, planned: int | None) -> str:
+    states = [result.state for result in done]
+    of = "" if planned is None else f" of {planned:,}"
+    complete = states.count("COMPLETE")
+    return (
+        f"{name}: {len(states):,}{of} trials done ({complete:,} complete, {len(states) - complete:,} pruned), "
+        f"{running:,} running, {waiting:,} waiting"
+    )
+
+
+def _order(study: Path) -> list[str]:
+    """The parameters as the study lists them: those first that others depend on."""
+    try:
+        return [entry["name"] for entry in read_json(study / "study.json")["space"]]
+    except (TomoscoutError, OSError, KeyError, TypeError):
+        return []
+
+
+def _best_lines(done: Iterable[Result], order: Sequence[str]) -> list[str]:
+    complete = [(result.value, result) for result in done if result.state == "COMPLETE" and result.value is not None]
+    if not complete:
+        return ["best so far –"]
+    value, result = max(complete, key=lambda entry: (entry[0], -entry[1].number))
+    names = [name for name in order if name in result.params]
+    names += [name for name in result.params if name not in names]
+    # A name and its value stay on one line.
+    params = ", ".join(f"{name}\xa0{_short(result.params[name])}" for name in names)
+    text = f"best so far {value:.4f}, trial {trial_name(result.number)}: {params}"
+    lines = textwrap.wrap(text, _WIDTH, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
+    return [line.replace("\xa0", " ") for line in lines]
+
+
+def _short(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _rate(study: Path, asked: Sequence[int], done: Mapping[int, Result]) -> float | None:
+    """Trials per second, from when the last ones ended; None where these times say nothing, as after copying."""
+    ends = sorted(filter(None, (_written(trial_folder(study, number) / "result.json") for number in done)))
+    if len(ends) > _RECENT:
+        start: float | None = ends[-_RECENT - 1]
+        ends = ends[-_RECENT:]
+    else:
+        begins = (_written(trial_folder(study, number) / "ask.json") for number in asked)
+        start = min(filter(None, begins), default=None)
+    if not ends or start is None or ends[-1] - start < 1:
+        return None
+    return len(ends) / (ends[-1] - start)
+
+
+def _rate_line(rate: float | None, left: int | None, alive: bool) -> str:
+    """`left`: trials to come, None where that is not known."""
+    speed = f"rate {'–' if rate is None else f'{rate * 3600:.3g} per hour'}"
+    if left == 0:
+        return f"{speed}, nothing left to do"
+    if not alive:
+        return f"{speed}, no trial shows signs of life, time left –"
+    return f"{speed}, time left {'–' if rate is None or left is None else f'about {_duration(left / rate)}'}"
+
+
+def _running_line(folder: Path, number: int, times: Mapping[str, float], now: float) -> str:
+    ask = _read(Ask.read, folder)
+    rows = _rows(folder / "metrics.csv")
+    steps = series(rows, "step")
+    scores = series(rows, "score")
+    planned = ask.train.get("steps") if ask else None
+    of = f" of {planned:,}" if isinstance(planned, int) else ""
+    parts = [f"step {steps[-1][0]:,.0f}{of}" if steps else "before its first validation"]
+    if scores:
+        parts.append(f"score {scores[-1][1]:.4f} (best {best(scores)[1]:.4f})")
+    newest = max(time for name, time in times.items() if name != "ask.json")
+    parts.append(f"last sign of life {_ago(newest, now)}")
+    return f"trial {trial_name(number)}: {', '.join(parts)}"
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    try:
+        return list(csv.DictReader(path.read_text(errors="replace").splitlines()))
+    except (OSError, csv.Error):
+        return []
+
+
+def _ago(moment: float | None, now: float) -> str:
+    return "–" if moment is None else f"{_duration(max(0.0, now - moment))} ago"
+
+
+def _duration(seconds: float) -> str:
+    if not math.isfinite(seconds):
+        return "–"
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours < 1:
+        return f"{minutes} min"
+    days, hours = divmod(hours, 24)
+    return f"{days} d {hours} h" if days else f"{hours} h {minutes:02d} min"

@@ -1,0 +1,209 @@
+"""The page that shows a study: one HTML file that needs nothing but itself."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tomoscout.explore.records import BY_PRUNER, Ask, Result, trial_name
+from tomoscout.files import write_text
+from tomoscout.report.axes import Axis, short
+from tomoscout.report.exploration_charts import (
+    best_of,
+    curves_chart,
+    history_chart,
+    in_order,
+    score_range,
+    slice_charts,
+)
+from tomoscout.report.importance import LEAST_TRIALS, SHUFFLES, best_count, importances
+from tomoscout.report.page import by_reason, environment, flatten
+from tomoscout.report.parallel import SHADES, Parallel, parallel_chart
+
+_SHOWN = 20
+"""Trials in the table before it is opened."""
+
+_WEIGHTY = 12
+"""Parameters in the table of importances before it is opened."""
+
+_LISTED = 30
+"""Reasons that are listed."""
+
+_NOT_SETTINGS = ("space", "train", "training", "networks")
+
+
+def write_exploration(
+    path: Path,
+    study: Mapping[str, Any],
+    asks: Sequence[Ask],
+    results: Sequence[Result],
+    title: str,
+) -> None:
+    """Write the page of a study.
+
+    Args:
+        path: the HTML file.
+        study: the content of study.json.
+        asks: the proposals; those that were refused are counted.
+        results: what came of the trials, one at least.
+        title: the heading.
+    """
+    axes = _axes(study, results)
+    page = environment().get_template("exploration.html.jinja")
+    write_text(
+        path,
+        page.render(
+            title=title,
+            name=study["name"],
+            total=len(results),
+            counts=Counter(map(_outcome, results)),
+            **_best(results, axes),
+            **_figures(study, results, axes),
+            **_tables(asks, results, axes),
+            sentences=_sentences(study, asks, results),
+            settings=flatten({key: value for key, value in study.items() if key not in _NOT_SETTINGS}),
+            space=[_entry(entry) for entry in study["space"]],
+            train=flatten({key: study[key] for key in ("train", "networks", "training") if key in study}),
+        ),
+    )
+
+
+def _best(results: Sequence[Result], axes: Sequence[Axis]) -> dict[str, Any]:
+    best = best_of(results)
+    return {
+        "best": best,
+        "best_name": trial_name(best.number) if best else None,
+        "best_facts": _values(best, [axis.name for axis in axes], 6) if best else [],
+    }
+
+
+def _figures(study: Mapping[str, Any], results: Sequence[Result], axes: Sequence[Axis]) -> dict[str, Any]:
+    scores = [result.value for result in results if result.value is not None]
+    heights = score_range(results)
+    weighed = importances(results)
+    rank = {entry.name: place for place, entry in enumerate(weighed)}
+    weightiest = sorted(axes, key=lambda axis: rank.get(axis.name, len(rank)))
+    return {
+        "scored": len(scores),
+        "outliers": sum(score < heights[0] for score in scores),
+        "lowest": short(heights[0]),
+        "highest": short(heights[1]),
+        # Of many marks on each other, the crowd is to be seen.
+        "opacity": round(min(1.0, max(0.25, (30 / max(len(results), 1)) ** 0.4)), 2),
+        "history": history_chart(results, heights),
+        "curves": curves_chart(results),
+        "importances": weighed,
+        "weighty": _WEIGHTY,
+        "least_trials": LEAST_TRIALS,
+        "shuffles": SHUFFLES,
+        "best_count": best_count(len(scores)),
+        "parallels": _parallels(study, results, axes, heights),
+        "shades": range(SHADES),
+        "slices": slice_charts(results, weightiest, heights),
+    }
+
+
+def _tables(asks: Iterable[Ask], results: Sequence[Result], axes: Sequence[Axis]) -> dict[str, Any]:
+    names = [axis.name for axis in axes]
+    shared = [name for name in names if all(name in result.params for result in results)]
+    others = [name for name in names if name not in shared]
+    refused = Counter(entry.reason for ask in asks for entry in ask.refused)
+    failed = {trial_name(r.number): r.reason or "unknown" for r in results if _outcome(r) == "failed"}
+    return {
+        "shared": shared,
+        "rows": [_row(result, shared, others) for result in in_order(results)],
+        "shown": _SHOWN,
+        "failures": by_reason(failed),
+        "refusals": _most_common(refused),
+    }
+
+
+def _axes(study: Mapping[str, Any], results: Iterable[Result]) -> list[Axis]:
+    """The parameters that any trial has, in the order of the space."""
+    distributions = {name: text for result in results for name, text in result.distributions.items()}
+    listed = [entry["name"] for entry in study["space"]]
+    names = [name for name in listed if name in distributions] + sorted(distributions.keys() - set(listed))
+    return [Axis.of(name, distributions[name]) for name in names]
+
+
+def _outcome(result: Result) -> str:
+    if result.state == "COMPLETE":
+        return "complete"
+    return "pruned" if (result.reason or "").startswith(BY_PRUNER) else "failed"
+
+
+def _sentences(study: Mapping[str, Any], asks: Iterable[Ask], results: Sequence[Result]) -> list[str]:
+    counts, best = Counter(map(_outcome, results)), best_of(results)
+    refused = sum(len(ask.refused) for ask in asks)
+    parts = [
+        f"{counts['complete']:,} ran to the end",
+        f"{counts['pruned']:,} ended early by the {study['pruner']} pruner" if counts["pruned"] else "",
+        f"{counts['failed']:,} ended for reasons of their own" if counts["failed"] else "",
+    ]
+    sentences = [f"{_count(len(results), 'trial')}: {', '.join(part for part in parts if part)}."]
+    if refused:
+        verb = "was" if refused == 1 else "were"
+        sentences.append(f"{_count(refused, 'proposal')} could not be trained and {verb} given back at once.")
+    if best and best.value is not None:
+        sentences.append(f"The best is trial {trial_name(best.number)} with a validation score of {best.value:.4f}.")
+    else:
+        sentences.append("As none ran to the end, there is no best trial.")
+    return sentences
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _parallels(
+    study: Mapping[str, Any], results: Sequence[Result], axes: Sequence[Axis], heights: tuple[float, float]
+) -> list[Parallel]:
+    """A chart of what is searched for all networks, and one for each family of networks with its own options."""
+    families = dict.fromkeys(axis.name.split(".")[0] for axis in axes)
+    families = {name: None for name in families if len(study.get("networks", ())) > 1 and name in study["networks"]}
+    common = [axis for axis in axes if axis.name.split(".")[0] not in families]
+    charts = [parallel_chart("All trials", results, common, heights)] if common else []
+    for family in families:
+        own = [axis for axis in axes if axis.name.startswith(f"{family}.")]
+        trials = [result for result in results if result.params.get("network") == family]
+        charts.append(parallel_chart(f"Trials of {family}", trials, own, heights))
+    return charts
+
+
+def _values(result: Result, names: Iterable[str], digits: int = 4) -> list[tuple[str, str]]:
+    """Those of a trial's parameters that it has, in the order of the names: files keep them in another."""
+    return [(name, short(result.params[name], digits)) for name in names if name in result.params]
+
+
+def _row(result: Result, shared: Sequence[str], others: Sequence[str]) -> dict[str, Any]:
+    return {
+        "trial": trial_name(result.number),
+        "score": "–" if result.value is None else f"{result.value:.4f}",
+        "validations": len(result.intermediate),
+        "state": "complete" if result.state == "COMPLETE" else result.reason or "pruned",
+        "shared": [value for _, value in _values(result, shared)],
+        "other": ", ".join(f"{name} {value}" for name, value in _values(result, others)),
+    }
+
+
+def _most_common(refused: Counter[str]) -> list[tuple[str, int]]:
+    found = sorted(refused.items(), key=lambda entry: (-entry[1], entry[0]))
+    rest = found[_LISTED:]
+    return found[:_LISTED] + ([(f"{len(rest):,} other reasons", sum(n for _, n in rest))] if rest else [])
+
+
+def _entry(entry: Mapping[str, Any]) -> list[str]:
+    """An entry of the space: its name, its values, and where it is searched."""
+    domain = entry["domain"]
+    if "choices" in domain:
+        values = " · ".join(map(short, domain["choices"]))
+    elif "low" in domain:
+        step = domain.get("step")
+        values = f"{short(domain['low'])} to {short(domain['high'])}"
+        values += f" in steps of {short(step)}" if step else ", logarithmic" if domain.get("log") else ""
+    else:
+        values = f"always {short(domain.get('value'))}"
+    conditions = [f"{name} is {' or '.join(map(short, allowed))}" for name, allowed in entry["when"].items()]
+    return [entry["name"], values, " and ".join(conditions) or "always"]

@@ -1,0 +1,105 @@
+"""Parallel coordinates: a line for every trial, through its value of each parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from tomoscout.explore.records import Result
+from tomoscout.report.axes import Axis, short
+from tomoscout.report.exploration_charts import describe, marked
+
+SHADES = 7
+"""How many shades of colour tell scores apart."""
+
+_LEAST_IN_FRONT, _MOST_IN_FRONT = 5, 30
+"""The best tenth is drawn in front, but not so few that nothing can be compared, or more than can be followed."""
+
+_LEFT, _RIGHT, _TOP, _ROW = 236, 24, 14, 54
+_ABSENT = 208
+"""Where the lines of trials run that lack a parameter."""
+
+
+class Path(NamedTuple):
+    """The line of a trial: its CSS classes, its course, and the note shown when it is pointed at."""
+
+    style: str
+    course: str
+    note: str
+
+
+class Label(NamedTuple):
+    """A mark on an axis with its label; `drop`: how far below the axis that stands."""
+
+    x: float
+    text: str
+    drop: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """A parameter's axis, from left to right. `partial`: some trials lack it."""
+
+    name: str
+    y: float
+    labels: list[Label]
+    partial: bool
+
+
+@dataclass(frozen=True)
+class Parallel:
+    """Axes from top to bottom, the score's first, and lines from the worst trial to the best."""
+
+    title: str
+    rows: list[Row]
+    lines: list[Path]
+    height: float
+
+    WIDTH = 1000.0
+    LEFT, RIGHT, ABSENT = _LEFT, WIDTH - _RIGHT, _ABSENT
+
+
+def parallel_chart(
+    title: str, results: Sequence[Result], axes: Sequence[Axis], heights: tuple[float, float]
+) -> Parallel:
+    """Trials through axes; `heights`: the range of scores."""
+    score = Axis("score", *heights)
+    trials = marked(results)
+    rows = [_row(score, 0, any(result.value is None for result, _ in trials))]
+    rows += [_row(axis, n, any(axis.name not in r.params for r, _ in trials)) for n, axis in enumerate(axes, 1)]
+    front = min(max(len(trials) // 10, _LEAST_IN_FRONT), _MOST_IN_FRONT)
+    lines = []
+    for place, (result, style) in enumerate(trials):
+        shade = None if result.value is None else min(max(score.position(result.value), 0), 1)
+        styles = [f"shade-{min(int(shade * SHADES), SHADES - 1)}" if shade is not None else "shadeless"]
+        styles += ["back"] if place < len(trials) - front else ["first"] if style == "best" else []
+        values = {"score": result.value, **result.params}
+        course = [_across(axis, values, result.number) for axis in (score, *axes)]
+        steps = (f"{x:.0f} {row.y:g}" for x, row in zip(course, rows, strict=True))
+        shown = [f"{axis.name} {short(values[axis.name], 6)}" for axis in axes if axis.name in values]
+        lines.append(Path(" ".join(styles), "M" + "L".join(steps), ", ".join([describe(result), *shown])))
+    return Parallel(title, rows, lines, _TOP + _ROW * len(rows))
+
+
+def _across(axis: Axis, values: Mapping[str, Any], number: int) -> float:
+    value = values.get(axis.name)
+    if axis.name not in values or (value is None and not axis.choices):
+        return _ABSENT
+    return _x(min(max(axis.place(value, number), 0), 1))
+
+
+def _x(position: float) -> float:
+    return _LEFT + position * (Parallel.RIGHT - _LEFT)
+
+
+def _row(axis: Axis, number: int, partial: bool) -> Row:
+    labels: list[Label] = []
+    ends = [0.0, 0.0]
+    for position, text in axis.ticks(8):
+        x, half = _x(position), 3.2 * len(text)
+        # Where there is no room beside the last label, a line further down.
+        line = 0 if x - half > ends[0] else 1
+        ends[line] = x + half
+        labels.append(Label(round(x, 1), text, 15 + 12 * line))
+    return Row(axis.name, _TOP + _ROW * number, labels, partial)
