@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tomoscout.api import TrainedModel, create_targets, cross_validate, train
+from tomoscout.api import TrainedModel, create_targets, cross_validate, explore, train
 from tomoscout.config import load_config
 from tomoscout.errors import TomoscoutError
 from tomoscout.files import read_json
@@ -138,3 +138,21 @@ def test_cross_validation(workspace: Workspace) -> None:
             train(config, results(workspace), fold=fold)
     with pytest.raises(TomoscoutError, match=r"cross-validation needs split\.folds \(such as 5\) or split\.leave_one"):
         cross_validate(values(workspace), results(workspace))
+
+
+def test_exploration(workspace: Workspace) -> None:
+    options = {"patch": 16, "batch_size": 2, "learning_rate": {"low": 1e-3, "high": 1e-2, "log": True}}
+    network = {"UNet": {"width": 4, "levels": 2, "bottleneck_levels": 0}}
+    study = {"trials": 2, "threads": 1, "validations": 1, "networks": network, "space": options}
+    config = values(workspace) | {"explore": study}
+    explored = explore(config, results(workspace), steps=2, validate_every=None)
+    assert [trial.state for trial in explored.trials] == ["COMPLETE"] * 2
+    assert read_model(explored.best[0]).made_from["score"] == max(trial.value or 0 for trial in explored.trials)
+    # More trials are added, and those that are done stay.
+    more = explore(
+        config | {"explore": {**study, "trials": 3, "top": 2}}, results(workspace), steps=2, validate_every=None
+    )
+    assert more.trials[:2] == explored.trials
+    assert [path.name for path in more.best] == ["best", "best-2"]
+    recipe = yaml.safe_load((more.best[0] / "train.yaml").read_text())["train"]
+    assert workspace.configure(train=recipe).train.learning_rate == recipe["learning_rate"]

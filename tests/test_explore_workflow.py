@@ -8,6 +8,7 @@ import random
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -192,7 +193,7 @@ def test_the_best_models_segment_together(session: Session) -> None:
 def test_a_trial_that_can_never_finish_is_given_up(fresh: Session) -> None:
     study = fresh.folder / "results/explore" / kept_study(fresh).name
     fresh.snakemake(str((study / "0000/ask.json").relative_to(fresh.folder)))
-    tool = ["tomoscout", "trial", "give-up", "0000"]
+    tool = [sys.executable, "-m", "tomoscout", "trial", "give-up", "0000"]
     ended = subprocess.run(tool, cwd=fresh.folder, capture_output=True, text=True, check=True)
     assert "trial 0000 is given up" in ended.stderr
     assert json.loads((study / "0000/result.json").read_text())["reason"] == "given up"

@@ -29,6 +29,9 @@ LIBRARIES = 256 * 2**20
 """Bytes that the libraries of a training take once they are at work, on the device and in main memory each: compiled
 kernels, their scratch space, threads."""
 
+PROCESS = 500 * 2**20
+"""Bytes of main memory that Python, PyTorch and MONAI hold before a training begins."""
+
 _UNLIMITED = 2**62
 
 # Bytes per voxel.
@@ -85,8 +88,8 @@ class Limits:
     def stated(cls, options: Train) -> Limits:
         """Those that the options state for machines that are not there; what is not stated has no limit."""
         gpu = GIB * options.gpu_memory_gb - GPU_CONTEXT if options.gpu_memory_gb else _UNLIMITED
-        memory = GIB * options.memory_gb if options.memory_gb else _UNLIMITED
-        return cls(round(memory), max(0, round(gpu)), _UNLIMITED)
+        memory = GIB * options.memory_gb - PROCESS if options.memory_gb else _UNLIMITED
+        return cls(max(0, round(memory)), max(0, round(gpu)), _UNLIMITED)
 
     def of(self, place: Place) -> int:
         """The limit of a place."""

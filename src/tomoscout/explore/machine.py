@@ -31,12 +31,14 @@ def misfit_of(config: Config, plan: TargetPlan, records: Sequence[RunRecord], ru
         from tomoscout.heads import PickingHead
         from tomoscout.memory import Limits, plan_training
         from tomoscout.networks import build_network
+        from tomoscout.train import resolve_options
         from tomoscout.validation import VALIDATION_OVERLAP, VALIDATION_TILE
         from tomoscout.volumes import Storage
 
         device = torch.device("cpu" if on_cpu else "cuda")
-        head = PickingHead(plan.classes, config.voxel_spacing, options)
         try:
+            options = resolve_options(options, None, training, validation)
+            head = PickingHead(plan.classes, config.voxel_spacing, options)
             plan_training(
                 build_network(options.network, head.outputs),
                 head.loss(Storage("files", device, len(plan.classes), Path()).ignore),

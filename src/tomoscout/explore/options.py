@@ -82,14 +82,18 @@ def parse_entry(value: Any) -> Any:
     raise ValueError(f"expected low and high, or choices, found {', '.join(map(str, value)) or 'nothing'}")
 
 
-Entry = Annotated[SerializeAsAny[Section] | None, BeforeValidator(parse_entry)]
+Written = Number | Choice | Fixed | bool | int | float | str | list[Any] | None
+"""An entry as it may stand in a configuration, for its schema."""
+Entry = Annotated[SerializeAsAny[Section] | None, BeforeValidator(parse_entry, json_schema_input_type=Written)]
 Space = dict[str, Entry]
 
 
 def parse_families(value: Any) -> Any:
     """A family, or a list of them, is a mapping without changes."""
     families = [value] if isinstance(value, str) else value
-    return {family: {} for family in families} if isinstance(families, list) else families
+    if isinstance(families, list) and all(isinstance(family, str) for family in families):
+        return {family: {} for family in families}
+    return {family: changes or {} for family, changes in families.items()} if isinstance(families, dict) else families
 
 
 class Explore(Section):
@@ -122,9 +126,10 @@ class Explore(Section):
     """hyperband: one of so many trials goes on to the next rung."""
     validations: int = Field(default=10, ge=1)
     """Validations of a trial, evenly spaced, unless `train.validate_every` says otherwise."""
-    networks: Annotated[dict[str, Space], BeforeValidator(parse_families)] = Field(
-        default={"UNet": {}, "DynUNet": {}, "SegResNet": {}}, min_length=1
-    )
+    networks: Annotated[
+        dict[str, Space],
+        BeforeValidator(parse_families, json_schema_input_type=str | list[str] | dict[str, Space | None]),
+    ] = Field(default={"UNet": {}, "DynUNet": {}, "SegResNet": {}}, min_length=1)
     """Families of networks to search: a list, or a mapping with changes to what is searched of a family's options.
     `tomoscout explore space` prints the whole space."""
     space: Space = {}

@@ -37,7 +37,8 @@ def make_sampler(settings: Mapping[str, Any], space: SearchSpace, seed: int) -> 
 def make_pruner(settings: Mapping[str, Any]) -> BasePruner:
     """The pruner of a study."""
     if settings["pruner"] == "median":
-        return MedianPruner(settings["pruner_startup_trials"], settings["pruner_warmup"])
+        # Validations count from 1, Optuna's steps from 0.
+        return MedianPruner(settings["pruner_startup_trials"], settings["pruner_warmup"] + 1)
     if settings["pruner"] == "hyperband":
         return HyperbandPruner(
             min_resource=1, max_resource=settings["validations"], reduction_factor=settings["hyperband_reduction"]
@@ -51,6 +52,7 @@ class _UnitSampler(BaseSampler):
     def __init__(self, space: SearchSpace) -> None:
         self.space = space
         self.domains = dict(space.searched)
+        self._drawn: tuple[int, Mapping[str, float]] | None = None
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """None: each entry asks for itself."""
@@ -66,7 +68,9 @@ class _UnitSampler(BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         """The value of an entry."""
-        value = from_unit(self.domains[param_name], self.positions(study, trial)[param_name])
+        if self._drawn is None or self._drawn[0] != trial.number:
+            self._drawn = trial.number, self.positions(study, trial)
+        value = from_unit(self.domains[param_name], self._drawn[1][param_name])
         return label(value) if isinstance(self.domains[param_name], Choice) else value
 
     def positions(self, study: optuna.Study, trial: FrozenTrial) -> Mapping[str, float]:
@@ -103,19 +107,16 @@ class EvolutionSampler(_UnitSampler):
         self.startup = startup
         self.seed = seed
         self.axes = [entry.name for entry in space.entries if isinstance(entry.domain, Number) and not entry.when]
-        self._drawn: tuple[int, Mapping[str, float]] | None = None
 
     def positions(self, study: optuna.Study, trial: FrozenTrial) -> Mapping[str, float]:
         """The point of a trial."""
-        if self._drawn is None or self._drawn[0] != trial.number:
-            generator = np.random.default_rng([self.seed, trial.number])
-            point = dict(zip(self.domains, generator.random(len(self.domains)).tolist(), strict=True))
-            told = [(self._point_of(t), t.value) for t in study.get_trials(deepcopy=False) if self._is_told(t)]
-            if len(told) >= self.startup and len(self.axes) > 1:
-                seed = int(generator.integers(1, 2**31))
-                point |= dict(zip(self.axes, self._evolved(told, seed).tolist(), strict=True))
-            self._drawn = trial.number, point
-        return self._drawn[1]
+        generator = np.random.default_rng([self.seed, trial.number])
+        point = dict(zip(self.domains, generator.random(len(self.domains)).tolist(), strict=True))
+        told = [(self._point_of(t), t.value) for t in study.get_trials(deepcopy=False) if self._is_told(t)]
+        if len(told) >= self.startup and len(self.axes) > 1:
+            seed = int(generator.integers(1, 2**31))
+            point |= dict(zip(self.axes, self._evolved(told, seed).tolist(), strict=True))
+        return point
 
     @staticmethod
     def _is_told(trial: FrozenTrial) -> bool:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 import yaml
@@ -15,7 +17,7 @@ from tomoscout.errors import TomoscoutError
 from tomoscout.explore.options import Choice, Explore, Fixed, Number, Space, parse_entry
 from tomoscout.networks import family_module, parse_network
 from tomoscout.networks.options import NetworkOptions
-from tomoscout.training_options import LOSSES, Train
+from tomoscout.training_options import LOSSES, Augmentation, Picking, Train
 
 _WITH_ALPHA = {"loss.name": ["Tversky", "FocalTversky", "WeightedFocalTversky"]}
 
@@ -56,6 +58,14 @@ NOT_SEARCHED = {
 }
 """Options of `train` that are no part of a search, and why."""
 
+_GROUPS = {
+    "augmentation": list(Augmentation.model_fields),
+    "picking": list(Picking.model_fields),
+    "loss": list(dict.fromkeys(name for loss in LOSSES for name in loss.model_fields)),
+}
+KNOWN = ("loss.name",)
+"""What conditions may ask for, too, where it is not searched."""
+
 Domain = Number | Choice | Fixed
 Suggest = Callable[[str, Number | Choice], Any]
 
@@ -66,6 +76,12 @@ class Entry(NamedTuple):
     name: str
     domain: Domain
     when: dict[str, list[Any]]
+
+    def values_to_check(self) -> list[Any]:
+        """Its values, or the ends of their range."""
+        if isinstance(self.domain, Fixed):
+            return [self.domain.value]
+        return self.domain.choices if isinstance(self.domain, Choice) else [from_unit(self.domain, p) for p in (0, 1)]
 
     def counts(self, values: Mapping[str, Any]) -> bool:
         """Whether its conditions hold."""
@@ -88,12 +104,13 @@ class SearchSpace:
         Raises:
             TomoscoutError: an entry cannot be searched, or depends on what is not there.
         """
-        families = list(options.networks)
+        # The order in a file must not matter, nor what becomes of it on its way to a job.
+        families = sorted(options.networks)
         entries = [Entry("network", Choice(choices=families) if len(families) > 1 else Fixed(value=families[0]), {})]
-        for family, changes in options.networks.items():
+        for family in families:
+            changes = options.networks[family]
             built_in = getattr(family_module(family), "SPACE", {})
-            merged = _merge(built_in, changes, {"network": [family]})
-            entries += [Entry(f"{family}.{name}", domain, when) for name, domain, when in merged]
+            entries += _of_family(family, list(_merge(built_in, changes, {"network": [family]})))
         for name in options.space:
             _check_name(name)
         entries += _merge(TRAINING, options.space, {})
@@ -128,7 +145,7 @@ class SearchSpace:
 
 def _merge(built_in: Mapping[str, Any], changes: Space, when: Mapping[str, list[Any]]) -> Iterator[Entry]:
     """Built-in entries with the changes to them; an entry keeps its conditions unless it is given others."""
-    for name in dict.fromkeys([*built_in, *changes]):
+    for name in dict.fromkeys([*built_in, *sorted(changes)]):
         default: Domain | None = parse_entry(built_in.get(name))
         entry: Domain | None = parse_entry(changes.get(name, default))
         if entry is None:
@@ -137,17 +154,43 @@ def _merge(built_in: Mapping[str, Any], changes: Space, when: Mapping[str, list[
         yield Entry(name, entry.model_copy(update={"when": {}}), {**when, **conditions})
 
 
+def _of_family(family: str, entries: Sequence[Entry]) -> Iterator[Entry]:
+    """The entries of a family under their full names, those that its conditions name included."""
+    module = family_module(family)
+    own = {entry.name for entry in entries}
+    known = {**getattr(module, "SPACE", {}), **module.Options.model_fields}
+    for name, domain, when in entries:
+        if name not in known or name == "family":
+            raise TomoscoutError(f"explore.networks.{family}.{name}: no option of {family}; {_nearest(name, known)}")
+        yield Entry(f"{family}.{name}", domain, {f"{family}.{n}" if n in own else n: v for n, v in when.items()})
+
+
 def _check_name(name: str) -> None:
-    top, *rest = name.split(".")
+    top = name.partition(".")[0]
     if top in NOT_SEARCHED:
         raise TomoscoutError(f"explore.space.{name}: not to be searched: {NOT_SEARCHED[top]}")
-    if top not in Train.model_fields or (top == "loss" and len(rest) != 1):
-        raise TomoscoutError(f"explore.space.{name}: no option of train; known: {', '.join([*TRAINING, '…'])}")
+    field = Train.model_fields.get(top)
+    if field and isinstance(field.default, dict):
+        return
+    options = [name for name in Train.model_fields if name not in (*NOT_SEARCHED, *_GROUPS)]
+    known = [*options, *(f"{group}.{option}" for group, parts in _GROUPS.items() for option in parts)]
+    if name not in known:
+        near = [option for option in known if option.startswith(f"{top}.")] or known
+        raise TomoscoutError(f"explore.space.{name}: no option of train; {_nearest(name, near)}")
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}"
 
 
 def _in_order(entries: Sequence[Entry]) -> Iterator[Entry]:
     """The entries, each after those that its conditions name."""
     names = {entry.name for entry in entries}
+    for dependent, name in ((entry.name, name) for entry in entries for name in entry.when):
+        if name not in names and name not in KNOWN:
+            hint = _nearest(name, sorted(names))
+            raise TomoscoutError(f"explore: the condition of {dependent} names {name}, which is no entry; {hint}")
     waiting, placed = list(entries), set[str]()
     while waiting:
         ready = next((e for e in waiting if all(name in placed or name not in names for name in e.when)), None)
@@ -170,11 +213,12 @@ def from_unit(domain: Number | Choice, position: float) -> Any:
         low, high = math.log(domain.low - half), math.log(domain.high + half)
         value = math.exp(low + position * (high - low))
         return _clip(round(value) if domain.is_whole else value, domain)
-    step = _step(domain)
-    if step is None:
+    if domain.step is None and not domain.is_whole:
         return _clip(domain.low + position * (domain.high - domain.low), domain)
-    count = math.floor((domain.high - domain.low) / step + 1e-9) + 1
-    return domain.low + min(int(position * count), count - 1) * step
+    # In decimals, as Optuna counts: 0.1 + 2 × 0.1 is 0.3.
+    first, step, count = _grid(domain)
+    chosen = first + min(int(position * count), count - 1) * step
+    return int(chosen) if domain.is_whole else float(chosen)
 
 
 def to_unit(domain: Number, value: float) -> float:
@@ -183,15 +227,16 @@ def to_unit(domain: Number, value: float) -> float:
         half = 0.5 if domain.is_whole else 0.0
         low, high = math.log(domain.low - half), math.log(domain.high + half)
         return (math.log(value) - low) / (high - low) if high > low else 0.5
-    step = _step(domain)
-    if step is None:
+    if domain.step is None and not domain.is_whole:
         return (value - domain.low) / (domain.high - domain.low) if domain.high > domain.low else 0.5
-    count = math.floor((domain.high - domain.low) / step + 1e-9) + 1
-    return ((value - domain.low) / step + 0.5) / count
+    first, step, count = _grid(domain)
+    return ((value - float(first)) / float(step) + 0.5) / count
 
 
-def _step(domain: Number) -> float | None:
-    return domain.step or (1 if domain.is_whole else None)
+def _grid(domain: Number) -> tuple[Decimal, Decimal, int]:
+    """The first of the values of a domain, the step between them, and how many they are."""
+    low, high, step = (Decimal(str(value)) for value in (domain.low, domain.high, domain.step or 1))
+    return low, step, int((high - low) // step) + 1
 
 
 def _clip(value: float, domain: Number) -> float:
@@ -242,15 +287,16 @@ def _options(
     options["network"] = network.model_dump(mode="json")
     loss = _below("loss", values)
     if loss:
-        options["loss"] = [loss if "name" in loss else {**options["loss"][0], **loss}]
+        first = options["loss"][0]
+        options["loss"] = [{**first, **loss} if loss.get("name", first["name"]) == first["name"] else loss]
     for name, value in values.items():
-        place = options
-        *path, last = name.split(".")
-        if name == "network" or path[:1] == ["loss"] or name.startswith(f"{values['network']}."):
+        if name == "network" or name.startswith(("loss.", f"{values['network']}.")):
             continue
-        for part in path:
-            place = place[part]
-        place[last] = value
+        group, _, option = name.partition(".")
+        if option:
+            options[group][option] = value
+        else:
+            options[group] = value
     if isinstance(values.get("patch"), int):
         options["patch"] = _cube(values["patch"], network, shape)
     options["validate_every"] = base.validate_every or math.ceil(options["steps"] / validations)
@@ -267,10 +313,22 @@ def _below(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _network(values: Mapping[str, Any], base: Train) -> dict[str, Any]:
     family = values["network"]
-    own: type[NetworkOptions] = family_module(family).Options
+    module = family_module(family)
+    own: type[NetworkOptions] = module.Options
     # What train says of this family holds for what is not searched.
     shared = base.network.model_dump(exclude_unset=True) if base.network.family == family else {}
-    return {**shared, **own.from_search(_below(family, values)), "family": family}
+    searched = _below(family, values)
+    try:
+        made = own.from_search({**shared, **searched})
+    except KeyError as error:
+        raise ValueError(
+            f"{error.args[0]} is missing beside {', '.join(searched)}; search or set those that make a "
+            "network together, or none of them"
+        ) from None
+    for name in sorted(searched.keys() - getattr(module, "SPACE", {}).keys()):
+        if made.get(name) != searched[name]:
+            raise ValueError(f"{name} is made from what is searched, too; set that to null, or leave {name} out")
+    return {**made, "family": family}
 
 
 def _cube(size: int, network: NetworkOptions, shape: Sequence[int]) -> list[int]:
@@ -282,20 +340,27 @@ def _cube(size: int, network: NetworkOptions, shape: Sequence[int]) -> list[int]
 def describe_space(space: SearchSpace, families: Sequence[str]) -> str:
     """The space as the part of a configuration that would say the same."""
 
-    def part(entries: Iterable[Entry], prefix: str) -> dict[str, Any]:
-        found = {}
+    def part(entries: Iterable[Entry], prefix: str, built_in: Iterable[str]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
         for entry in entries:
             domain = entry.domain.model_dump(exclude={"when"}, exclude_defaults=True)
-            when = {name: allowed for name, allowed in entry.when.items() if name != "network"}
-            plain = isinstance(entry.domain, Fixed) and not when
+            when = {name: allowed for name, allowed in entry.when.items() if not (prefix and name == "network")}
+            plain = isinstance(entry.domain, Fixed) and not when and not isinstance(domain["value"], dict | None)
             found[entry.name.removeprefix(prefix)] = (
                 domain["value"] if plain else domain | ({"when": when} if when else {})
             )
-        return found
+        return found | {name: None for name in built_in if name not in found}
 
     def of_family(entry: Entry) -> str | None:
         return next((family for family in families if entry.name.startswith(f"{family}.")), None)
 
-    networks = {family: part((e for e in space.entries if of_family(e) == family), f"{family}.") for family in families}
-    rest = part((e for e in space.entries if e.name != "network" and of_family(e) is None), "")
+    networks = {
+        family: part(
+            (entry for entry in space.entries if of_family(entry) == family),
+            f"{family}.",
+            getattr(family_module(family), "SPACE", {}),
+        )
+        for family in families
+    }
+    rest = part((e for e in space.entries if e.name != "network" and of_family(e) is None), "", TRAINING)
     return yaml.safe_dump({"explore": {"networks": networks, "space": rest}}, sort_keys=False, default_flow_style=None)

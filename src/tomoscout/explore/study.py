@@ -7,8 +7,11 @@ follow from study.json alone, however many run at once and however often they ar
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,15 +59,23 @@ class Study:
         fold = chosen_fold(config.split, split)
         if config.train.base is not None:
             raise TomoscoutError("explore: trials are trained from scratch; leave out train.base")
-        options = config.explore
+        options, train = config.explore, config.train
+        # Where memory is stated, the device decides which memory refuses proposals.
+        limited = train.memory_gb is not None or train.gpu_memory_gb is not None
+        ignored = {"name", "checkpoint_seconds", *(() if limited else ("device",))}
         shapes = [record.tomograms[uri] for record, uri in training_tomograms(config, records, fold)]
         study = cls(
             {
                 "version": VERSIONS["explore"],
+                # Another version may propose other trials.
+                "optuna": version("optuna"),
                 **options.model_dump(mode="json", exclude={"trials", "top", "networks", "space"}),
+                "validations": math.ceil(train.steps / train.validate_every)
+                if train.validate_every
+                else options.validations,
                 "space": SearchSpace.of(options).to_json(),
                 "networks": {family: code_digest(NetworkOptions(family=family)) for family in options.networks},
-                "train": config.train.model_dump(mode="json", exclude={"name", "device", "checkpoint_seconds"}),
+                "train": train.model_dump(mode="json", exclude=ignored),
                 "shape": [int(size) for size in np.median(shapes, axis=0)],
                 "training": training_fingerprint(config, plan, fold),
             }
@@ -94,12 +105,12 @@ class Study:
         """How many trials may run at once."""
         return int(self.settings["window"])
 
-    @property
+    @cached_property
     def space(self) -> SearchSpace:
         """What is searched."""
         return SearchSpace.parse(self.settings["space"])
 
-    @property
+    @cached_property
     def base(self) -> Train:
         """What all trials share."""
         return Train.model_validate(self.settings["train"])
@@ -116,20 +127,35 @@ class Study:
         """
         return train_options(values, self.base, self.settings["shape"], self.settings["validations"])
 
-    def check(self, tries: int = 200) -> None:
-        """Refuse a space in which nothing can be trained.
+    def check(self) -> None:
+        """Refuse a space that holds a value, be it a choice or an end of a range, with which nothing can be trained.
 
         Raises:
-            TomoscoutError: not one of `tries` random points can.
+            TomoscoutError: none of the random points that have it can.
         """
-        generator, space, base = np.random.default_rng(0), self.space, self.base
+        for entry in self.space.entries:
+            for value in entry.values_to_check():
+                reason = self._hindrance(entry.name, value)
+                if reason:
+                    raise TomoscoutError(f"explore: no training is possible with {entry.name} {value}: {reason}")
+
+    def _hindrance(self, name: str, value: Any, tries: int = 200) -> str | None:
+        """Why no random point with that value can be trained; None if one can, or none has it."""
+        generator, space, known = np.random.default_rng(0), self.space, known_values(self.base)
+        reason = None
+
+        def draw(entry: str, domain: Number | Choice) -> Any:
+            return value if entry == name else from_unit(domain, generator.random())
+
         for _ in range(tries):
-            try:
-                self.options_of(space.values(lambda _, d: from_unit(d, generator.random()), known_values(base)))
-                return
-            except ValueError as error:
-                reason = " ".join(str(error).split())
-        raise TomoscoutError(f"explore.space: no training is possible in it: {reason}")
+            values = space.values(draw, known)
+            if name in values:
+                try:
+                    self.options_of(values)
+                    return None
+                except ValueError as error:
+                    reason = " ".join(str(error).split())
+        return reason
 
 
 def propose(study: Study, folder: Path, number: int, misfit: Misfit) -> Ask:

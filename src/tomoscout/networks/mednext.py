@@ -60,7 +60,7 @@ class Options(NetworkOptions):
     def from_search(cls, values: dict[str, Any]) -> dict[str, Any]:
         """`levels` of as many `blocks` with as much `expansion`, down, up and between. No more resolutions are
         supervised than there are."""
-        if "levels" not in values:
+        if values.keys().isdisjoint(("levels", "blocks", "expansion")):
             return values
         rest = dict(values)
         levels, blocks, expansion = (rest.pop(name) for name in ("levels", "blocks", "expansion"))

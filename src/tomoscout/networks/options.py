@@ -109,7 +109,12 @@ class NetworkOptions(Section):
     @classmethod
     def from_search(cls, values: dict[str, Any]) -> dict[str, Any]:
         """Options from a point of the search space, whose entries (`SPACE` of the family's module) may stand for
-        several options at once. Unless the family has its own rules: the entries are the options."""
+        several options at once; beside them, what `train.network` says of the family. Unless the family has its own
+        rules: the entries are the options.
+
+        Raises:
+            KeyError: an entry is missing that others need.
+        """
         return values
 
 
@@ -153,7 +158,7 @@ class LevelledOptions(NetworkOptions):
     def from_search(cls, values: dict[str, Any]) -> dict[str, Any]:
         """`width`: channels of the first of `levels` levels, each of which halves the resolution of the one before;
         `bottleneck_levels`: as many more at the lowest resolution."""
-        if "width" not in values:
+        if values.keys().isdisjoint(LEVELS_SPACE):
             return values
         rest = dict(values)
         channels = doubled_channels(rest.pop("width"), rest.pop("levels"))

@@ -86,10 +86,10 @@ class Options(LevelledOptions):
     def from_search(cls, values: dict[str, Any]) -> dict[str, Any]:
         """`width` channels at the first of `levels`, with nnU-Net's blocks. No more resolutions are supervised than
         there are."""
-        if "width" not in values:
+        if values.keys().isdisjoint(("width", "levels")):
             return values
         levels = values["levels"]
-        supervised = min(values.get("deep_supervision", levels), levels - 1)
+        supervised = min(values.get("deep_supervision") or levels, levels - 1)
         blocks = [BLOCKS[min(level, len(BLOCKS) - 1)] for level in range(levels)]
         return {**super().from_search(values), "blocks": blocks, "deep_supervision": supervised}
 

@@ -60,11 +60,13 @@ class Options(NetworkOptions):
 
     @classmethod
     def from_search(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """`first_heads`: heads of the first stage, doubled from stage to stage."""
+        """`first_heads`: heads of the first stage, doubled from stage to stage; fewer where they had not four channels
+        each."""
         if "first_heads" not in values:
             return values
         rest = dict(values)
-        first = rest.pop("first_heads")
+        size = rest.get("feature_size", cls.model_fields["feature_size"].default)
+        first = min(rest.pop("first_heads"), size // 4)
         return {**rest, "num_heads": [first * 2**stage for stage in range(STAGES)]}
 
 
