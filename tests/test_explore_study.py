@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ SAMPLERS = ("tpe", "random", "cmaes", "qmc")
 EXPLORE: dict[str, Any] = {
     "window": 3,
     "startup_trials": 3,
+    "baseline": False,
     "validations": 4,
     "networks": {"UNet": {"width": {"choices": [4, 8]}}, "SegResNet": {}},
 }
@@ -75,11 +76,11 @@ def too_large(options: Train) -> str | None:
     return f"batches of {options.batch_size} are too large" if options.batch_size > 16 else None
 
 
-def outcome(ask: Ask, shift: float = 0.0) -> Result:
+def outcome(ask: Ask) -> Result:
     """What might have come of a trial: decided by its parameters, at times without an end or without any score."""
     text = json.dumps(ask.params, sort_keys=True).encode()
     chance = int.from_bytes(hashlib.blake2b(text, digest_size=4).digest()) / 2**32
-    last = (chance * 7919) % 1 * 0.5 + 0.3 * ask.params["augmentation.probability"] + shift
+    last = (chance * 7919) % 1 * 0.5 + 0.3 * ask.params.get("augmentation.probability", 0.5)
     curve = {step: last * (0.4 + 0.15 * step) for step in range(1, 5)}
     if chance < 0.2:
         return Result(ask.number, ask.params, ask.distributions, "PRUNED", None, {}, {}, "out of memory")
@@ -89,22 +90,14 @@ def outcome(ask: Ask, shift: float = 0.0) -> Result:
     return Result(ask.number, ask.params, ask.distributions, "COMPLETE", curve[4], curve, {"ribosome": curve[4]})
 
 
-def run(
-    study: Study,
-    folder: Path,
-    trials: int,
-    misfit: Misfit = fits,
-    *,
-    late: bool = False,
-    finish: Callable[[Ask], Result] = outcome,
-) -> list[Ask]:
+def run(study: Study, folder: Path, trials: int, misfit: Misfit = fits, *, late: bool = False) -> list[Ask]:
     """Trials with made-up results: each is done as soon as it is asked, or as late as it may be."""
     asks: list[Ask] = []
     waiting: list[Ask] = []
     for number in range(trials):
         while waiting and (not late or waiting[0].number in study.told(number)):
             done = waiting.pop(0)
-            finish(done).write(trial_folder(folder, done.number) / "result.json")
+            outcome(done).write(trial_folder(folder, done.number) / "result.json")
         ask = propose(study, folder, number, misfit)
         ask.write(trial_folder(folder, number) / "ask.json")
         asks.append(ask)
@@ -279,6 +272,38 @@ def configured_names(project: SmallProject) -> list[str]:
     ][1:]
 
 
+# The baseline
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_the_first_trial_is_the_training_as_it_is(project: SmallProject, tmp_path: Path, sampler: str) -> None:
+    train = {**TRAIN, "learning_rate": 3e-3, "patch": [16, 32, 32], "network": {"family": "AttentionUNet"}}
+    study = configure(project, {"baseline": True, "sampler": sampler}, train=train)
+    first, *others = run(study, tmp_path / "early", 12, too_large)
+    assert (first.params, first.distributions, first.refused) == ({}, {}, [])
+    options = Train.model_validate(first.train)
+    assert options.validate_every == 10
+    assert options.model_dump(exclude={"validate_every"}) == project.config.train.model_dump(exclude={"validate_every"})
+    assert [first, *others] == run(study, tmp_path / "late", 12, too_large, late=True)
+    for ask in others:
+        assert {"network", "learning_rate"} <= ask.params.keys()
+
+
+def test_a_baseline_counts_among_what_is_known(project: SmallProject, tmp_path: Path) -> None:
+    """For pruners its curve is one like others, and its place is the first."""
+    study = configure(project, {"baseline": True})
+    run(study, tmp_path, 5)
+    rebuilt = rebuild(study, tmp_path, 4)
+    assert rebuilt.trials[0].params == {}
+    assert rebuilt.trials[0].intermediate_values == result_of(tmp_path, 0).intermediate
+
+
+def test_a_baseline_that_cannot_be_trained_is_an_error(project: SmallProject, tmp_path: Path) -> None:
+    study = configure(project, {"baseline": True})
+    with pytest.raises(TomoscoutError, match=r"^explore\.baseline: the training as `train` has it .* made: no room$"):
+        propose(study, tmp_path, 0, lambda options: "no room")
+
+
 # Refused proposals
 
 TURNS = {
@@ -438,6 +463,7 @@ def test_other_settings_are_another_study(project: SmallProject) -> None:
     assert is_another({"pruner": "hyperband"})
     assert is_another({"validations": 5})
     assert is_another({"startup_trials": 4})
+    assert is_another({"baseline": True})
     assert is_another({"threads": 1})
     assert is_another({"space": {"learning_rate": 1e-3}})
     assert is_another({"networks": ["UNet"]})

@@ -91,7 +91,7 @@ def test_a_study_ends_in_a_model_a_table_and_a_page(session: Session) -> None:
     results = [json.loads((study / f"{number:04d}/result.json").read_text()) for number in range(TRIALS)]
     best = max((r for r in results if r["state"] == "COMPLETE"), key=lambda r: (r["value"], -r["number"]))
     model = read_model(study / "best")
-    assert model.name == f"search-{best['number']:04d}"
+    assert model.name == f"{study.name}-{best['number']:04d}"
     assert model.made_from["score"] == best["value"]
     assert (study / "report.html").stat().st_size > 1000
     assert not list(study.glob("*/checkpoint*"))

@@ -17,13 +17,14 @@ To share a network, put the same module into a Python package and offer it as an
 
 Once the package is installed, `family: MyNetwork` works everywhere.
 
-The module must have two things: a class `Options` and a function `build`. Import torch inside `build` (or in a module
-that `build` imports): the options are read whenever the workflow is parsed, which must not wait for torch.
+The module must have two things, a class `Options` and a function `build`, and for explorations a third, `SPACE`. Import
+torch inside `build` (or in a module that `build` imports): the options are read whenever the workflow is parsed, which
+must not wait for torch.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
@@ -45,6 +46,20 @@ class Options(NetworkOptions):
     def size_step(self, dimensions: int = 3) -> tuple[int, ...]:
         """Input sizes must be multiples of this many voxels, per axis (z, y, x): the network halves them once."""
         return (2,) * dimensions
+
+    @classmethod
+    def from_search(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Options from what an exploration tries. May be left out where `SPACE` names the options themselves."""
+        if "depth" not in values:
+            return values
+        rest = dict(values)
+        depth = rest.pop("depth")
+        return {**rest, "dilations": [2**level for level in range(depth)]}
+
+
+SPACE = {"channels": {"choices": [16, 24, 32]}, "depth": {"low": 3, "high": 5}}
+"""What an exploration searches (`explore.networks`), each entry as in the configuration; conditions name entries of
+this file. May be left out: what is to be searched then stands in the configuration alone."""
 
 
 def build(options: Options, inputs: int, outputs: int, dimensions: int) -> nn.Module:

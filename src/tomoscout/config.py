@@ -370,9 +370,9 @@ def parse_config(values: object, origin: str) -> Config:
         return Config.model_validate(values)
     except ValidationError as error:
         errors = error.errors(include_url=False)
-        first, where = errors[0], _key(errors[0]["loc"])
+        first, where = errors[0], key_of(errors[0]["loc"])
         # Where there is a choice of types, each says what it would take.
-        messages = dict.fromkeys(entry["msg"] for entry in errors if _key(entry["loc"]) == where)
+        messages = dict.fromkeys(entry["msg"] for entry in errors if key_of(entry["loc"]) == where)
         message = ", or ".join(messages).removeprefix("Value error, ")
         if first["type"] == "string_pattern_mismatch":
             message = 'a name must hold no space, no underscore and none of < > : " / \\ | ? *'
@@ -382,7 +382,7 @@ def parse_config(values: object, origin: str) -> Config:
         raise TomoscoutError(f"{origin}: {where}: {message}{found}") from None
 
 
-def _key(path: tuple[int | str, ...]) -> str:
+def key_of(path: tuple[int | str, ...]) -> str:
     """The key that a path of pydantic's stands for: without the types among it."""
     types = re.compile(r"function-|\w+\[|(constrained-\w+|str|int|float)$")
     return ".".join(str(part) for part in path if not types.match(str(part))) or "top level"

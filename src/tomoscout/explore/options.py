@@ -109,6 +109,8 @@ class Explore(Section):
     GPUs is not: choose 1.5 to 2 times the GPUs you expect. Larger keeps more of them busy, smaller learns sooner."""
     seed: int = Field(default=42, ge=0, lt=2**32)
     """Seed of the proposals. `train.seed` is that of the trainings, the same for all."""
+    baseline: bool = True
+    """Whether the first trial is the training as `train` has it: what the search is to beat."""
     sampler: Literal["tpe", "random", "cmaes", "qmc"] = "tpe"
     """How trials are proposed. tpe: a multivariate tree of Parzen estimators, for any space. cmaes: an evolution
     strategy for spaces of numbers, from some 100 trials on; choices and entries with conditions are drawn at random.

@@ -17,6 +17,9 @@ Params = dict[str, Any]
 BY_PRUNER = "pruned at validation"
 """How the reason begins where the pruner ended a trial."""
 
+BASELINE = "the training as the configuration has it"
+"""What a trial without parameters is."""
+
 State = Literal["COMPLETE", "PRUNED"]
 
 

@@ -112,7 +112,8 @@ class EvolutionSampler(_UnitSampler):
         """The point of a trial."""
         generator = np.random.default_rng([self.seed, trial.number])
         point = dict(zip(self.domains, generator.random(len(self.domains)).tolist(), strict=True))
-        told = [(self._point_of(t), t.value) for t in study.get_trials(deepcopy=False) if self._is_told(t)]
+        trials = study.get_trials(deepcopy=False)
+        told = [(self._point_of(t), t.value) for t in trials if self._is_told(t) and t.params.keys() >= set(self.axes)]
         if len(told) >= self.startup and len(self.axes) > 1:
             seed = int(generator.integers(1, 2**31))
             point |= dict(zip(self.axes, self._evolved(told, seed).tolist(), strict=True))

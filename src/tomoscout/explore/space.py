@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import yaml
 from pydantic import ValidationError
 
+from tomoscout.config import key_of
 from tomoscout.errors import TomoscoutError
 from tomoscout.explore.options import Choice, Explore, Fixed, Number, Space, parse_entry
 from tomoscout.networks import family_module, parse_network
@@ -276,8 +277,8 @@ def train_options(values: Mapping[str, Any], base: Train, shape: Sequence[int], 
         return _options(values, base, network, shape, validations)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ValueError(f"{where}: {first['msg'].removeprefix('Value error, ')}".removeprefix(": ")) from None
+        message = first["msg"].removeprefix("Value error, ")
+        raise ValueError(f"{key_of(first['loc'])}: {message}" if first["loc"] else message) from None
 
 
 def _options(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from tomoscout.errors import TomoscoutError
-from tomoscout.explore.records import Ask, Result, trial_folder, trial_name, trial_numbers
+from tomoscout.explore.records import BASELINE, Ask, Result, trial_folder, trial_name, trial_numbers
 from tomoscout.files import read_json
 from tomoscout.report.plots import best, series
 
@@ -139,7 +139,7 @@ def _best_lines(done: Iterable[Result], order: Sequence[str]) -> list[str]:
     names = [name for name in order if name in result.params]
     names += [name for name in result.params if name not in names]
     # A name and its value stay on one line.
-    params = ", ".join(f"{name}\xa0{_short(result.params[name])}" for name in names)
+    params = ", ".join(f"{name}\xa0{_short(result.params[name])}" for name in names) or BASELINE
     text = f"best so far {value:.4f}, trial {trial_name(result.number)}: {params}"
     lines = textwrap.wrap(text, _WIDTH, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
     return [line.replace("\xa0", " ") for line in lines]

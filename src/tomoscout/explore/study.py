@@ -173,6 +173,8 @@ def propose(study: Study, folder: Path, number: int, misfit: Misfit) -> Ask:
 
     from tomoscout.explore.samplers import make_sampler
 
+    if number == 0 and study.settings["baseline"]:
+        return _baseline(study, misfit)
     space, known = study.space, known_values(study.base)
     sampler = make_sampler(study.settings, space, _seed(study, number))
     optuna_study = rebuild(study, folder, number, sampler)
@@ -187,14 +189,32 @@ def propose(study: Study, folder: Path, number: int, misfit: Misfit) -> Ask:
         except ValueError as error:
             reason = " ".join(str(error).split())
         if reason is None:
-            options = train.model_dump(mode="json", exclude={"name", "device", "checkpoint_seconds"})
-            return Ask(number, trial.params, distributions, options, refused)
+            return Ask(number, trial.params, distributions, _asked(train), refused)
         refused.append(Refused(trial.params, distributions, reason))
         optuna_study.tell(trial, state=TrialState.PRUNED)
     raise TomoscoutError(
         f"{trial_folder(folder, number)}: {MOST_REFUSED} proposals, and none can be trained; the last: "
         f"{refused[-1].reason}"
     )
+
+
+def _baseline(study: Study, misfit: Misfit) -> Ask:
+    """What all trials share, with nothing searched.
+
+    Raises:
+        TomoscoutError: it cannot be trained.
+    """
+    train = study.base
+    interval = train.validate_every or math.ceil(train.steps / study.settings["validations"])
+    train = train.model_copy(update={"validate_every": interval})
+    reason = misfit(train)
+    if reason:
+        raise TomoscoutError(f"explore.baseline: the training as `train` has it cannot be made: {reason}")
+    return Ask(0, {}, {}, _asked(train))
+
+
+def _asked(train: Train) -> dict[str, Any]:
+    return train.model_dump(mode="json", exclude={"name", "device", "checkpoint_seconds"})
 
 
 def _seed(study: Study, number: int) -> int:

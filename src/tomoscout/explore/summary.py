@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from tomoscout.errors import TomoscoutError
-from tomoscout.explore.records import Ask, Result, best_names, trial_folder, trial_name
+from tomoscout.explore.records import BASELINE, Ask, Result, best_names, trial_folder, trial_name
 from tomoscout.explore.study import Study, frozen_trials
 from tomoscout.files import write_table, write_text
 
@@ -40,6 +40,9 @@ def run_summary(folder: Path, trials: int, top: int, title: str) -> list[Result]
             f"{folder}: {len(best)} of {trials} trials were completed, {top} are wanted (explore.top); "
             f"{folder / 'trials.csv'} says why the others were not"
         )
+    for old in folder.glob("best-*"):
+        if old.name not in best_names(top):
+            shutil.rmtree(old)
     for name, result in zip(best_names(top), best, strict=True):
         _copy_model(trial_folder(folder, result.number), folder / name)
         _write_recipe(folder / name / "train.yaml", asks[result.number])
@@ -104,7 +107,7 @@ def format_best(best: Sequence[Result]) -> str:
     """The best trials for a terminal."""
     lines = []
     for place, result in enumerate(best, 1):
-        params = ", ".join(f"{name} {_short(value)}" for name, value in result.params.items())
+        params = ", ".join(f"{name} {_short(value)}" for name, value in result.params.items()) or BASELINE
         lines.append(f"{place}. trial {trial_name(result.number)}: {result.value:.4f}  {params}")
     return "\n".join([*lines, ""])
 

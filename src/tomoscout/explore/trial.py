@@ -37,6 +37,7 @@ def run_trial(config: Config, records: Sequence[RunRecord], study_folder: Path, 
     if not (folder / "result.json").exists():
         study = study_of(config, records, study_folder)
         _keep(folder, _train(config, records, study, study_folder, ask))
+    _clear(folder)
     return Result.read(folder)
 
 
@@ -52,6 +53,7 @@ def give_up(study_folder: Path, number: int, reason: str = "given up") -> Result
     ask = Ask.read(folder)
     result = _result(ask, [], {}, reason)
     _keep(folder, result)
+    _clear(folder)
     return result
 
 
@@ -59,6 +61,9 @@ def _keep(folder: Path, result: Result) -> None:
     # Given up meanwhile, perhaps.
     if not (folder / "result.json").exists():
         result.write(folder / "result.json")
+
+
+def _clear(folder: Path) -> None:
     # A trial is not trained on: what it could go on from is many times its weights.
     for pattern in ("checkpoint*", ".checkpoint*"):
         for checkpoint in folder.glob(pattern):
@@ -70,7 +75,7 @@ def _train(config: Config, records: Sequence[RunRecord], study: Study, study_fol
     from tomoscout.train import run_train
 
     machine = config.train.model_dump(include={"device", "checkpoint_seconds", "memory_gb", "gpu_memory_gb"})
-    name = f"{study.settings['name']}-{trial_name(ask.number)}"
+    name = f"{study.name}-{trial_name(ask.number)}"
     options = Train.model_validate({**ask.train, **machine, "name": name})
     # The summary records all trials: many at once would wait for each other's lock on a file.
     tracking = config.tracking.model_copy(update={"enabled": config.tracking.enabled and bool(config.tracking.uri)})

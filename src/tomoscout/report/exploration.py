@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tomoscout.explore.records import BY_PRUNER, Ask, Result, trial_name
+from tomoscout.explore.records import BASELINE, BY_PRUNER, Ask, Result, trial_name
 from tomoscout.files import write_text
 from tomoscout.report.axes import Axis, short
 from tomoscout.report.exploration_charts import (
@@ -75,14 +75,14 @@ def _best(results: Sequence[Result], axes: Sequence[Axis]) -> dict[str, Any]:
     return {
         "best": best,
         "best_name": trial_name(best.number) if best else None,
-        "best_facts": _values(best, [axis.name for axis in axes], 6) if best else [],
+        "best_facts": _facts(best, [axis.name for axis in axes]) if best else [],
     }
 
 
 def _figures(study: Mapping[str, Any], results: Sequence[Result], axes: Sequence[Axis]) -> dict[str, Any]:
     scores = [result.value for result in results if result.value is not None]
     heights = score_range(results)
-    weighed = importances(results)
+    weighed = importances(_searched(results))
     rank = {entry.name: place for place, entry in enumerate(weighed)}
     weightiest = sorted(axes, key=lambda axis: rank.get(axis.name, len(rank)))
     return {
@@ -107,7 +107,7 @@ def _figures(study: Mapping[str, Any], results: Sequence[Result], axes: Sequence
 
 def _tables(asks: Iterable[Ask], results: Sequence[Result], axes: Sequence[Axis]) -> dict[str, Any]:
     names = [axis.name for axis in axes]
-    shared = [name for name in names if all(name in result.params for result in results)]
+    shared = [name for name in names if all(name in result.params for result in _searched(results))]
     others = [name for name in names if name not in shared]
     refused = Counter(entry.reason for ask in asks for entry in ask.refused)
     failed = {trial_name(r.number): r.reason or "unknown" for r in results if _outcome(r) == "failed"}
@@ -118,6 +118,15 @@ def _tables(asks: Iterable[Ask], results: Sequence[Result], axes: Sequence[Axis]
         "failures": by_reason(failed),
         "refusals": _most_common(refused),
     }
+
+
+def _searched(results: Iterable[Result]) -> list[Result]:
+    """Those that have parameters: all but the baseline."""
+    return [result for result in results if result.params]
+
+
+def _facts(result: Result, names: Iterable[str]) -> list[tuple[str, str]]:
+    return _values(result, names, 6) if result.params else [("baseline", BASELINE)]
 
 
 def _axes(study: Mapping[str, Any], results: Iterable[Result]) -> list[Axis]:
@@ -150,6 +159,11 @@ def _sentences(study: Mapping[str, Any], asks: Iterable[Ask], results: Sequence[
         sentences.append(f"The best is trial {trial_name(best.number)} with a validation score of {best.value:.4f}.")
     else:
         sentences.append("As none ran to the end, there is no best trial.")
+    sentences += [
+        f"{BASELINE.capitalize()}, trial {trial_name(result.number)}, reached {result.value:.4f}."
+        for result in results
+        if not result.params and result.value is not None
+    ]
     return sentences
 
 
@@ -164,7 +178,7 @@ def _parallels(
     families = dict.fromkeys(axis.name.split(".")[0] for axis in axes)
     families = {name: None for name in families if len(study.get("networks", ())) > 1 and name in study["networks"]}
     common = [axis for axis in axes if axis.name.split(".")[0] not in families]
-    charts = [parallel_chart("All trials", results, common, heights)] if common else []
+    charts = [parallel_chart("All trials", _searched(results), common, heights)] if common else []
     for family in families:
         own = [axis for axis in axes if axis.name.startswith(f"{family}.")]
         trials = [result for result in results if result.params.get("network") == family]
@@ -183,8 +197,10 @@ def _row(result: Result, shared: Sequence[str], others: Sequence[str]) -> dict[s
         "score": "–" if result.value is None else f"{result.value:.4f}",
         "validations": len(result.intermediate),
         "state": "complete" if result.state == "COMPLETE" else result.reason or "pruned",
-        "shared": [value for _, value in _values(result, shared)],
-        "other": ", ".join(f"{name} {value}" for name, value in _values(result, others)),
+        "shared": [dict(_values(result, shared)).get(name, "–") for name in shared],
+        "other": ", ".join(
+            f"{name} {value}" for name, value in (_values(result, others) if result.params else _facts(result, ()))
+        ),
     }
 
 
