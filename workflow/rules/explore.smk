@@ -93,7 +93,7 @@ rule trial:
         "trap : INT TERM USR1;"
         " tomoscout trial run {wildcards.trial} --config {params.settings:q}"
         " --inventory {params.inventory:q} --study {params.folder:q} 2>&1"
-        " | (trap '' INT TERM USR1; exec tee -a {log:q})"
+        " | (trap '' INT TERM USR1; exec tee {log:q})"
 
 
 rule summarise_study:
