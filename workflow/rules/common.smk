@@ -38,6 +38,7 @@ except TomoscoutError as error:
 TARGETS = f"<results>/targets/{flow.config.targets.name}"
 SPLIT = f"<results>/splits/{flow.config.split.name}.json"
 MODEL = "<results>/models/{model}"
+STUDY = "<results>/explore/{study}"
 TRAINED = f"<results>/models/{flow.config.train.name}"
 SEGMENTED = f"<results>/segment/{flow.config.session}"
 LOCALIZED = f"<results>/localize/{flow.config.session}"
@@ -59,6 +60,23 @@ def batch_files(folder, batches):
 def model_files(folders):
     """The files that make folders models."""
     return [f"{folder}/model.yaml" for folder in folders]
+
+
+def study_files(*names):
+    """Files of the configuration's study."""
+    return guarded(lambda wildcards: [f"{flow.study_folder}/{name}" for name in names])
+
+
+def before_proposal(wildcards):
+    """What a proposal waits for."""
+    folder = f"{flow.results}/explore/{wildcards.study}"
+    ask, result = flow.trials_before(wildcards.trial)
+    files = {}
+    if ask:
+        files["ask"] = ancient(f"{folder}/{ask}/ask.json")
+    if result:
+        files["result"] = ancient(f"{folder}/{result}/result.json")
+    return files
 
 
 def folders_of(files):

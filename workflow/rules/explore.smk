@@ -2,29 +2,10 @@
 # through them, for all earlier ones. What is there is never made again (`ancient`): settings or data that would
 # change it have a folder of their own.
 
-STUDY = "<results>/explore/{study}"
-
 
 wildcard_constraints:
     study=r"[^/]+",
     trial=r"\d\d\d\d+",
-
-
-def study_files(*names):
-    """Files of the configuration's study."""
-    return guarded(lambda wildcards: [f"{flow.study_folder}/{name}" for name in names])
-
-
-def before_proposal(wildcards):
-    """What a proposal waits for."""
-    folder = f"{flow.results}/explore/{wildcards.study}"
-    ask, result = flow.trials_before(wildcards.trial)
-    files = {}
-    if ask:
-        files["ask"] = ancient(f"{folder}/{ask}/ask.json")
-    if result:
-        files["result"] = ancient(f"{folder}/{result}/result.json")
-    return files
 
 
 rule start_study:
