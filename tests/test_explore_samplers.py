@@ -54,7 +54,7 @@ def search(
     study = optuna.create_study(direction="maximize")
     found = []
     for number in range(trials):
-        study.sampler = make_sampler(settings_of(sampler, seed, startup), space, 1000 * seed + number)
+        study.sampler = make_sampler(settings_of(sampler, seed, startup), space, 1000 * seed + number, number)
         trial = study.ask()
         values = space.values(lambda name, domain: _suggest(trial, name, domain), {})  # noqa: B023 used at once
         value = objective(values)
@@ -258,15 +258,18 @@ def test_a_position_is_that_of_the_value_that_was_tried() -> None:
 def test_samplers_are_optunas_where_they_keep_no_state() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        tpe = make_sampler(settings_of("tpe", startup=7), MIXED, 1)
+        tpe = make_sampler(settings_of("tpe", startup=7), MIXED, 1, 7)
     assert isinstance(tpe, optuna.samplers.TPESampler)
     assert tpe._n_startup_trials == 7
     assert tpe._multivariate
     assert tpe._group
     assert tpe._constant_liar
-    assert isinstance(make_sampler(settings_of("random"), MIXED, 1), optuna.samplers.RandomSampler)
-    assert isinstance(make_sampler(settings_of("qmc"), MIXED, 1), SobolSampler)
-    assert isinstance(make_sampler(settings_of("cmaes"), MIXED, 1), EvolutionSampler)
+    # Until so many results are known, learning samplers begin as the Sobol sequence does.
+    assert isinstance(make_sampler(settings_of("tpe", startup=7), MIXED, 1, 6), SobolSampler)
+    assert isinstance(make_sampler(settings_of("cmaes", startup=7), MIXED, 1, 6), SobolSampler)
+    assert isinstance(make_sampler(settings_of("random"), MIXED, 1, 100), optuna.samplers.RandomSampler)
+    assert isinstance(make_sampler(settings_of("qmc"), MIXED, 1, 100), SobolSampler)
+    assert isinstance(make_sampler(settings_of("cmaes"), MIXED, 1, 100), EvolutionSampler)
 
 
 def test_labels_of_choices_come_back_as_values() -> None:

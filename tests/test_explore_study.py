@@ -199,7 +199,9 @@ def test_proposals_are_those_of_an_ordinary_study_of_optunas(
             ordinary.add_trial(by_hand(ask.params, ask.distributions, state, value, curve))
         else:
             ordinary.add_trial(by_hand(ask.params, ask.distributions, TrialState.RUNNING, None, {}))
-    ordinary.sampler = make_sampler(study.settings, study.space, study.settings["seed"] * SEED_PRIME + number)
+    ordinary.sampler = make_sampler(
+        study.settings, study.space, study.settings["seed"] * SEED_PRIME + number, len(study.told(number))
+    )
     proposed = []
     while not proposed or proposed[-1]["batch_size"] > 16:
         trial = ordinary.ask()

@@ -106,7 +106,7 @@ class Explore(Section):
     """Trainings in all. More can be added at any time; those that are done stay as they are."""
     window: int = Field(default=8, ge=1)
     """A trial is proposed once all but the last `window` - 1 before it are done. Part of the study, as the number of
-    GPUs is not: choose 1.5 to 2 times the GPUs you expect. Larger keeps more of them busy, smaller learns sooner."""
+    GPUs is not: choose 1.5 times the GPUs you expect. Larger keeps more of them busy, smaller learns sooner."""
     seed: int = Field(default=42, ge=0, lt=2**32)
     """Seed of the proposals. `train.seed` is that of the trainings, the same for all."""
     baseline: bool = True
@@ -116,7 +116,7 @@ class Explore(Section):
     strategy for spaces of numbers, from some 100 trials on; choices and entries with conditions are drawn at random.
     qmc: a scrambled Sobol sequence that covers the space evenly. random."""
     startup_trials: int = Field(default=10, ge=1)
-    """Trials at random before tpe or cmaes begin to learn."""
+    """Results that must be known before tpe or cmaes learn from them; until then trials are proposed as by qmc."""
     pruner: Literal["median", "hyperband", "none"] = "median"
     """Which trials are ended early. median: those whose best score so far is below the median of the earlier trials at
     that validation. hyperband: successive halving in several brackets."""

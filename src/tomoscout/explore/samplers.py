@@ -19,12 +19,14 @@ from tomoscout.explore.options import Choice, Number
 from tomoscout.explore.space import SearchSpace, from_unit, label, to_unit
 
 
-def make_sampler(settings: Mapping[str, Any], space: SearchSpace, seed: int) -> BaseSampler:
-    """The sampler of a study for one trial. `settings`: content of study.json. `seed`: of this trial."""
+def make_sampler(settings: Mapping[str, Any], space: SearchSpace, seed: int, told: int) -> BaseSampler:
+    """The sampler of a study for one trial. `settings`: content of study.json. `seed`: of this trial. `told`: how many
+    results are known."""
     kind, startup = settings["sampler"], settings["startup_trials"]
     if kind == "random":
         return RandomSampler(seed)
-    if kind == "qmc":
+    # With a window much is proposed before the first results: even cover makes up for what that costs.
+    if kind == "qmc" or told < startup:
         return SobolSampler(space, settings["seed"])
     if kind == "cmaes":
         return EvolutionSampler(space, startup, seed)

@@ -176,7 +176,7 @@ def propose(study: Study, folder: Path, number: int, misfit: Misfit) -> Ask:
     if number == 0 and study.settings["baseline"]:
         return _baseline(study, misfit)
     space, known = study.space, known_values(study.base)
-    sampler = make_sampler(study.settings, space, _seed(study, number))
+    sampler = make_sampler(study.settings, space, _seed(study, number), len(study.told(number)))
     optuna_study = rebuild(study, folder, number, sampler)
     refused: list[Refused] = []
     while len(refused) < MOST_REFUSED:
