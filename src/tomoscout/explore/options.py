@@ -106,7 +106,8 @@ class Explore(Section):
     """Trainings in all. More can be added at any time; those that are done stay as they are."""
     window: int = Field(default=8, ge=1)
     """A trial is proposed once all but the last `window` - 1 before it are done. Part of the study, as the number of
-    GPUs is not: choose 1.5 times the GPUs you expect. Larger keeps more of them busy, smaller learns sooner."""
+    GPUs is not: choose 1.5 times the GPUs you expect, from some 30 on three times. Larger keeps more of them busy,
+    smaller learns sooner."""
     seed: int = Field(default=42, ge=0, lt=2**32)
     """Seed of the proposals. `train.seed` is that of the trainings, the same for all."""
     baseline: bool = True
