@@ -53,7 +53,14 @@ DIVERGING: dict[str, Any] = {
     "pruner": "none",
     "validations": 8,
     "networks": {"UNet": {"width": 2, "levels": 2, "bottleneck_levels": 0, "residual_units": 1, "dropout": 0.0}},
-    "space": {"patch": 16, "batch_size": 2, "loss.name": "Tversky", "learning_rate": 1e4},
+    "space": {
+        "patch": 16,
+        "batch_size": 2,
+        "loss.name": "Tversky",
+        "learning_rate": 1e4,
+        **dict.fromkeys(("loss.alpha", "loss.beta", "weight_decay", "background_fraction")),
+        **dict.fromkeys(f"augmentation.{name}" for name in ("probability", "rotate", "tilt", "noise")),
+    },
 }
 """Its loss is lost between the first and the second validation."""
 
