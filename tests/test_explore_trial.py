@@ -6,6 +6,8 @@ import csv
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -271,6 +273,20 @@ def test_what_is_done_is_not_trained_again(finished: Made, made: Made) -> None:
     result = succeeded(tomoscout("trial", "run", "0", *made.options))
     assert "training search" not in result.stderr
     assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in made.trial(0).iterdir()} == before
+
+
+def test_two_at_once_do_it_once(finished: Made, made: Made) -> None:
+    """As after a killed Snakemake whose jobs go on, and the same command given again."""
+    made.suggest(0)
+    command = [sys.executable, "-m", "tomoscout", "trial", "run", "0", *map(str, made.options)]
+    both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [process.communicate(timeout=120)[1] for process in both]
+    second, first = sorted(said, key=lambda text: "training search" in text)
+    assert [process.returncode for process in both] == [0, 0], first + second
+    assert f"is at work in {made.trial(0)}" in second
+    assert "training search" in first
+    assert "training search" not in second
+    assert made.file(0).read_bytes() == finished.file(0).read_bytes()
 
 
 def test_what_is_asked_stays(finished: Made, made: Made) -> None:

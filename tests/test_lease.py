@@ -399,7 +399,14 @@ def test_a_file_that_another_job_makes_at_the_same_time_is_shared(
 ) -> None:
     machine.show("0")
     path = machine.locks / "tomoscout-gpu-0.lock"
-    just_before(monkeypatch, os, "umask", path.touch)
+    plain_open = os.open
+
+    def open_after_another(name: str, flags: int, *mode: int) -> int:
+        if flags & os.O_EXCL:
+            path.touch()
+        return plain_open(name, flags, *mode)
+
+    monkeypatch.setattr(os, "open", open_after_another)
     with leased_gpu("auto") as gpu:
         assert gpu == "0"
         assert path.read_text() == f"{os.getpid()}\n"

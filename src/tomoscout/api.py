@@ -24,9 +24,10 @@ from typing import Any
 from tomoscout.classes import plan_targets
 from tomoscout.config import Config, load_config, parse_config
 from tomoscout.cross_validation import check_folds, fold_name, run_summary
-from tomoscout.explore.records import Result, best_names
+from tomoscout.explore.records import Result, best_names, trial_folder
 from tomoscout.files import read_json
 from tomoscout.inventory import RunRecord, refresh
+from tomoscout.locks import alone_in
 from tomoscout.splits import make_split
 
 Configuration = Config | Mapping[str, Any] | str | Path
@@ -137,7 +138,8 @@ def explore(config: Configuration, results: Path | str = "results", **options: A
     found = []
     for number in range(trials):
         suggest(settings, records, folder, number)
-        found.append(run_trial(settings, records, folder, number))
+        with alone_in(trial_folder(folder, number)):
+            found.append(run_trial(settings, records, folder, number))
     summarise(folder, trials, top, settings.report.title)
     return Explored(folder, found, [folder / name for name in best_names(top)])
 
@@ -162,7 +164,8 @@ def _train(config: Config, records: Sequence[RunRecord], results: Path, fold: in
     from tomoscout.train import run_train
 
     folder = results / "models" / fold_name(config.train.name, fold)
-    outcome = run_train(config, records, folder, fold)
+    with alone_in(folder):
+        outcome = run_train(config, records, folder, fold)
     found = read_json(folder / "results.json")
     return TrainedModel(
         folder,

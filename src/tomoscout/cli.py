@@ -14,6 +14,7 @@ import click
 from tomoscout import __version__
 from tomoscout.errors import TomoscoutError
 from tomoscout.lease import leased_gpu
+from tomoscout.locks import alone_in
 
 FILE = click.Path(path_type=Path)
 
@@ -177,7 +178,7 @@ def train(config: Path, inventory: Path, model: Path, fold: int | None, threads:
     Exits with 75 where SIGTERM or SIGUSR1 stopped it after writing a checkpoint.
     """
     settings, records = _load(config, inventory)
-    with leased_gpu(settings.train.device), _resumable(model):
+    with alone_in(model), leased_gpu(settings.train.device), _resumable(model):
         from tomoscout.train import run_train
 
         run_train(settings, records, model, fold, threads)
@@ -315,7 +316,8 @@ def run(number: int, config: Path, inventory: Path, study: Path) -> None:
     from tomoscout.explore.records import trial_folder
 
     settings, records = _load(config, inventory)
-    with leased_gpu(settings.train.device), _resumable(trial_folder(study, number)):
+    folder = trial_folder(study, number)
+    with alone_in(folder), leased_gpu(settings.train.device), _resumable(folder):
         from tomoscout.explore.trial import run_trial
 
         result = run_trial(settings, records, study, number)

@@ -16,7 +16,7 @@ from tomoscout.networks import code_digest
 from tomoscout.predictions import predicted_segmentation
 from tomoscout.splits import Fold
 
-VERSIONS = {"overlays": 1, "train": 2, "segment": 1, "localize": 1, "evaluate": 1, "report": 1, "explore": 1}
+VERSIONS = {"overlays": 1, "train": 2, "segment": 1, "localize": 1, "evaluate": 1, "report": 1, "explore": 2}
 """Targets and splits have theirs beside the code that plans them."""
 
 

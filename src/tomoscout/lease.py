@@ -7,13 +7,10 @@ system takes the lock from a process that dies, however it dies.
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import io
 import os
 import re
 import shutil
-import stat
 import subprocess
 import sys
 import time
@@ -21,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tomoscout.errors import TomoscoutError
+from tomoscout.locks import release, take
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
@@ -46,8 +44,6 @@ the batch services of AWS, Google and Azure."""
 
 _PAUSE = 0.25
 _LISTING_TIME = 120
-
-_held: set[io.FileIO] = set()
 
 
 @contextlib.contextmanager
@@ -75,7 +71,7 @@ def leased_gpu(device: str) -> Iterator[str | None]:
             os.environ.pop(VISIBLE, None)
         else:
             os.environ[VISIBLE] = earlier
-        _release(lock)
+        release(lock)
 
 
 # Which GPUs there are
@@ -161,63 +157,13 @@ def _first_free(pool: Sequence[str]) -> tuple[str, io.FileIO]:
 
 
 def _take(path: Path) -> io.FileIO | None:
-    """The lock file, open and locked, or None where another process holds it.
-
-    Raises:
-        TomoscoutError: the file cannot be used.
-    """
+    mask = os.umask(0)  # The next user of the machine must be able to open it.
     try:
-        with contextlib.ExitStack() as closing:
-            lock = closing.enter_context(open(path, "r+b", buffering=0, opener=_open_or_create))
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            status = os.fstat(lock.fileno())
-            if status.st_nlink == 0:  # Removed since it was opened: others lock the file that comes after it.
-                return None
-            if status.st_nlink > 1 or not stat.S_ISREG(status.st_mode):
-                raise OSError(errno.EINVAL, "not a plain file of one name")
-            closing.pop_all()
-    except BlockingIOError:
-        return None
+        return take(path, f"{os.getpid()}\n")
     except OSError as error:
         raise TomoscoutError(
             f"{path}: cannot be the lock of a GPU ({error.strerror}); remove it, or let the environment variable "
             f"{LOCK_FOLDER} name a folder in which every user of this machine may write"
         ) from None
-    _held.add(lock)
-    with contextlib.suppress(OSError):
-        # For people to read; and what cleans the folder of old files goes by the last change.
-        lock.truncate()
-        lock.write(b"%d\n" % os.getpid())
-    return lock
-
-
-def _open_or_create(path: str, flags: int) -> int:
-    # Linux lets nobody open another user's file in /tmp who would also create it (fs.protected_regular).
-    flags |= os.O_NOFOLLOW
-    with contextlib.suppress(FileNotFoundError):
-        return os.open(path, flags)
-    mask = os.umask(0)
-    try:
-        return os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o666)
-    except FileExistsError:
-        return os.open(path, flags)
     finally:
         os.umask(mask)
-
-
-def _release(lock: io.FileIO) -> None:
-    if lock in _held:
-        _held.remove(lock)
-        # Closing alone would not do it while a process forked behind Python's back has the file open too.
-        fcntl.flock(lock, fcntl.LOCK_UN)
-        lock.close()
-
-
-def _leave_to_parent() -> None:
-    """In a forked process: close the parent's locks, or they would last as long as the fork."""
-    for lock in _held:
-        lock.close()
-    _held.clear()
-
-
-os.register_at_fork(after_in_child=_leave_to_parent)

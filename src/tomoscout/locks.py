@@ -1,0 +1,108 @@
+"""Lock files (flock): the system takes the lock from a process that dies, however it dies."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import io
+import os
+import platform
+import stat
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+_PAUSE = 1.0
+
+_held: set[io.FileIO] = set()
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Have a folder for this process alone; waits for another, on whatever machine. Where Snakemake is killed its jobs
+    on a cluster go on, and the same command given again would start a second training on the checkpoint of the first.
+
+    Where the file system knows no locks, a warning is all there is.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / ".lock"
+    lock = _wait_for(path)
+    try:
+        yield
+    finally:
+        if lock:
+            path.unlink(missing_ok=True)
+            release(lock)
+
+
+def _wait_for(path: Path) -> io.FileIO | None:
+    told = False
+    try:
+        while not (lock := take(path, f"process {os.getpid()} on {platform.node()}")):
+            if not told:
+                holder = path.read_text() or "another process"
+                print(f"waiting: {holder} is at work in {path.parent}", file=sys.stderr, flush=True)
+                told = True
+            time.sleep(_PAUSE)
+        return lock
+    except OSError as error:
+        print(f"warning: {path}: no lock ({error.strerror}); let nothing else work in this folder", file=sys.stderr)
+        return None
+
+
+def take(path: Path, owner: str) -> io.FileIO | None:
+    """The lock file, open and locked, with `owner` in it for people to read, or None where another process holds it.
+
+    Raises:
+        OSError: the file cannot be used.
+    """
+    try:
+        with contextlib.ExitStack() as closing:
+            lock = closing.enter_context(open(path, "r+b", buffering=0, opener=_open_or_create))
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            status = os.fstat(lock.fileno())
+            if status.st_nlink == 0:  # Removed since it was opened: others lock the file that comes after it.
+                return None
+            if status.st_nlink > 1 or not stat.S_ISREG(status.st_mode):
+                raise OSError(errno.EINVAL, "not a plain file of one name")
+            closing.pop_all()
+    except BlockingIOError:
+        return None
+    _held.add(lock)
+    with contextlib.suppress(OSError):
+        # What cleans /tmp of old files goes by the last change.
+        lock.truncate()
+        lock.write(owner.encode())
+    return lock
+
+
+def release(lock: io.FileIO) -> None:
+    """Let others have it."""
+    if lock in _held:
+        _held.remove(lock)
+        # Closing alone would not do it while a process forked behind Python's back has the file open too.
+        fcntl.flock(lock, fcntl.LOCK_UN)
+        lock.close()
+
+
+def _open_or_create(path: str, flags: int) -> int:
+    # Linux lets nobody open another user's file in /tmp who would also create it (fs.protected_regular).
+    flags |= os.O_NOFOLLOW
+    with contextlib.suppress(FileNotFoundError):
+        return os.open(path, flags)
+    try:
+        return os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o666)
+    except FileExistsError:
+        return os.open(path, flags)
+
+
+def _leave_to_parent() -> None:
+    """In a forked process: close the parent's locks, or they would last as long as the fork."""
+    for lock in _held:
+        lock.close()
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_leave_to_parent)

@@ -1,0 +1,111 @@
+"""One process at a time in a folder."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import platform
+import select
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tomoscout.locks import alone_in
+
+HOLD = """
+import sys
+from pathlib import Path
+from tomoscout.locks import alone_in
+with alone_in(Path(sys.argv[1])):
+    print("alone", flush=True)
+    sys.stdin.read()
+"""
+
+
+class Process:
+    """A process of its own, and what it says."""
+
+    def __init__(self, *command: str | Path) -> None:
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        self.process = subprocess.Popen([sys.executable, *map(str, command)], text=True, **pipes)
+
+    def said(self) -> str:
+        return self._line("stdout")
+
+    def complained(self) -> str:
+        return self._line("stderr")
+
+    def _line(self, name: str) -> str:
+        stream = getattr(self.process, name)
+        ready, _, _ = select.select([stream], [], [], 60)
+        assert ready, "nothing said"
+        line: str = stream.readline()
+        return line.rstrip("\n")
+
+    def is_silent(self) -> bool:
+        return not select.select([self.process.stdout, self.process.stderr], [], [], 0.5)[0]
+
+    def end(self) -> str:
+        """Let it end; returns what else it complained of."""
+        return self.process.communicate(timeout=60)[1]
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Process]]:
+    processes = []
+
+    def started(*command: str | Path) -> Process:
+        processes.append(Process(*command))
+        return processes[-1]
+
+    yield started
+    for entry in processes:
+        entry.process.kill()
+        entry.process.communicate()
+
+
+def test_the_second_waits_for_the_first_and_says_so(tmp_path: Path, start: Callable[..., Process]) -> None:
+    folder = tmp_path / "models/default"
+    first = start("-c", HOLD, folder)
+    assert first.said() == "alone"
+    second = start("-c", HOLD, folder)
+    holder = f"process {first.process.pid} on {platform.node()}"
+    assert second.complained() == f"waiting: {holder} is at work in {folder}"
+    assert second.is_silent()
+    first.end()
+    assert second.said() == "alone"
+    second.end()
+    assert list(folder.iterdir()) == []
+
+
+def test_a_killed_process_leaves_nothing_to_wait_for(tmp_path: Path, start: Callable[..., Process]) -> None:
+    first = start("-c", HOLD, tmp_path)
+    assert first.said() == "alone"
+    first.process.kill()
+    first.process.wait()
+    assert (tmp_path / ".lock").exists()
+    with alone_in(tmp_path):
+        assert (tmp_path / ".lock").read_text() == f"process {os.getpid()} on {platform.node()}"
+    assert not (tmp_path / ".lock").exists()
+
+
+def test_other_folders_are_not_waited_for(tmp_path: Path, start: Callable[..., Process]) -> None:
+    assert start("-c", HOLD, tmp_path / "a").said() == "alone"
+    assert start("-c", HOLD, tmp_path / "b").said() == "alone"
+
+
+def test_a_file_system_without_locks_is_no_reason_to_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def unknown(*arguments: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", unknown)
+    with alone_in(tmp_path):
+        pass
+    warning = f"warning: {tmp_path}/.lock: no lock (No locks available); let nothing else work in this folder\n"
+    assert capsys.readouterr().err == warning
