@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from tomoscout.config import Config, Source, TomogramUri, load_config, parse_con
 from tomoscout.errors import TomoscoutError
 from tomoscout.networks import FAMILIES, parse_network
 from tomoscout.networks.options import NetworkOptions
+from tomoscout.reference import json_schema
 from tomoscout.sections import Section
 from tomoscout.training_options import LOSSES, CrossEntropy, Dice, Focal, Train
 
@@ -353,8 +355,39 @@ def test_the_reference_is_written_from_the_definition(form: str, file: str) -> N
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "config" / "examples").glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_example_loads(path: Path) -> None:
+def test_every_example_loads_and_editors_agree(path: Path) -> None:
     assert load_config(path).projects
+    assert is_valid(yaml.safe_load(path.read_text()))
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"split": {"ratios": 0.8}},
+        {"split": {"ratios": "0.7,0.1"}},
+        {"split": {"exclude": ["run-001"]}},
+        {"split": {"exclude": {"run-001": "ice"}}},
+        {"targets": {"picks": "data-portal/0"}},
+        {"train": {"loss": "Dice"}},
+        {"train": {"loss": {"name": "Focal", "gamma": 1}}},
+        {"train": {"loss": ["Dice", {"name": "Focal", "weight": 0.5}]}},
+    ],
+)
+def test_editors_know_the_short_forms(sections: dict[str, Any]) -> None:
+    parse_config({**LEAST, **sections}, "config.yaml")
+    assert is_valid({**LEAST, **sections})
+
+
+def test_editors_know_what_is_wrong() -> None:
+    assert not is_valid({**LEAST, "train": {"loss": "Dise"}})
+    assert not is_valid({**LEAST, "split": {"ratios": [0.7, 2]}})
+
+
+def is_valid(values: dict[str, Any]) -> bool:
+    """By the schema that editors use."""
+    from jsonschema import Draft202012Validator
+
+    return bool(Draft202012Validator(json.loads(json_schema())).is_valid(values))
 
 
 def test_the_commented_configuration_holds_the_defaults() -> None:

@@ -17,7 +17,7 @@ from scipy.stats import qmc
 
 from tomoscout.explore.options import Choice, Fixed, Number
 from tomoscout.explore.samplers import EvolutionSampler, SobolSampler, make_pruner, make_sampler
-from tomoscout.explore.space import Entry, SearchSpace, from_unit, label, to_unit
+from tomoscout.explore.space import Entry, SearchSpace, label
 from tomoscout.explore.study import _suggest
 
 Values = dict[str, Any]
@@ -138,7 +138,7 @@ def test_values_of_a_sobol_study_are_those_of_its_points() -> None:
         for name, position in zip(names, expected[number], strict=True):
             if name in values:
                 domain = dict(MIXED.searched)[name]
-                assert values[name] == from_unit(domain, float(position))
+                assert values[name] == domain.at(float(position))
 
 
 # CMA-ES
@@ -248,8 +248,8 @@ def test_a_position_is_that_of_the_value_that_was_tried() -> None:
         domain = dict(MIXED.searched)[name]
         assert isinstance(domain, Number)
         for position in np.linspace(0, 1, 50, endpoint=False).tolist():
-            value = from_unit(domain, position)
-            assert from_unit(domain, to_unit(domain, value)) == pytest.approx(value)
+            value = domain.at(position)
+            assert domain.at(domain.position(value)) == pytest.approx(value)
 
 
 # Settings

@@ -21,16 +21,13 @@ from conftest import SmallProject, error_of, succeeded, tomoscout
 from tomoscout.config import Config, parse_config
 from tomoscout.errors import TomoscoutError
 from tomoscout.explore.options import Choice, Fixed, Number
+from tomoscout.explore.points import known_values, train_options
 from tomoscout.explore.space import (
     NOT_SEARCHED,
     TRAINING,
     Entry,
     SearchSpace,
-    from_unit,
-    known_values,
     label,
-    to_unit,
-    train_options,
 )
 from tomoscout.explore.study import Study
 from tomoscout.networks import FAMILIES, build_network
@@ -84,7 +81,7 @@ def holds(domain: Number | Choice | Fixed, value: Any) -> bool:
 
 def drawn(space: SearchSpace, seed: int, base: Train | None = None) -> dict[str, Any]:
     generator = np.random.default_rng(seed)
-    return space.values(lambda _, domain: from_unit(domain, generator.random()), known_values(base or Train()))
+    return space.values(lambda _, domain: domain.at(generator.random()), known_values(base or Train()))
 
 
 # At least what octopi 1.7 searches
@@ -200,7 +197,7 @@ def points_of(family: str) -> list[dict[str, Any]]:
     ],
 )
 def test_networks_are_searched_as_widely_as_in_octopi(family: str, searched: list[dict[str, Any]]) -> None:
-    from tomoscout.explore.space import _network
+    from tomoscout.explore.points import _network
     from tomoscout.networks import parse_network
 
     def text(options: Mapping[str, Any]) -> str:
@@ -253,6 +250,28 @@ def test_changes_are_made_entry_by_entry() -> None:
     }
     for name in same:
         assert entry_of(space, name) == entry_of(default, name)
+
+
+def test_numbers_are_whole_where_the_option_is() -> None:
+    space = space_of(
+        networks={"UNet": {"width": {"low": 4, "high": 8}, "dropout": {"low": 0, "high": 0.5}}},
+        space={
+            "augmentation.rotate": {"low": 0, "high": 30},
+            "loss.alpha": {"low": 0, "high": 1},
+            "class_weights.ribosome": {"low": 1, "high": 4},
+            "foreground_weight": {"low": 1, "high": 100, "log": True},
+            "augmentation.tilt": {"low": 0, "high": 15, "step": 5},
+            "batch_size": {"low": 2, "high": 4},
+        },
+    )
+    values = space.values(lambda _, domain: domain.at(0.77), {"loss.name": "Tversky"}) | {"loss.name": "Tversky"}
+    assert {name for name, value in values.items() if isinstance(value, int)} >= {"UNet.width", "batch_size"}
+    assert values["augmentation.rotate"] == pytest.approx(23.1)
+    assert values["class_weights.ribosome"] == pytest.approx(3.31)
+    assert entry_of(space, "foreground_weight").domain.at(0.77) == pytest.approx(100**0.77)
+    assert values["augmentation.tilt"] == 15.0
+    assert entry_of(space, "loss.alpha").domain.at(0.77) == pytest.approx(0.77)
+    assert entry_of(space, "UNet.dropout").domain.at(0.5) == pytest.approx(0.25)
 
 
 def test_what_is_not_searched_is_as_train_says() -> None:
@@ -570,7 +589,7 @@ positions = st.floats(0, 1, exclude_max=True)
 @given(numbers(), positions, positions)
 def test_positions_are_values_that_optuna_takes(domain: Number, one: float, other: float) -> None:
     distribution = distribution_of(domain)
-    values = [from_unit(domain, position) for position in (0.0, *sorted((one, other)), 1.0)]
+    values = [domain.at(position) for position in (0.0, *sorted((one, other)), 1.0)]
     assert all(distribution._contains(distribution.to_internal_repr(value)) for value in values)
     assert all(isinstance(value, int if domain.is_whole else float) for value in values)
     assert values == sorted(values)
@@ -581,10 +600,10 @@ def test_positions_are_values_that_optuna_takes(domain: Number, one: float, othe
 @pytest.mark.filterwarnings("ignore:The distribution is specified by")
 @given(numbers(), positions)
 def test_a_value_has_the_position_it_came_from(domain: Number, position: float) -> None:
-    value = from_unit(domain, position)
-    there = to_unit(domain, value)
+    value = domain.at(position)
+    there = domain.position(value)
     assert 0 <= there <= 1
-    assert from_unit(domain, there) == (value if domain.is_whole else pytest.approx(value))
+    assert domain.at(there) == (value if domain.is_whole else pytest.approx(value))
     if not domain.is_whole and domain.step is None and domain.high > domain.low:
         assert there == pytest.approx(position, abs=1e-9)
 
@@ -596,15 +615,15 @@ def test_values_in_steps_have_equal_shares(domain: Number) -> None:
     distribution = distribution_of(domain)
     assert distribution.step is not None
     count = round((distribution.high - distribution.low) / distribution.step) + 1
-    middles = [from_unit(domain, (k + 0.5) / count) for k in range(count)]
+    middles = [domain.at((k + 0.5) / count) for k in range(count)]
     assert middles == pytest.approx([distribution.low + k * distribution.step for k in range(count)])
-    assert [to_unit(domain, value) for value in middles] == pytest.approx([(k + 0.5) / count for k in range(count)])
+    assert [domain.position(value) for value in middles] == pytest.approx([(k + 0.5) / count for k in range(count)])
 
 
 def test_whole_orders_of_magnitude_have_their_share() -> None:
     """As Optuna draws them: a half beyond either end, rounded."""
     domain = Number(low=1, high=100, log=True)
-    drawn_values = [from_unit(domain, (k + 0.5) / 10_000) for k in range(10_000)]
+    drawn_values = [domain.at((k + 0.5) / 10_000) for k in range(10_000)]
     share = drawn_values.count(1) / 10_000
     assert share == pytest.approx(math.log(1.5 / 0.5) / math.log(100.5 / 0.5), abs=1e-3)
 
@@ -612,8 +631,8 @@ def test_whole_orders_of_magnitude_have_their_share() -> None:
 @given(st.integers(1, 9), positions)
 def test_choices_have_equal_shares(count: int, position: float) -> None:
     domain = Choice(choices=[[n] for n in range(count)])
-    assert from_unit(domain, position) == [int(position * count)]
-    assert from_unit(domain, 1.0) == [count - 1]
+    assert domain.at(position) == [int(position * count)]
+    assert domain.at(1.0) == [count - 1]
     labels = [label(value) for value in domain.choices]
     CategoricalDistribution(labels)
     assert [json.loads(text) for text in labels] == domain.choices

@@ -29,7 +29,6 @@ from tomoscout.explore.records import (
     trial_numbers,
 )
 from tomoscout.explore.samplers import make_sampler
-from tomoscout.explore.space import from_unit
 from tomoscout.explore.start import start_study, study_of, suggest
 from tomoscout.explore.study import MOST_REFUSED, SEED_PRIME, Misfit, Study, frozen_trials, propose, rebuild
 from tomoscout.files import digest_folder
@@ -370,7 +369,7 @@ def test_sobol_points_are_used_up_by_what_is_refused(project: SmallProject, tmp_
         position = dict(zip((name for name, _ in searched), point.tolist(), strict=True))
         for name, domain in searched:
             if name in params:
-                value = from_unit(domain, position[name])
+                value = domain.at(position[name])
                 assert params[name] == (json.dumps(value) if isinstance(value, list) else value)
 
 

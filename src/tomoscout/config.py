@@ -149,12 +149,12 @@ class Split(Section):
 
     model_config = ConfigDict(populate_by_name=True)
 
-    @field_validator("ratios", mode="before")
+    @field_validator("ratios", mode="before", json_schema_input_type=float | str | list[Fraction])
     @classmethod
     def _split_ratios(cls, value: Any) -> Any:
         return split_ratios(value)
 
-    @field_validator("exclude", mode="before")
+    @field_validator("exclude", mode="before", json_schema_input_type=list[str] | dict[str, str])
     @classmethod
     def _exclude_list(cls, value: Any) -> Any:
         return dict.fromkeys(value, "excluded in the config") if isinstance(value, list) else value

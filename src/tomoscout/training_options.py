@@ -105,6 +105,7 @@ LOSSES: tuple[type[LossTerm], ...] = (
     FocalTversky,
     WeightedFocalTversky,
 )
+_LossName: Any = Literal[tuple(loss.model_fields["name"].default for loss in LOSSES)]
 
 
 class Augmentation(Section):
@@ -251,7 +252,7 @@ class Train(Section):
     seed: int = Field(default=42, ge=0, lt=2**32)
     """Seed of weights, crops and augmentation."""
 
-    @field_validator("loss", mode="before")
+    @field_validator("loss", mode="before", json_schema_input_type=_LossName | Loss | list[_LossName | Loss])
     @classmethod
     def _list_losses(cls, value: Any) -> Any:
         """One loss, by name or as a mapping, is a list of one."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tomoscout.explore.space import SearchSpace, from_unit
+from tomoscout.explore.space import SearchSpace
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Function:
     def typical(self) -> float:
         """The median over 2,000 random points, how far above the least."""
         generator, space = np.random.default_rng(0), SearchSpace.parse(self.entries)
-        points = (space.values(lambda _, domain: from_unit(domain, generator.random()), {}) for _ in range(2000))
+        points = (space.values(lambda _, domain: domain.at(generator.random()), {}) for _ in range(2000))
         return float(np.median([self.value(point) for point in points])) - self.least
 
     def regret(self, value: float) -> float:

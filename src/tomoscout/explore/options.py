@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, model_validator
@@ -15,7 +16,7 @@ Conditions = dict[str, list[Any]]
 
 
 class Number(Section):
-    """A number between two others, both included. Whole where `low`, `high` and `step` are."""
+    """A number between two others, both included. Whole where these are, unless the option takes fractions."""
 
     low: int | float
     """The least."""
@@ -43,6 +44,49 @@ class Number(Section):
         """Whether it is a whole number."""
         return isinstance(self.low, int) and isinstance(self.high, int)
 
+    def with_fractions(self) -> Number:
+        """The same between numbers that are not whole."""
+        return self.model_copy(update={"low": float(self.low), "high": float(self.high)})
+
+    def at(self, position: float) -> int | float:
+        """The value at a position in 0…1; each of whole numbers, or of steps, has an equal share of it."""
+        if self.log:
+            low, high = self._logarithms()
+            value = math.exp(low + position * (high - low))
+            return self._clip(round(value) if self.is_whole else value)
+        if self._is_continuous:
+            return self._clip(self.low + position * (self.high - self.low))
+        # In decimals, as Optuna counts: 0.1 + 2 × 0.1 is 0.3.
+        first, step, count = self._grid()
+        chosen = first + min(int(position * count), count - 1) * step
+        return int(chosen) if self.is_whole else float(chosen)
+
+    def position(self, value: float) -> float:
+        """The position of a value in 0…1: the middle of its share."""
+        if self.log:
+            low, high = self._logarithms()
+            return (math.log(value) - low) / (high - low) if high > low else 0.5
+        if self._is_continuous:
+            return (value - self.low) / (self.high - self.low) if self.high > self.low else 0.5
+        first, step, count = self._grid()
+        return ((value - float(first)) / float(step) + 0.5) / count
+
+    @property
+    def _is_continuous(self) -> bool:
+        return self.step is None and not self.is_whole
+
+    def _logarithms(self) -> tuple[float, float]:
+        half = 0.5 if self.is_whole else 0.0
+        return math.log(self.low - half), math.log(self.high + half)
+
+    def _grid(self) -> tuple[Decimal, Decimal, int]:
+        """The first of the values, the step between them, and how many they are."""
+        low, high, step = (Decimal(str(value)) for value in (self.low, self.high, self.step or 1))
+        return low, step, int((high - low) // step) + 1
+
+    def _clip(self, value: float) -> float:
+        return min(max(value, self.low), self.high)
+
 
 class Choice(Section):
     """One of several values: numbers, words, or lists such as the channels of a network."""
@@ -51,6 +95,10 @@ class Choice(Section):
     """The values."""
     when: Conditions = {}
     """Searched only where the entries named here have one of the values listed."""
+
+    def at(self, position: float) -> Any:
+        """The value at a position in 0…1, of which each has an equal share."""
+        return self.choices[min(int(position * len(self.choices)), len(self.choices) - 1)]
 
 
 class Fixed(Section):

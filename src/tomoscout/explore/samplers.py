@@ -16,7 +16,7 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
 from tomoscout.explore.options import Choice, Number
-from tomoscout.explore.space import SearchSpace, from_unit, label, to_unit
+from tomoscout.explore.space import SearchSpace, label
 
 
 def make_sampler(settings: Mapping[str, Any], space: SearchSpace, seed: int, told: int) -> BaseSampler:
@@ -72,7 +72,7 @@ class _UnitSampler(BaseSampler):
         """The value of an entry."""
         if self._drawn is None or self._drawn[0] != trial.number:
             self._drawn = trial.number, self.positions(study, trial)
-        value = from_unit(self.domains[param_name], self._drawn[1][param_name])
+        value = self.domains[param_name].at(self._drawn[1][param_name])
         return label(value) if isinstance(self.domains[param_name], Choice) else value
 
     def positions(self, study: optuna.Study, trial: FrozenTrial) -> Mapping[str, float]:
@@ -130,7 +130,7 @@ class EvolutionSampler(_UnitSampler):
         for name in self.axes:
             domain = self.domains[name]
             assert isinstance(domain, Number)
-            places.append(to_unit(domain, trial.params[name]))
+            places.append(domain.position(trial.params[name]))
         return np.array(places)
 
     def _evolved(self, told: Sequence[tuple[NDArray[np.float64], float | None]], seed: int) -> NDArray[np.float64]:

@@ -1,23 +1,19 @@
-"""The search space: which options are searched, between what, and what a point in it means for a training."""
+"""The search space: which options are searched, and between what."""
 
 from __future__ import annotations
 
 import difflib
 import json
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import yaml
-from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 
-from tomoscout.config import key_of
 from tomoscout.errors import TomoscoutError
 from tomoscout.explore.options import Choice, Explore, Fixed, Number, Space, parse_entry
-from tomoscout.networks import family_module, parse_network
-from tomoscout.networks.options import NetworkOptions
+from tomoscout.networks import family_module
 from tomoscout.training_options import LOSSES, Augmentation, Picking, Train
 
 _WITH_ALPHA = {"loss.name": ["Tversky", "FocalTversky", "WeightedFocalTversky"]}
@@ -59,10 +55,14 @@ NOT_SEARCHED = {
 }
 """Options of `train` that are no part of a search, and why."""
 
-_GROUPS = {
-    "augmentation": list(Augmentation.model_fields),
-    "picking": list(Picking.model_fields),
-    "loss": list(dict.fromkeys(name for loss in LOSSES for name in loss.model_fields)),
+_GROUPS: dict[str, Mapping[str, FieldInfo]] = {
+    "augmentation": Augmentation.model_fields,
+    "picking": Picking.model_fields,
+    "loss": {name: field for loss in LOSSES for name, field in loss.model_fields.items()},
+}
+_OPTIONS: dict[str, FieldInfo] = {
+    **{name: field for name, field in Train.model_fields.items() if name not in (*NOT_SEARCHED, *_GROUPS)},
+    **{f"{group}.{name}": field for group, fields in _GROUPS.items() for name, field in fields.items()},
 }
 KNOWN = ("loss.name",)
 """What conditions may ask for, too, where it is not searched."""
@@ -82,7 +82,7 @@ class Entry(NamedTuple):
         """Its values, or the ends of their range."""
         if isinstance(self.domain, Fixed):
             return [self.domain.value]
-        return self.domain.choices if isinstance(self.domain, Choice) else [from_unit(self.domain, p) for p in (0, 1)]
+        return self.domain.choices if isinstance(self.domain, Choice) else [self.domain.at(end) for end in (0, 1)]
 
     def counts(self, values: Mapping[str, Any]) -> bool:
         """Whether its conditions hold."""
@@ -111,10 +111,11 @@ class SearchSpace:
         for family in families:
             changes = options.networks[family]
             built_in = getattr(family_module(family), "SPACE", {})
-            entries += _of_family(family, list(_merge(built_in, changes, {"network": [family]})))
+            fields = family_module(family).Options.model_fields
+            entries += _of_family(family, list(_merge(built_in, changes, {"network": [family]}, fields)))
         for name in options.space:
             _check_name(name)
-        entries += _merge(TRAINING, options.space, {})
+        entries += _merge(TRAINING, options.space, {}, _OPTIONS)
         return cls(tuple(_in_order(entries)))
 
     @classmethod
@@ -144,15 +145,26 @@ class SearchSpace:
         return found
 
 
-def _merge(built_in: Mapping[str, Any], changes: Space, when: Mapping[str, list[Any]]) -> Iterator[Entry]:
-    """Built-in entries with the changes to them; an entry keeps its conditions unless it is given others."""
+def _merge(
+    built_in: Mapping[str, Any], changes: Space, when: Mapping[str, list[Any]], fields: Mapping[str, FieldInfo]
+) -> Iterator[Entry]:
+    """Built-in entries with the changes to them; an entry keeps its conditions unless it is given others. `fields`: the
+    options that they set."""
     for name in dict.fromkeys([*built_in, *sorted(changes)]):
         default: Domain | None = parse_entry(built_in.get(name))
         entry: Domain | None = parse_entry(changes.get(name, default))
         if entry is None:
             continue
         conditions = entry.when or (default.when if default else {})
+        field = fields.get(name, fields.get(name.partition(".")[0]))
+        if isinstance(entry, Number) and field and _takes_fractions(field.annotation):
+            entry = entry.with_fractions()
         yield Entry(name, entry.model_copy(update={"when": {}}), {**when, **conditions})
+
+
+def _takes_fractions(annotation: Any) -> bool:
+    parts = get_args(annotation)
+    return any(map(_takes_fractions, parts)) if parts else annotation is float
 
 
 def _of_family(family: str, entries: Sequence[Entry]) -> Iterator[Entry]:
@@ -170,14 +182,11 @@ def _check_name(name: str) -> None:
     top = name.partition(".")[0]
     if top in NOT_SEARCHED:
         raise TomoscoutError(f"explore.space.{name}: not to be searched: {NOT_SEARCHED[top]}")
-    field = Train.model_fields.get(top)
-    if field and isinstance(field.default, dict):
+    field = _OPTIONS.get(top)
+    if name in _OPTIONS or (field and isinstance(field.default, dict)):
         return
-    options = [name for name in Train.model_fields if name not in (*NOT_SEARCHED, *_GROUPS)]
-    known = [*options, *(f"{group}.{option}" for group, parts in _GROUPS.items() for option in parts)]
-    if name not in known:
-        near = [option for option in known if option.startswith(f"{top}.")] or known
-        raise TomoscoutError(f"explore.space.{name}: no option of train; {_nearest(name, near)}")
+    near = [option for option in _OPTIONS if option.startswith(f"{top}.")] or _OPTIONS
+    raise TomoscoutError(f"explore.space.{name}: no option of train; {_nearest(name, near)}")
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
@@ -202,140 +211,9 @@ def _in_order(entries: Sequence[Entry]) -> Iterator[Entry]:
         yield ready
 
 
-# Values in the unit interval, for samplers that know no other.
-
-
-def from_unit(domain: Number | Choice, position: float) -> Any:
-    """The value of a domain at a position in 0…1; each value of a discrete one has an equal share of it."""
-    if isinstance(domain, Choice):
-        return domain.choices[min(int(position * len(domain.choices)), len(domain.choices) - 1)]
-    if domain.log:
-        half = 0.5 if domain.is_whole else 0.0
-        low, high = math.log(domain.low - half), math.log(domain.high + half)
-        value = math.exp(low + position * (high - low))
-        return _clip(round(value) if domain.is_whole else value, domain)
-    if domain.step is None and not domain.is_whole:
-        return _clip(domain.low + position * (domain.high - domain.low), domain)
-    # In decimals, as Optuna counts: 0.1 + 2 × 0.1 is 0.3.
-    first, step, count = _grid(domain)
-    chosen = first + min(int(position * count), count - 1) * step
-    return int(chosen) if domain.is_whole else float(chosen)
-
-
-def to_unit(domain: Number, value: float) -> float:
-    """The position of a value in 0…1: the middle of its share."""
-    if domain.log:
-        half = 0.5 if domain.is_whole else 0.0
-        low, high = math.log(domain.low - half), math.log(domain.high + half)
-        return (math.log(value) - low) / (high - low) if high > low else 0.5
-    if domain.step is None and not domain.is_whole:
-        return (value - domain.low) / (domain.high - domain.low) if domain.high > domain.low else 0.5
-    first, step, count = _grid(domain)
-    return ((value - float(first)) / float(step) + 0.5) / count
-
-
-def _grid(domain: Number) -> tuple[Decimal, Decimal, int]:
-    """The first of the values of a domain, the step between them, and how many they are."""
-    low, high, step = (Decimal(str(value)) for value in (domain.low, domain.high, domain.step or 1))
-    return low, step, int((high - low) // step) + 1
-
-
-def _clip(value: float, domain: Number) -> float:
-    return min(max(value, domain.low), domain.high)
-
-
-# Values as Optuna keeps them.
-
-
 def label(value: Any) -> Any:
     """A value of a choice as Optuna takes it: a list as text."""
     return value if value is None or isinstance(value, bool | int | float | str) else json.dumps(value)
-
-
-# What a point means.
-
-
-def known_values(base: Train) -> dict[str, Any]:
-    """What conditions may ask for besides the entries: the loss that `train` has, where it has one alone."""
-    return {"loss.name": base.loss[0].name} if len(base.loss) == 1 else {}
-
-
-def train_options(values: Mapping[str, Any], base: Train, shape: Sequence[int], validations: int) -> Train:
-    """The options of a trial.
-
-    Args:
-        values: the point, by name of the entry.
-        base: what all trials share.
-        shape: voxels (z, y, x) of the median training tomogram: a patch is a cube cut to what fits.
-        validations: how often a trial is validated unless `base` says otherwise.
-
-    Raises:
-        ValueError: these options do not go together.
-    """
-    try:
-        network = parse_network(_network(values, base))
-        return _options(values, base, network, shape, validations)
-    except ValidationError as error:
-        first = error.errors()[0]
-        message = first["msg"].removeprefix("Value error, ")
-        raise ValueError(f"{key_of(first['loc'])}: {message}" if first["loc"] else message) from None
-
-
-def _options(
-    values: Mapping[str, Any], base: Train, network: NetworkOptions, shape: Sequence[int], validations: int
-) -> Train:
-    options = base.model_dump(mode="json")
-    options["network"] = network.model_dump(mode="json")
-    loss = _below("loss", values)
-    if loss:
-        first = options["loss"][0]
-        options["loss"] = [{**first, **loss} if loss.get("name", first["name"]) == first["name"] else loss]
-    for name, value in values.items():
-        if name == "network" or name.startswith(("loss.", f"{values['network']}.")):
-            continue
-        group, _, option = name.partition(".")
-        if option:
-            options[group][option] = value
-        else:
-            options[group] = value
-    if isinstance(values.get("patch"), int):
-        options["patch"] = _cube(values["patch"], network, shape)
-    options["validate_every"] = base.validate_every or math.ceil(options["steps"] / validations)
-    trained = Train.model_validate(options)
-    if trained.patch != "auto":
-        trained.check_patch_of(network)
-    return trained
-
-
-def _below(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    start = f"{prefix}."
-    return {name.removeprefix(start): value for name, value in values.items() if name.startswith(start)}
-
-
-def _network(values: Mapping[str, Any], base: Train) -> dict[str, Any]:
-    family = values["network"]
-    module = family_module(family)
-    own: type[NetworkOptions] = module.Options
-    # What train says of this family holds for what is not searched.
-    shared = base.network.model_dump(exclude_unset=True) if base.network.family == family else {}
-    searched = _below(family, values)
-    try:
-        made = own.from_search({**shared, **searched})
-    except KeyError as error:
-        raise ValueError(
-            f"{error.args[0]} is missing beside {', '.join(searched)}; search or set those that make a "
-            "network together, or none of them"
-        ) from None
-    for name in sorted(searched.keys() - getattr(module, "SPACE", {}).keys()):
-        if made.get(name) != searched[name]:
-            raise ValueError(f"{name} is made from what is searched, too; set that to null, or leave {name} out")
-    return {**made, "family": family}
-
-
-def _cube(size: int, network: NetworkOptions, shape: Sequence[int]) -> list[int]:
-    """A cube of about `size` voxels a side, cut to a tomogram and to multiples that the network takes."""
-    sides = zip(network.size_step(), network.smallest_size(), shape, strict=True)
-    return [max(least, min(size, side) // step * step) for step, least, side in sides]
 
 
 def describe_space(space: SearchSpace, families: Sequence[str]) -> str:

@@ -21,8 +21,9 @@ from tomoscout.classes import TargetPlan
 from tomoscout.config import Config
 from tomoscout.errors import TomoscoutError
 from tomoscout.explore.options import Choice, Number
+from tomoscout.explore.points import known_values, train_options
 from tomoscout.explore.records import Ask, Params, Refused, Result, trial_folder, trial_name
-from tomoscout.explore.space import SearchSpace, from_unit, known_values, label, train_options
+from tomoscout.explore.space import SearchSpace, label
 from tomoscout.files import digest, read_json
 from tomoscout.fingerprints import VERSIONS, training_fingerprint
 from tomoscout.inventory import RunRecord
@@ -145,7 +146,7 @@ class Study:
         reason = None
 
         def draw(entry: str, domain: Number | Choice) -> Any:
-            return value if entry == name else from_unit(domain, generator.random())
+            return value if entry == name else domain.at(generator.random())
 
         for _ in range(tries):
             values = space.values(draw, known)

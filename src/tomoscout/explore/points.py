@@ -1,0 +1,97 @@
+"""What a point of the search space means for a training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+
+from tomoscout.config import key_of
+from tomoscout.networks import family_module, parse_network
+from tomoscout.networks.options import NetworkOptions
+from tomoscout.training_options import Train
+
+
+def known_values(base: Train) -> dict[str, Any]:
+    """What conditions may ask for besides the entries: the loss that `train` has, where it has one alone."""
+    return {"loss.name": base.loss[0].name} if len(base.loss) == 1 else {}
+
+
+def train_options(values: Mapping[str, Any], base: Train, shape: Sequence[int], validations: int) -> Train:
+    """The options of a trial.
+
+    Args:
+        values: the point, by name of the entry.
+        base: what all trials share.
+        shape: voxels (z, y, x) of the median training tomogram: a patch is a cube cut to what fits.
+        validations: how often a trial is validated unless `base` says otherwise.
+
+    Raises:
+        ValueError: these options do not go together.
+    """
+    try:
+        network = parse_network(_network(values, base))
+        return _options(values, base, network, shape, validations)
+    except ValidationError as error:
+        first = error.errors()[0]
+        message = first["msg"].removeprefix("Value error, ")
+        raise ValueError(f"{key_of(first['loc'])}: {message}" if first["loc"] else message) from None
+
+
+def _options(
+    values: Mapping[str, Any], base: Train, network: NetworkOptions, shape: Sequence[int], validations: int
+) -> Train:
+    options = base.model_dump(mode="json")
+    options["network"] = network.model_dump(mode="json")
+    loss = _below("loss", values)
+    if loss:
+        first = options["loss"][0]
+        options["loss"] = [{**first, **loss} if loss.get("name", first["name"]) == first["name"] else loss]
+    for name, value in values.items():
+        if name == "network" or name.startswith(("loss.", f"{values['network']}.")):
+            continue
+        group, _, option = name.partition(".")
+        if option:
+            options[group][option] = value
+        else:
+            options[group] = value
+    if isinstance(values.get("patch"), int):
+        options["patch"] = _cube(values["patch"], network, shape)
+    options["validate_every"] = base.validate_every or math.ceil(options["steps"] / validations)
+    trained = Train.model_validate(options)
+    if trained.patch != "auto":
+        trained.check_patch_of(network)
+    return trained
+
+
+def _below(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    start = f"{prefix}."
+    return {name.removeprefix(start): value for name, value in values.items() if name.startswith(start)}
+
+
+def _network(values: Mapping[str, Any], base: Train) -> dict[str, Any]:
+    family = values["network"]
+    module = family_module(family)
+    own: type[NetworkOptions] = module.Options
+    # What train says of this family holds for what is not searched.
+    shared = base.network.model_dump(exclude_unset=True) if base.network.family == family else {}
+    searched = _below(family, values)
+    try:
+        made = own.from_search({**shared, **searched})
+    except KeyError as error:
+        raise ValueError(
+            f"{error.args[0]} is missing beside {', '.join(searched)}; search or set those that make a "
+            "network together, or none of them"
+        ) from None
+    for name in sorted(searched.keys() - getattr(module, "SPACE", {}).keys()):
+        if made.get(name) != searched[name]:
+            raise ValueError(f"{name} is made from what is searched, too; set that to null, or leave {name} out")
+    return {**made, "family": family}
+
+
+def _cube(size: int, network: NetworkOptions, shape: Sequence[int]) -> list[int]:
+    """A cube of about `size` voxels a side, cut to a tomogram and to multiples that the network takes."""
+    sides = zip(network.size_step(), network.smallest_size(), shape, strict=True)
+    return [max(least, min(size, side) // step * step) for step, least, side in sides]
