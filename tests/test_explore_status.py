@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
+import platform
 import re
 import shutil
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +23,7 @@ from tomoscout.errors import TomoscoutError
 from tomoscout.explore.records import Ask, Result, trial_folder
 from tomoscout.explore.status import find_study, status_lines
 from tomoscout.files import write_json
+from tomoscout.locks import alone_in
 
 METRICS = """step,loss,learning_rate,score,ribosome
 100,0.9,0.001,,
@@ -33,6 +39,7 @@ class Made:
     """A study whose files are as old as they are said to be."""
 
     def __init__(self, results: Path, name: str = "search-0a1b2c3d") -> None:
+        self.processes = ExitStack()
         self.folder = results / "explore" / name
         self.now = time.time()
         order = ["network", "UNet.width", "learning_rate", "batch_size"]
@@ -52,6 +59,10 @@ class Made:
         Result(number, PARAMS, {}, state, value, {}, {}).write(folder / "result.json")
         self.age(folder / "result.json", seconds)
 
+    def run(self, number: int) -> None:
+        """Let this process be at work on a trial."""
+        self.processes.enter_context(alone_in(trial_folder(self.folder, number)))
+
     def file(self, number: int, name: str, content: str = "", seconds: float = 3 * HOUR) -> None:
         path = trial_folder(self.folder, number) / name
         path.write_text(content)
@@ -59,8 +70,10 @@ class Made:
 
 
 @pytest.fixture
-def study(tmp_path: Path) -> Made:
-    return Made(tmp_path)
+def study(tmp_path: Path) -> Iterator[Made]:
+    made = Made(tmp_path)
+    with made.processes:
+        yield made
 
 
 def test_what_is_done_runs_and_waits(study: Made) -> None:
@@ -70,13 +83,42 @@ def test_what_is_done_runs_and_waits(study: Made) -> None:
     study.result(1, 90, 0.9, "PRUNED")
     study.result(2, 80, None, "PRUNED")
     study.file(3, "metrics.csv", METRICS)
-    study.file(4, "checkpoint.pt")
+    study.run(3)
+    study.run(4)
     study.file(5, ".ask.json.tmp")
     counts = "3{} trials done (1 complete, 2 pruned), 2 running, {} waiting"
     assert status_lines(study.folder)[0] == f"search-0a1b2c3d: {counts.format('', 2)}"
     assert status_lines(study.folder, 48)[0] == f"search-0a1b2c3d: {counts.format(' of 48', 43)}"
     # Fewer are planned than there are: those asked wait all the same.
     assert status_lines(study.folder, 4)[0] == f"search-0a1b2c3d: {counts.format(' of 4', 2)}"
+
+
+def test_what_is_interrupted_does_not_run(study: Made) -> None:
+    for number in range(4):
+        study.ask(number)
+    study.file(0, "metrics.csv", METRICS)
+    study.file(1, "checkpoint.pt")
+    # As left by a process that was killed.
+    study.file(1, ".lock", "process 1 on node7")
+    study.run(2)
+    lines = status_lines(study.folder, 8)
+    assert lines[0].endswith(": 0 of 8 trials done (0 complete, 0 pruned), 1 running, 2 interrupted, 5 waiting")
+    process = f"process {os.getpid()} on {platform.node()}"
+    assert lines[3:6] == [
+        f"trial 0002: before its first validation, last sign of life 0 s ago, {process}",
+        "trial 0000: interrupted, step 400 of 2,000, score 0.4500 (best 0.5000), last sign of life 3 h 00 min ago",
+        "trial 0001: interrupted, before its first validation, last sign of life 3 h 00 min ago",
+    ]
+
+
+def test_where_a_file_system_knows_no_locks_what_began_runs(study: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*arguments: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", unknown)
+    study.ask(0)
+    study.run(0)
+    assert "1 running, 0 waiting" in status_lines(study.folder)[0]
 
 
 def test_the_best_is_complete_and_its_parameters_are_in_order(study: Made) -> None:
@@ -105,10 +147,10 @@ def test_long_lines_are_folded_between_parameters(study: Made) -> None:
 
 def test_nothing_is_known_of_a_study_that_has_just_begun(study: Made) -> None:
     nothing = ["search-0a1b2c3d: 0 trials done (0 complete, 0 pruned), 0 running, 0 waiting", "best so far –"]
-    assert status_lines(study.folder) == [*nothing, "rate –, no trial shows signs of life, time left –"]
+    assert status_lines(study.folder) == [*nothing, "rate –, no trial runs, time left –"]
     assert status_lines(study.folder.parent / "gone")[1:] == status_lines(study.folder)[1:]
     study.ask(0)
-    study.file(0, "checkpoint.pt")
+    study.run(0)
     assert status_lines(study.folder, 8)[2] == "rate –, time left –"
 
 
@@ -117,7 +159,7 @@ def test_the_rate_is_that_of_the_last_trials(study: Made) -> None:
         study.ask(number, 5 * HOUR)
         study.result(number, (4 - number) * HOUR)
     study.ask(4)
-    study.file(4, "checkpoint.pt")
+    study.run(4)
     # Four since the first was asked, which is four hours before the last ended.
     assert status_lines(study.folder, 10)[2] == "rate 1 per hour, time left about 6 h 00 min"
     assert status_lines(study.folder)[2] == "rate 1 per hour, time left –"
@@ -133,7 +175,7 @@ def test_without_running_trials_no_time_is_told(study: Made) -> None:
         study.ask(number, 4 * HOUR)
         study.result(number, (3 - number) * HOUR)
     assert status_lines(study.folder, 3)[2] == "rate 1 per hour, nothing left to do"
-    assert status_lines(study.folder, 9)[2] == "rate 1 per hour, no trial shows signs of life, time left –"
+    assert status_lines(study.folder, 9)[2] == "rate 1 per hour, no trial runs, time left –"
 
 
 def test_copied_files_tell_no_rate(study: Made) -> None:
@@ -141,7 +183,7 @@ def test_copied_files_tell_no_rate(study: Made) -> None:
         study.ask(number, HOUR)
         study.result(number, HOUR)
     study.ask(3, HOUR)
-    study.file(3, "checkpoint.pt")
+    study.run(3)
     assert status_lines(study.folder, 9)[2] == "rate –, time left –"
 
 
@@ -151,13 +193,17 @@ def test_a_line_for_every_running_trial(study: Made) -> None:
     study.file(1, "metrics.csv", METRICS)
     study.file(0, "checkpoint.pt", seconds=26 * HOUR)
     study.file(2, "metrics.csv", "step,loss,learning_rate,score\n100,0.9,0.001,\n", seconds=-HOUR)
+    for number in range(3):
+        study.run(number)
     lines = status_lines(study.folder)[3:]
-    assert lines[0] == "trial 0000: before its first validation, last sign of life 1 d 2 h ago"
-    assert lines[1] == "trial 0001: step 400 of 2,000, score 0.4500 (best 0.5000), last sign of life 3 h 00 min ago"
+    process = f"process {os.getpid()} on {platform.node()}"
+    assert lines[0] == f"trial 0000: before its first validation, last sign of life 1 d 2 h ago, {process}"
+    progress = "step 400 of 2,000, score 0.4500 (best 0.5000), last sign of life 3 h 00 min ago"
+    assert lines[1] == f"trial 0001: {progress}, {process}"
     # Another machine's clock may be ahead.
-    assert lines[2] == "trial 0002: step 100 of 2,000, last sign of life 0 s ago"
+    assert lines[2] == f"trial 0002: step 100 of 2,000, last sign of life 0 s ago, {process}"
     asked = ", ".join(f"{number:04d} (2 h 00 min ago)" for number in range(3, 11))
-    assert lines[3:] == [f"asked, no sign of life yet: {asked} and 1 more"]
+    assert lines[3:] == [f"asked, not begun: {asked} and 1 more"]
 
 
 @pytest.mark.parametrize("content", ["", "{", '{"number": 0}', "[]", "null", "\x00\xff", '{"number": 0, "params"'])
@@ -170,8 +216,8 @@ def test_half_written_files_are_passed_over(study: Made, content: str) -> None:
     study.file(2, "metrics.csv", content)
     (study.folder / "study.json").write_text(content)
     lines = status_lines(study.folder, 8)
-    assert "1 of 8 trials done (1 complete, 0 pruned), 2 running, 5 waiting" in lines[0]
-    assert lines[-1].startswith("trial 0002: before its first validation, ")
+    assert "1 of 8 trials done (1 complete, 0 pruned), 0 running, 2 interrupted, 5 waiting" in lines[0]
+    assert lines[-1].startswith("trial 0002: interrupted, before its first validation, ")
 
 
 def test_metrics_may_end_anywhere(study: Made) -> None:

@@ -14,6 +14,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+LOCK = ".lock"
+"""The file in a folder that is locked by who is alone in it."""
+
 _PAUSE = 1.0
 
 _held: set[io.FileIO] = set()
@@ -27,7 +30,7 @@ def alone_in(folder: Path) -> Iterator[None]:
     Where the file system knows no locks, a warning is all there is.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / ".lock"
+    path = folder / LOCK
     lock = _wait_for(path)
     try:
         yield
@@ -35,6 +38,21 @@ def alone_in(folder: Path) -> Iterator[None]:
         if lock:
             path.unlink(missing_ok=True)
             release(lock)
+
+
+def owner_of(folder: Path) -> str | None:
+    """Who is alone in a folder now, if anybody is."""
+    try:
+        with (folder / LOCK).open("rb") as lock:
+            owner = lock.read().decode(errors="replace")
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return None
+    except BlockingIOError:
+        return owner
+    except OSError:
+        return "a process that cannot be asked for"
+    return None
 
 
 def _wait_for(path: Path) -> io.FileIO | None:

@@ -13,6 +13,7 @@ from typing import TypeVar
 from tomoscout.errors import TomoscoutError
 from tomoscout.explore.records import BASELINE, Ask, Result, trial_folder, trial_name, trial_numbers
 from tomoscout.files import read_json
+from tomoscout.locks import LOCK, owner_of
 from tomoscout.report.plots import best, series
 
 _T = TypeVar("_T")
@@ -68,19 +69,24 @@ def status_lines(study: Path, planned: int | None = None) -> list[str]:
         if result:
             done[number] = result
     signs = {number: _times(trial_folder(study, number)) for number in asked if number not in done}
-    # A trial that was asked waits for a machine: what it leaves besides shows that it runs.
-    running = [number for number, times in signs.items() if times.keys() - {"ask.json"}]
-    idle = [number for number in signs if number not in running]
-    waiting = len(idle) if planned is None else max(planned - len(done) - len(running), len(idle))
-    lines = [_count_line(study.name, done.values(), len(running), waiting, planned)]
+    owners = {number: owner_of(trial_folder(study, number)) for number in signs}
+    running = [number for number, owner in owners.items() if owner]
+    interrupted = [number for number in signs if number not in running and signs[number].keys() - {"ask.json"}]
+    idle = [number for number in signs if number not in running and number not in interrupted]
+    waiting = len(idle) if planned is None else max(planned - len(done) - len(running) - len(interrupted), len(idle))
+    states = {"running": len(running), "interrupted": len(interrupted), "waiting": waiting}
+    lines = [_count_line(study.name, done.values(), states, planned)]
     lines += _best_lines(done.values(), _order(study))
     left = None if planned is None else max(planned - len(done), 0)
     lines.append(_rate_line(_rate(study, asked, done), left, bool(running)))
-    lines += [_running_line(trial_folder(study, number), number, signs[number], now) for number in running]
+    for number in running:
+        lines.append(f"trial {trial_name(number)}: {_progress(trial_folder(study, number), now)}, {owners[number]}")
+    for number in interrupted:
+        lines.append(f"trial {trial_name(number)}: interrupted, {_progress(trial_folder(study, number), now)}")
     if idle:
         names = [f"{trial_name(n)} ({_ago(signs[n].get('ask.json'), now)})" for n in idle[:_ASKED_SHOWN]]
         more = f" and {len(idle) - _ASKED_SHOWN} more" if len(idle) > _ASKED_SHOWN else ""
-        lines.append(f"asked, no sign of life yet: {', '.join(names)}{more}")
+        lines.append(f"asked, not begun: {', '.join(names)}{more}")
     return lines
 
 
@@ -113,13 +119,13 @@ def _written(path: Path) -> float | None:
         return None
 
 
-def _count_line(name: str, done: Iterable[Result], running: int, waiting: int, planned: int | None) -> str:
+def _count_line(name: str, done: Iterable[Result], others: Mapping[str, int], planned: int | None) -> str:
     states = [result.state for result in done]
     of = "" if planned is None else f" of {planned:,}"
     complete = states.count("COMPLETE")
     return (
         f"{name}: {len(states):,}{of} trials done ({complete:,} complete, {len(states) - complete:,} pruned), "
-        f"{running:,} running, {waiting:,} waiting"
+        + ", ".join(f"{count:,} {state}" for state, count in others.items() if count or state != "interrupted")
     )
 
 
@@ -169,11 +175,12 @@ def _rate_line(rate: float | None, left: int | None, alive: bool) -> str:
     if left == 0:
         return f"{speed}, nothing left to do"
     if not alive:
-        return f"{speed}, no trial shows signs of life, time left –"
+        return f"{speed}, no trial runs, time left –"
     return f"{speed}, time left {'–' if rate is None or left is None else f'about {_duration(left / rate)}'}"
 
 
-def _running_line(folder: Path, number: int, times: Mapping[str, float], now: float) -> str:
+def _progress(folder: Path, now: float) -> str:
+    """How far a training is, and when it last wrote something; what it began with is its lock."""
     ask = _read(Ask.read, folder)
     rows = _rows(folder / "metrics.csv")
     steps = series(rows, "step")
@@ -183,9 +190,10 @@ def _running_line(folder: Path, number: int, times: Mapping[str, float], now: fl
     parts = [f"step {steps[-1][0]:,.0f}{of}" if steps else "before its first validation"]
     if scores:
         parts.append(f"score {scores[-1][1]:.4f} (best {best(scores)[1]:.4f})")
-    newest = max(time for name, time in times.items() if name != "ask.json")
+    written = _times(folder).items()
+    newest = max((time for name, time in written if name != "ask.json"), default=_written(folder / LOCK))
     parts.append(f"last sign of life {_ago(newest, now)}")
-    return f"trial {trial_name(number)}: {', '.join(parts)}"
+    return ", ".join(parts)
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
