@@ -13,16 +13,18 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import psutil
 import pytest
 import yaml
 
 from snakemake_session import CONFIG, ROOT, Session
+
+T = TypeVar("T")
 
 pytestmark = pytest.mark.workflow
 
@@ -31,6 +33,7 @@ PROFILE = ROOT / "workflow/profiles/slurm/profile.yaml"
 SITE = {"cpu_partition": "cpu", "gpu_partition": "gpu", "gpu_model": "pretended"}
 DEADLINE = 900
 NO_SUMMARY = ("--omit-from", "summarise_study")
+SOON = ("--slurm-init-seconds-before-status-checks", "1")
 
 TRIALS = [f"{number:04d}" for number in range(8)]
 # `auto`: on Slurm it asks for a GPU, and computes on the CPU where there is none behind it.
@@ -139,6 +142,16 @@ def planned(session: Session, profile: Path | str, *arguments: str, where: Path 
     return found
 
 
+def wait_for(running: subprocess.Popen[bytes], find: Callable[[], T]) -> T:
+    """What is found in time while a process runs."""
+    deadline = time.monotonic() + DEADLINE
+    while not (found := find()):
+        assert running.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    return found
+
+
 # The profile
 
 
@@ -182,6 +195,14 @@ def jobs_by_name() -> dict[str, list[dict[str, str]]]:
         rule, trial = re.fullmatch(r"rule_(\w+?)(?:_wildcards_.*_(\d+))?", job["Comment"]).groups()
         jobs[f"{rule} {trial}" if trial else rule].append(job)
     return jobs
+
+
+def log_of(session: Session, trial: str) -> str:
+    """What a trial has printed; Snakemake removes it before another attempt."""
+    with contextlib.suppress(FileNotFoundError):
+        for log in (session.folder / "logs/explore").glob(f"*/{trial}.log"):
+            return log.read_text()
+    return ""
 
 
 class Trial:
@@ -277,9 +298,7 @@ def test_a_disturbed_study_is_the_undisturbed_one(
     memory = f"300 if wildcards.trial == '{OUT_OF_MEMORY}' and attempt == 1 else 8000"
     profile = site_profile(tmp_path, mem_mb=memory)
     with (tmp_path / "output").open("w+") as output:
-        running = start(
-            session, profile, output, "explore", *NO_SUMMARY, "--slurm-init-seconds-before-status-checks", "1"
-        )
+        running = start(session, profile, output, "explore", *NO_SUMMARY, *SOON)
         try:
             seen = watch(session, running)
         finally:
@@ -311,5 +330,28 @@ def test_a_disturbed_study_is_the_undisturbed_one(
 
     # There are no checkpoints but those of trainings that were told to end.
     for trial in DISTURBED:
-        [log] = (session.folder / "logs/explore").glob(f"*/{trial}.log")
-        assert "resumed at step" in log.read_text()
+        assert "resumed at step" in log_of(session, trial)
+
+
+def test_jobs_that_outlive_snakemake_are_waited_for(
+    session: Session, undisturbed: dict[str, str], slurm: Path, tmp_path: Path
+) -> None:
+    shutil.rmtree(session.folder / "results/explore", ignore_errors=True)
+    arguments = ("explore", *NO_SUMMARY, *SOON, "--config", "explore={trials: 1}")
+    with (tmp_path / "output").open("w+") as output:
+        killed = start(session, site_profile(tmp_path), output, *arguments)
+        [first] = wait_for(killed, lambda: Trial.all_of(session))
+        first.stop_amid()
+        os.killpg(killed.pid, signal.SIGKILL)
+        killed.wait()
+        assert not start(session, site_profile(tmp_path), output, *arguments, "--unlock").wait()
+        again = start(session, site_profile(tmp_path), output, *arguments)
+        # Slurm has a second GPU.
+        waits = f"waiting: process {first.process.pid} on "
+        wait_for(again, lambda: waits in log_of(session, "0000"))
+        first.process.resume()
+        failed = again.wait()
+        output.seek(0)
+        assert not failed, output.read()
+    assert "training search" not in log_of(session, "0000")
+    assert outcome_of(session).items() <= undisturbed.items()

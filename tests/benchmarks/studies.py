@@ -62,7 +62,10 @@ def proposals(folder: Path, repeats: int, numbers: list[int]) -> str:
             command = ["explore", "suggest", str(number), "--config", str(config), "--study", str(study_folder)]
             target = trial_folder(study_folder, number) / "ask.json"
             kept = target.read_bytes() if target.exists() else None
-            measured = [run([*TOMOSCOUT, *command], folder=place) for _ in range(repeats)]
+            measured = []
+            for _ in range(repeats):
+                target.unlink(missing_ok=True)  # A proposal that is there stays.
+                measured.append(run([*TOMOSCOUT, *command], folder=place))
             # The first imports what it needs.
             parts = [_parts(load_config(config), records, study_folder, number) for _ in range(repeats + 1)][1:]
             rows.append([what, number, *costs(measured), *map(spread, zip(*parts, strict=True))])
