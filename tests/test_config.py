@@ -369,6 +369,7 @@ def test_every_example_loads_and_editors_agree(path: Path) -> None:
         {"split": {"exclude": {"run-001": "ice"}}},
         {"targets": {"picks": "data-portal/0"}},
         {"train": {"loss": "Dice"}},
+        {"train": {"network": [{"family": "SegResNet"}]}},
         {"train": {"loss": {"name": "Focal", "gamma": 1}}},
         {"train": {"loss": ["Dice", {"name": "Focal", "weight": 0.5}]}},
     ],

@@ -52,6 +52,11 @@ def entry_of(space: SearchSpace, name: str) -> Entry:
     return found
 
 
+def shared(shape: Sequence[int] = SHAPE, budget: str = "voxels") -> dict[str, Any]:
+    """What of a study's settings counts for the options of its trials."""
+    return {"shape": list(shape), "validations": 10, "budget": budget}
+
+
 def checked(train: Mapping[str, Any] | None = None, **explore: Any) -> Study:
     """The study of a configuration, as far as its space is concerned."""
     config = configured(train, **explore)
@@ -61,7 +66,7 @@ def checked(train: Mapping[str, Any] | None = None, **explore: Any) -> Study:
             "window": 8,
             "space": SearchSpace.of(config.explore).to_json(),
             "train": config.train.model_dump(mode="json"),
-            "shape": list(SHAPE),
+            **shared(),
             "validations": config.explore.validations,
         }
     )
@@ -319,6 +324,16 @@ def test_what_train_says_of_a_family_counts_for_what_is_made_from_the_search() -
         network = study.options_of(drawn(study.space, seed)).network.model_dump()
         assert len(network["filters"]) == 3
         assert network["deep_supervision"] <= 2
+
+
+def test_a_sum_of_losses_is_not_searched() -> None:
+    train = {"loss": ["Focal", "Dice"]}
+    with pytest.raises(TomoscoutError, match=r"^explore: train\.loss is a sum of 2, .*; set loss\.name, .* to null"):
+        checked(train)
+    names = [entry.name for entry in space_of().entries if entry.name.startswith("loss.")]
+    study = checked(train, space=dict.fromkeys(names))
+    options = study.options_of(drawn(study.space, 1, study.base))
+    assert [loss.name for loss in options.loss] == ["Focal", "Dice"]
 
 
 def test_a_family_alone_is_not_searched() -> None:
@@ -652,7 +667,7 @@ def test_plain_values_are_their_own_labels() -> None:
 def test_every_point_is_a_training(family: str, seed: int, shape: tuple[int, int, int]) -> None:
     space = space_of(networks=[family])
     values = drawn(space, seed)
-    options = train_options(values, Train(), shape, 10)
+    options = train_options(values, Train(), shared(shape))
     assert options.network.family == family
     assert options.learning_rate == values["learning_rate"]
     assert options.augmentation.tilt == values["augmentation.tilt"]
@@ -673,7 +688,7 @@ def test_every_point_is_a_training(family: str, seed: int, shape: tuple[int, int
 def test_every_point_is_a_network_that_takes_its_patch(family: str) -> None:
     space = space_of(networks=[family])
     for seed in range(4):
-        options = train_options(drawn(space, seed), Train(), (16, 70, 70), 10)
+        options = train_options(drawn(space, seed), Train(), shared((16, 70, 70)))
         with torch.device("meta"):
             network = build_network(options.network, 3).to("meta").train()
             outputs = network(torch.zeros(2, 1, *options.crop))
@@ -695,26 +710,53 @@ def test_every_point_is_a_network_that_takes_its_patch(family: str) -> None:
 def test_a_patch_is_a_cube_cut_to_the_tomogram(size: int, shape: Sequence[int], patch: list[int]) -> None:
     """Three halvings: multiples of 8, in the plane at least 16."""
     values = {"network": "UNet", "UNet.width": 8, "UNet.levels": 4, "UNet.bottleneck_levels": 1, "patch": size}
-    assert train_options(values, Train(), shape, 10).patch == patch
+    assert train_options(values, Train(), shared(shape)).patch == patch
 
 
 def test_a_patch_of_three_numbers_is_taken_as_it_is() -> None:
     values = {"network": "UNet", "patch": [16, 32, 64]}
-    assert train_options(values, Train(), SHAPE, 10).patch == [16, 32, 64]
+    assert train_options(values, Train(), shared()).patch == [16, 32, 64]
     with pytest.raises(ValueError, match=r"^patch \[15, 32, 64\] \(z, y, x\) must be multiples"):
-        train_options({**values, "patch": [15, 32, 64]}, Train(), SHAPE, 10)
+        train_options({**values, "patch": [15, 32, 64]}, Train(), shared())
 
 
 @pytest.mark.parametrize(("every", "steps", "expected"), [(None, 100, 10), (None, 101, 11), (30, 100, 30)])
 def test_trials_are_validated_as_often_as_they_should(every: int | None, steps: int, expected: int) -> None:
     base = Train(steps=steps, validate_every=every)
-    assert train_options({"network": "UNet"}, base, SHAPE, 10).validate_every == expected
+    assert train_options({"network": "UNet"}, base, shared()).validate_every == expected
+
+
+def test_trials_see_as_many_voxels_as_the_training_that_is_configured() -> None:
+    base = Train(steps=1000, batch_size=8, patch=[64, 64, 64])
+
+    def steps(budget: str = "voxels", base: Train = base, **values: Any) -> tuple[int, int | None]:
+        found = train_options({"network": "UNet", **values}, base, shared((300, 300, 300), budget))
+        return found.steps, found.validate_every
+
+    assert steps() == (1000, 100)
+    assert steps(batch_size=16) == (500, 50)
+    assert steps(batch_size=4, patch=128) == (250, 25)
+    assert steps(patch=[32, 64, 64]) == (2000, 200)
+    # Not a multiple; and never fewer than there are validations.
+    assert steps(batch_size=48) == (167, 17)
+    assert steps(batch_size=48, patch=160) == (11, 2)
+    assert steps(batch_size=4096, patch=160) == (10, 1)
+    assert steps("steps", batch_size=16) == (1000, 100)
+    assert steps(batch_size=16, steps=300) == (300, 30)
+    # Where an interval is given, those of other lengths are validated as often.
+    often = base.model_copy(update={"validate_every": 70})
+    assert steps(base=often) == (1000, 70)
+    assert steps(base=often, batch_size=16) == (500, 50)
+    # What `auto` means is what the network plans.
+    planned = Train(steps=1000, batch_size=8, patch="auto")
+    assert steps(base=planned, patch=96) == (1000, 100)
+    assert steps(base=planned, batch_size=4) == (2000, 200)
 
 
 def test_options_that_do_not_go_together_are_named_in_one_line() -> None:
     values = {"network": "UNet", "patch": 64, "augmentation.rotate90": True}
     with pytest.raises(ValueError, match=r"^augmentation\.rotate90 needs a patch as wide as it is high") as caught:
-        train_options(values, Train(), (64, 32, 64), 10)
+        train_options(values, Train(), shared((64, 32, 64)))
     assert "\n" not in str(caught.value)
 
 

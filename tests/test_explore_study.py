@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -244,7 +245,7 @@ def test_a_proposal_is_complete(project: SmallProject, tmp_path: Path) -> None:
     for ask in run(study, tmp_path / "study", 6):
         options = Train.model_validate(ask.train)
         assert not {"name", "device", "checkpoint_seconds"} & ask.train.keys()
-        assert options.validate_every == 10
+        assert options.validate_every == math.ceil(options.steps / study.settings["validations"])
         assert options.seed == study.base.seed
         assert options.network.family == ask.params["network"]
         assert set(ask.params) == set(ask.distributions)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -318,18 +318,23 @@ def test_a_trial_can_be_given_up(finished: Made, made: Made) -> None:
         assert made.suggest(number).number == number
 
 
-def test_a_trial_given_up_while_it_runs_stays_given_up(made: Made) -> None:
-    """Later trials may know that result already."""
-    made.suggest(0)
-    process = fork(lambda: made.run(0))
+def test_a_trial_given_up_while_it_runs_ends_after_its_next_validation(made: Made) -> None:
+    ask = made.suggest(0)
+    command = [str(part) for part in ("trial", "run", "0", *made.options)]
+    process = fork(lambda: main(command))
     is_under_way = is_checkpointed(made.trial(0), 2)
     while not is_under_way():
         time.sleep(0.001)
-    given_up = give_up(made.folder, 0)
-    # Without the checkpoint that it was about to replace it may end with an error; asked again it is done.
-    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) in (0, FAILED)
-    assert Result.read(made.trial(0)) == given_up
-    assert made.run(0) == given_up
+    os.kill(process, signal.SIGSTOP)
+    said = succeeded(tomoscout("trial", "give-up", "0", "--study", made.folder)).stderr
+    assert said.endswith("trial 0000 is given up; it ends after its next validation, or once its job is ended\n")
+    assert not made.file(0).exists()
+    os.kill(process, signal.SIGCONT)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0
+    kept = Result.read(made.trial(0))
+    assert kept == Result(0, ask.params, ask.distributions, "PRUNED", None, {}, {}, "given up")
+    assert not (made.trial(0) / "model.yaml").exists()
+    assert not list(made.trial(0).glob("*checkpoint*"))
 
 
 def test_what_is_done_cannot_be_given_up(finished: Made, made: Made) -> None:
@@ -401,18 +406,12 @@ def test_missing_data_is_not_the_trials_fault(made: Made, lost: str) -> None:
     assert made.run(0).number == 0
 
 
-def test_too_little_main_memory_is_not_the_trials_fault(workspace: Workspace) -> None:
-    made = Made.start(workspace)
+def test_too_little_main_memory_is_not_the_trials_fault(made: Made) -> None:
     ask = made.suggest(0)
-    records = workspace.records()
-    workspace.configure(explore=EXPLORE, train={**TRAIN, "memory_gb": 0.05, "patch": [16, 16, 16]})
-    study = configured_study(made.config, records)
-    folder = made.folder.with_name(study.name)
-    start_study(made.config, records, folder)
-    ask.write(trial_folder(folder, 0) / "ask.json")
+    replace(ask, train={**ask.train, "memory_gb": 0.05}).write(made.trial(0) / "ask.json")
     with pytest.raises(TomoscoutError, match="memory: main memory would have to hold "):
-        run_trial(made.config, records, folder, 0)
-    assert not (trial_folder(folder, 0) / "result.json").exists()
+        made.run(0)
+    assert not made.file(0).exists()
 
 
 def test_a_configuration_of_another_study_is_refused(made: Made) -> None:
@@ -589,10 +588,13 @@ def test_the_best_are_kept_as_models(summarised: Made) -> None:
 
 def test_the_recipe_of_the_best_trains_the_same_longer(summarised: Made, workspace: Workspace) -> None:
     import yaml
+    from snakemake.utils import update_config
 
     [best] = run_summary(summarised.folder, TRIALS, 1, "")
-    recipe = yaml.safe_load((summarised.folder / "best/train.yaml").read_text())["train"]
-    options = workspace.configure(train={**TRAIN, **recipe, "steps": 99}).train
+    # As Snakemake merges two configuration files: here with options of another family.
+    values = {"train": {**TRAIN, "network": {"family": "SegResNet", "init_filters": 8, "dropout": 0.3}}}
+    update_config(values, yaml.safe_load((summarised.folder / "best/train.yaml").read_text()))
+    options = workspace.configure(train={**values["train"], "steps": 99}).train
     asked = Train.model_validate(Ask.read(summarised.trial(best.number)).train)
     same = {"steps", "validate_every", "name", "device", "checkpoint_seconds"}
     assert options.model_dump(exclude=same) == asked.model_dump(exclude=same)
@@ -638,15 +640,21 @@ def test_the_journal_is_a_study_of_optunas(summarised: Made) -> None:
     assert {path.name for path in summarised.folder.iterdir() if path.name.startswith(".")} == set()
 
 
+def told_of(results: Sequence[Result]) -> str:
+    """The reasons, the most frequent first."""
+    reasons = [result.reason for result in results if result.reason]
+    counts = sorted(set(reasons), key=lambda reason: (-reasons.count(reason), reasons.index(reason)))
+    return "; ".join(f"{one} ({reasons.count(one)}×)" if reasons.count(one) > 1 else one for one in counts)
+
+
 def test_too_few_complete_trials_are_an_error(summarised: Made) -> None:
     complete = len(ranked(summarised.results(TRIALS)))
     arguments = ("--trials", str(TRIALS), "--top", str(complete + 1))
     message = error_of(tomoscout("explore", "summarise", summarised.folder, *arguments))
     assert message == (
         f"{summarised.folder}: {complete} of {TRIALS} trials were completed, {complete + 1} are wanted (explore.top); "
-        f"{summarised.folder / 'trials.csv'} says why the others were not"
+        f"the others: {told_of(summarised.results(TRIALS))}"
     )
-    assert (summarised.folder / "trials.csv").exists()
     assert not (summarised.folder / "best").exists()
 
 
@@ -692,6 +700,10 @@ def test_every_trial_is_a_run_of_mlflow(summarised: Made, tmp_path: Path) -> Non
         run = client.get_run(runs[trial_name(result.number)])
         assert run.info.status == "FINISHED"
         assert run.data.tags["tomoscout.state"] == result.state
+        # A thousand trials would be stored twice.
+        kept = {file.path for file in client.list_artifacts(run.info.run_id)}
+        assert ("metrics.csv" in kept) == (result.state == "COMPLETE")
+        assert "weights.safetensors" not in kept
         assert run.data.tags["tomoscout.study"] == summarised.folder.name
         assert run.data.tags["tomoscout.model"] == f"{summarised.folder.name}-{trial_name(result.number)}"
         scores = client.get_metric_history(run.info.run_id, "score")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -190,15 +191,22 @@ def test_the_best_models_segment_together(session: Session) -> None:
     assert len(picked) == 5
 
 
-def test_a_trial_that_can_never_finish_is_given_up(fresh: Session) -> None:
+def test_a_trial_that_hangs_is_given_up(fresh: Session) -> None:
     study = fresh.folder / "results/explore" / kept_study(fresh).name
-    fresh.snakemake(str((study / "0000/ask.json").relative_to(fresh.folder)))
+    result, lock = study / "0000/result.json", study / "0000/.lock"
+    running = fresh.start(str(result.relative_to(fresh.folder)), "--retries", "1")
+    while not (lock.exists() and lock.read_text()):
+        assert running.poll() is None
+        time.sleep(0.01)
+    [process] = re.findall(r"process (\d+) on", lock.read_text())
+    os.kill(int(process), signal.SIGSTOP)
     tool = [sys.executable, "-m", "tomoscout", "trial", "give-up", "0000"]
-    ended = subprocess.run(tool, cwd=fresh.folder, capture_output=True, text=True, check=True)
-    assert "trial 0000 is given up" in ended.stderr
-    assert json.loads((study / "0000/result.json").read_text())["reason"] == "given up"
+    said = subprocess.run(tool, cwd=fresh.folder, capture_output=True, text=True, check=True).stderr
+    assert said.endswith("trial 0000 is given up; it ends after its next validation, or once its job is ended\n")
+    assert not result.exists()
+    os.kill(int(process), signal.SIGKILL)
+    output, _ = running.communicate()
+    assert running.returncode == 0, output
+    assert json.loads(result.read_text())["reason"] == "given up"
     again = subprocess.run(tool, cwd=fresh.folder, capture_output=True, text=True, check=False)
     assert again.returncode == 1 and "its result stays" in again.stderr
-    # Snakemake, which knows nothing of it, asks again; what came of it stays.
-    fresh.snakemake(str((study / "0000/result.json").relative_to(fresh.folder)))
-    assert json.loads((study / "0000/result.json").read_text())["reason"] == "given up"

@@ -32,6 +32,13 @@ GPU 1: NVIDIA A100-SXM4-40GB (UUID: GPU-aaaa2222-0000)
   MIG 3g.20gb     Device  1: (UUID: MIG-cccc2222-0000)
 GPU 2: NVIDIA RTX A6000 (Ada) (UUID: GPU-bbbb1111-0000)
 """
+FIRST, SLICE_0, SLICE_1, LAST = "GPU-aaaa1111-0000", "MIG-cccc1111-0000", "MIG-cccc2222-0000", "GPU-bbbb1111-0000"
+ONLY_FIRST = "GPU 0: NVIDIA A100-SXM4-40GB (UUID: GPU-aaaa1111-0000)\n"
+ONLY_LAST = "GPU 0: NVIDIA RTX A6000 (Ada) (UUID: GPU-bbbb1111-0000)\n"
+NO_DRIVER = "echo 'NVIDIA-SMI has failed because it could not communicate with the driver'; exit 9"
+
+CLUSTERS = ["SLURM_JOB_ID", "PBS_JOBID", "SGE_TASK_ID", "LSB_JOBID", "_CONDOR_JOB_AD", "FLUX_JOB_ID", "OAR_JOB_ID"]
+CLOUDS = ["KUBERNETES_SERVICE_HOST", "AWS_BATCH_JOB_ID", "BATCH_JOB_UID", "AZ_BATCH_TASK_ID"]
 
 
 class Machine:
@@ -43,7 +50,7 @@ class Machine:
         self.locks.mkdir()
         self.programs.mkdir()
         self._patch = patch
-        for name in lease.SCHEDULERS:
+        for name in lease.CLUSTER_SCHEDULERS + lease.CLOUD_SCHEDULERS:
             patch.delenv(name, raising=False)
         self.show(None)
         patch.setenv("PATH", str(self.programs))
@@ -54,6 +61,9 @@ class Machine:
             self._patch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
         else:
             self._patch.setenv("CUDA_VISIBLE_DEVICES", gpus)
+
+    def be_job_of(self, scheduler: str) -> None:
+        self._patch.setenv(scheduler, "17")
 
     def lock_in(self, folder: Path) -> None:
         self._patch.setenv("TOMOSCOUT_LOCK_FOLDER", str(folder))
@@ -242,26 +252,23 @@ def test_a_forked_child_does_not_give_the_gpu_of_its_parent_back(machine: Machin
 # Where there is nothing to lease
 
 
-@pytest.mark.parametrize("visible", [None, "", "-1", "NoDevFiles", "-1,0", " "])
-def test_no_gpu_no_lease(machine: Machine, visible: str | None) -> None:
+def test_no_gpu_no_lease(machine: Machine) -> None:
+    assert_left_alone(machine, "auto")
+
+
+@pytest.mark.parametrize("visible", ["", "-1", "NoDevFiles", "-1,0", " "])
+@pytest.mark.parametrize("scheduler", [None, *CLUSTERS, *CLOUDS])
+def test_gpus_that_are_hidden_are_not_leased(machine: Machine, scheduler: str | None, visible: str) -> None:
+    machine.list_gpus(LISTING)
     machine.show(visible)
+    if scheduler:
+        machine.be_job_of(scheduler)
     assert_left_alone(machine, "auto")
 
 
 def test_a_job_on_cpu_takes_no_gpu(machine: Machine) -> None:
     machine.show("0,1")
     assert_left_alone(machine, "cpu")
-
-
-@pytest.mark.parametrize("visible", [None, "1", "GPU-aaaa1111-0000"])
-@pytest.mark.parametrize("scheduler", ["SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "KUBERNETES_SERVICE_HOST"])
-def test_what_a_scheduler_gave_is_left_alone(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch, scheduler: str, visible: str | None
-) -> None:
-    machine.list_gpus(LISTING)
-    machine.show(visible)
-    monkeypatch.setenv(scheduler, "17")
-    assert_left_alone(machine, "cuda")
 
 
 def assert_left_alone(machine: Machine, device: str) -> None:
@@ -271,14 +278,6 @@ def assert_left_alone(machine: Machine, device: str) -> None:
         assert dict(os.environ) == before
     assert dict(os.environ) == before
     assert list(machine.locks.iterdir()) == []
-
-
-def test_jobs_share_the_several_gpus_of_an_allocation(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch, hold: Callable[..., Holder]
-) -> None:
-    monkeypatch.setenv("SLURM_JOB_ID", "17")
-    machine.show("2,5")
-    assert sorted(hold("hold").gpu() for _ in range(2)) == ["2", "5"]
 
 
 @pytest.mark.parametrize("visible", [None, "2,0"])
@@ -296,9 +295,112 @@ def test_the_environment_is_as_it_was_whatever_happens(machine: Machine, visible
         assert dict(os.environ) == before
 
 
-# Names of GPUs
+# In the jobs of schedulers
 
-FIRST, SLICE_0, SLICE_1, LAST = "GPU-aaaa1111-0000", "MIG-cccc1111-0000", "MIG-cccc2222-0000", "GPU-bbbb1111-0000"
+
+@pytest.mark.parametrize("scheduler", [*CLUSTERS, *CLOUDS])
+@pytest.mark.parametrize(
+    ("visible", "pool"), [("0", [FIRST]), (LAST, [LAST]), ("GPU-b", [LAST]), ("2,0", [LAST, FIRST])]
+)
+def test_what_a_scheduler_gave_is_leased(machine: Machine, scheduler: str, visible: str, pool: list[str]) -> None:
+    machine.list_gpus(LISTING)
+    machine.show(visible)
+    machine.be_job_of(scheduler)
+    assert find_pool(os.environ) == pool
+
+
+@pytest.mark.parametrize("scheduler", CLUSTERS)
+def test_a_job_of_a_cluster_that_was_given_no_gpu_takes_none(machine: Machine, scheduler: str) -> None:
+    machine.list_gpus(LISTING)
+    machine.be_job_of(scheduler)
+    assert_left_alone(machine, "auto")
+
+
+@pytest.mark.parametrize("scheduler", CLOUDS)
+def test_a_container_leases_all_gpus_it_sees(machine: Machine, scheduler: str) -> None:
+    machine.list_gpus(LISTING)
+    machine.be_job_of(scheduler)
+    assert find_pool(os.environ) == [FIRST, SLICE_0, SLICE_1, LAST]
+
+
+def test_a_job_of_a_cluster_whose_machines_are_containers_is_one_of_the_cluster(machine: Machine) -> None:
+    machine.list_gpus(LISTING)
+    machine.be_job_of("SLURM_JOB_ID")
+    machine.be_job_of("KUBERNETES_SERVICE_HOST")
+    assert_left_alone(machine, "auto")
+
+
+@pytest.mark.parametrize("visible", [None, "1", "1,1", "1,-1,0", "GPU-aaaa1111-0000"])
+@pytest.mark.parametrize("scheduler", [*CLUSTERS, *CLOUDS])
+@pytest.mark.parametrize("installed", [False, True])
+def test_one_gpu_that_nvidia_smi_does_not_list_is_left_alone(
+    machine: Machine, installed: bool, scheduler: str, visible: str | None
+) -> None:
+    if installed:
+        machine.install_nvidia_smi(NO_DRIVER)
+    machine.show(visible)
+    machine.be_job_of(scheduler)
+    assert_left_alone(machine, "cuda")
+
+
+@pytest.mark.parametrize("scheduler", ["SLURM_JOB_ID", "KUBERNETES_SERVICE_HOST"])
+def test_several_gpus_that_nvidia_smi_does_not_list_are_leased_by_name(
+    machine: Machine, scheduler: str, hold: Callable[..., Holder]
+) -> None:
+    machine.show("2,5")
+    machine.be_job_of(scheduler)
+    assert sorted(hold("hold").gpu() for _ in range(2)) == ["2", "5"]
+
+
+def test_processes_in_a_job_with_one_gpu_wait_in_line(machine: Machine, hold: Callable[..., Holder]) -> None:
+    machine.list_gpus(ONLY_LAST)
+    machine.show("0")
+    machine.be_job_of("SLURM_JOB_ID")
+    first = hold("hold")
+    assert first.gpu() == LAST
+    second = hold("hold")
+    lock_files = machine.locks / "tomoscout-gpu-*.lock"
+    assert second.complaint() == f"waiting for a GPU: {LAST} taken, the processes stand in {lock_files}"
+    first.go()
+    assert second.gpu() == LAST
+    assert second.go() == ""
+
+
+def test_processes_in_a_pod_spread_over_its_gpus(machine: Machine, hold: Callable[..., Holder]) -> None:
+    machine.list_gpus(LISTING)
+    machine.be_job_of("KUBERNETES_SERVICE_HOST")
+    assert {hold("hold").gpu() for _ in range(4)} == {FIRST, SLICE_0, SLICE_1, LAST}
+    fifth = hold("hold")
+    assert fifth.complaint().startswith(f"waiting for a GPU: {FIRST}, {SLICE_0}, {SLICE_1}, {LAST} taken")
+
+
+def test_number_0_of_two_jobs_that_see_only_their_own_is_two_gpus(
+    machine: Machine, hold: Callable[..., Holder]
+) -> None:
+    machine.show("0")
+    machine.be_job_of("SLURM_JOB_ID")
+    for listing, gpu in ((ONLY_FIRST, FIRST), (ONLY_LAST, LAST)):
+        machine.list_gpus(listing)
+        assert hold("hold").gpu() == gpu
+
+
+def test_a_gpu_is_the_same_in_a_job_that_sees_it_alone_and_in_one_that_sees_all(
+    machine: Machine, hold: Callable[..., Holder]
+) -> None:
+    machine.be_job_of("SLURM_JOB_ID")
+    machine.list_gpus(LISTING)
+    machine.show("2")
+    first = hold("hold")
+    assert first.gpu() == LAST
+    machine.list_gpus(ONLY_LAST)
+    machine.show("0")
+    second = hold("hold")
+    assert second.complaint().startswith(f"waiting for a GPU: {LAST} taken")
+    first.go()
+    assert second.gpu() == LAST
+
+
+# Names of GPUs
 
 
 @pytest.mark.parametrize(
@@ -342,9 +444,7 @@ def test_gpus_by_name_where_nvidia_smi_lists_none(
     machine: Machine, installed: bool, visible: str | None, pool: list[str]
 ) -> None:
     if installed:
-        machine.install_nvidia_smi(
-            "echo 'NVIDIA-SMI has failed because it could not communicate with the driver'; exit 9"
-        )
+        machine.install_nvidia_smi(NO_DRIVER)
     machine.show(visible)
     assert find_pool(os.environ) == pool
 
@@ -354,6 +454,17 @@ def test_nvidia_smi_that_does_not_answer(machine: Machine, monkeypatch: pytest.M
     monkeypatch.setattr(lease, "_LISTING_TIME", 0.1)
     with pytest.raises(TomoscoutError, match=f"^{machine.programs / 'nvidia-smi'} -L: no answer within 0.1 s"):
         find_pool(os.environ)
+
+
+@pytest.mark.parametrize(("scheduler", "visible"), [("SLURM_JOB_ID", None), ("KUBERNETES_SERVICE_HOST", "-1")])
+def test_a_job_without_gpu_does_not_wait_for_nvidia_smi(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, scheduler: str, visible: str | None
+) -> None:
+    machine.install_nvidia_smi("while :; do :; done")
+    monkeypatch.setattr(lease, "_LISTING_TIME", 0.1)
+    machine.show(visible)
+    machine.be_job_of(scheduler)
+    assert find_pool(os.environ) == []
 
 
 def test_one_gpu_has_one_lock_whatever_it_is_called(machine: Machine, hold: Callable[..., Holder]) -> None:
@@ -456,6 +567,20 @@ def test_what_cannot_be_a_lock_is_named(machine: Machine, trap: Callable[[Path],
     assert "TOMOSCOUT_LOCK_FOLDER" in message
     assert "\n" not in message
     assert {path: path.read_text() for path in machine.locks.iterdir() if path.is_file()} == before
+
+
+def test_a_job_with_one_gpu_goes_on_without_a_lock(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
+    """As in a container whose /tmp is read-only."""
+    machine.be_job_of("SLURM_JOB_ID")
+    machine.list_gpus(LISTING)
+    machine.show("0")
+    machine.lock_in(missing_folder(machine.locks))
+    with leased_gpu("auto") as gpu:
+        assert gpu is None
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "0"
+    assert capsys.readouterr().err.startswith(
+        f"warning: {machine.locks}/missing/tomoscout-gpu-GPU-aaaa1111-0000.lock: "
+    )
 
 
 needs_users = pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user")

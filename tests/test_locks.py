@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tomoscout.locks import alone_in
+from tomoscout import locks
+from tomoscout.locks import alone_in, owner_of, release, take
 
 HOLD = """
 import sys
@@ -74,7 +75,9 @@ def test_the_second_waits_for_the_first_and_says_so(tmp_path: Path, start: Calla
     assert first.said() == "alone"
     second = start("-c", HOLD, folder)
     holder = f"process {first.process.pid} on {platform.node()}"
-    assert second.complained() == f"waiting: {holder} is at work in {folder}"
+    said = second.complained()
+    assert said.startswith(f"waiting: {holder} is at work in {folder}; ")
+    assert said.endswith(f"remove {folder}/.lock")
     assert second.is_silent()
     first.end()
     assert second.said() == "alone"
@@ -106,6 +109,42 @@ def test_a_file_system_without_locks_is_no_reason_to_stop(
 
     monkeypatch.setattr(fcntl, "flock", unknown)
     with alone_in(tmp_path):
-        pass
+        assert owner_of(tmp_path) == f"process {os.getpid()} on {platform.node()}, perhaps gone"
+    assert owner_of(tmp_path) is None
     warning = f"warning: {tmp_path}/.lock: no lock (No locks available); let nothing else work in this folder\n"
     assert capsys.readouterr().err == warning
+
+
+def test_a_lock_given_up_while_it_is_asked_for_is_still_a_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other process ends after this one has found its lock and before it reads whose it was."""
+    held = take(tmp_path / ".lock", "another")
+    assert held
+    read_text = Path.read_text
+
+    def after_the_end(path: Path) -> str:
+        if path.exists():
+            path.unlink()
+            release(held)
+        return read_text(path)
+
+    monkeypatch.setattr(Path, "read_text", after_the_end)
+    monkeypatch.setattr(locks, "_PAUSE", 0.0)
+    with alone_in(tmp_path):
+        assert take(tmp_path / ".lock", "a third") is None
+        assert owner_of(tmp_path) == f"process {os.getpid()} on {platform.node()}"
+
+
+def test_a_lock_file_that_was_replaced_is_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on NFS, where a file removed while it is open keeps a name."""
+    path = tmp_path / ".lock"
+    plain_flock = fcntl.flock
+
+    def replaced(*arguments: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", plain_flock)
+        path.rename(tmp_path / ".nfs0001")
+        path.touch()
+        plain_flock(*arguments)
+
+    monkeypatch.setattr(fcntl, "flock", replaced)
+    assert take(path, "too late") is None
+    assert take(path, "in time")

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from tomoscout.device import GIB, GPU_CONTEXT, available_memory, gpu_memory_limit, memory_limit, own_memory
+from tomoscout.device import GIB, GpuMemory, available_memory, memory_limit, own_memory
 from tomoscout.dry_run import MARGIN, StepMemory, step_memory
-from tomoscout.errors import TomoscoutError
+from tomoscout.errors import TomoscoutError, TrainingFailed
 from tomoscout.inference import InputSizes
 from tomoscout.losses import build_loss
 from tomoscout.memory import LIBRARIES, PLACES, Limits, MemoryPlan, Workload, plan_memory, plan_training
@@ -124,8 +124,6 @@ def test_what_is_asked_for_holds() -> None:
     assert memory_limit(0.01) == 0
     built_in = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     assert 0 < memory_limit(None) <= 0.9 * built_in
-    assert gpu_memory_limit(GPU, 16) == 16 * GIB - GPU_CONTEXT
-    assert gpu_memory_limit(GPU, 0.1) == 0
 
 
 # What a step takes.
@@ -375,6 +373,57 @@ def test_what_does_not_fit_at_all_is_refused(memory: int, gpu: int, work: Worklo
     message = str(refused.value)
     assert all(word in message for word in words), message
     assert "\n" not in message
+
+
+def refused_on(gpu: GpuMemory, *, needed: float = 8.0) -> TomoscoutError:
+    """Why a training whose smallest step takes so many GiB of a GPU is refused there."""
+    crop = round((needed * GIB - STEP.state - LIBRARIES) / MARGIN)
+    work = replace(WORK, validation=[], batch_size=1, step=replace(STEP, crop=crop, waiting_crop=0))
+    with pytest.raises(TomoscoutError) as refused:
+        plan_memory(work, Limits(100 * GIB, gpu.limit, 10**12, gpu), GPU, FOLDER)
+    return refused.value
+
+
+def test_a_gpu_that_something_else_occupies_is_to_blame() -> None:
+    error = refused_on(GpuMemory(free=4 * GIB, total=16 * GIB))
+    assert type(error) is TomoscoutError
+    assert str(error) == (
+        "memory: the GPU would have to hold 8.00 of 4.00 GiB while training; of the 16.00 GiB of this GPU 4.00 are "
+        "free and 0.00 this training's, another process may hold the rest; end it, use another GPU, or, where it "
+        "stays, state in train.gpu_memory_gb what it leaves"
+    )
+
+
+def test_a_gpu_that_is_smaller_than_stated_is_to_blame() -> None:
+    error = refused_on(GpuMemory(free=round(7.4 * GIB), total=8 * GIB, stated=16 * GIB))
+    assert type(error) is TomoscoutError
+    assert str(error) == (
+        "memory: the GPU would have to hold 8.00 of 7.40 GiB while training; this GPU has 8.00 GiB in all, less than "
+        "the 16.00 of train.gpu_memory_gb; use one that has them, or state what this one has"
+    )
+
+
+@pytest.mark.parametrize(
+    "gpu",
+    [
+        # Empty and too small; occupied, but too small when empty, too; as much as is stated, and not enough.
+        GpuMemory(free=round(7.4 * GIB), total=8 * GIB),
+        GpuMemory(free=GIB, total=8 * GIB),
+        GpuMemory(free=15 * GIB, total=16 * GIB, stated=8 * GIB),
+        GpuMemory(free=GIB, total=16 * GIB, stated=8 * GIB),
+    ],
+)
+def test_a_training_too_large_for_an_empty_gpu_is_to_blame(gpu: GpuMemory) -> None:
+    error = refused_on(gpu)
+    assert type(error) is TrainingFailed
+    assert "hold 8.00 of 7.41 GiB while training, " in str(error)
+    assert "make train.patch or the network smaller" in str(error)
+
+
+def test_an_occupied_gpu_that_has_room_enough_is_used() -> None:
+    gpu = GpuMemory(free=4 * GIB, total=16 * GIB, stated=16 * GIB)
+    made = plan_memory(WORK, Limits(10 * GIB, gpu.limit, 10**12, gpu), GPU, FOLDER)
+    assert made.storage.tier == "device"
 
 
 def test_a_disk_without_room_for_the_files_is_refused() -> None:

@@ -610,7 +610,12 @@ WRONG = [
     ({"family": "?"}, "known: UNet, AttentionUNet, .*, or a Python file"),
     ({"family": 3}, "family must be a name or a Python file, found 3"),
     ("UNet", "expected a mapping with a family and its options, found 'UNet'"),
+    ([{}, {}], "expected a mapping with a family and its options, found \\[{}, {}\\]"),
 ]
+
+
+def test_a_list_of_one_is_a_network() -> None:
+    assert parse_network([{"family": "SegResNet", "init_filters": 4}]).family == "SegResNet"
 
 
 @pytest.mark.parametrize(("values", "message"), WRONG, ids=lambda value: str(value)[:60])

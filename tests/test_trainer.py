@@ -19,10 +19,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from tomoscout.checkpoint import Checkpoint
-from tomoscout.errors import TomoscoutError
+from tomoscout.device import GIB, GpuMemory
+from tomoscout.errors import TomoscoutError, TrainingFailed
 from tomoscout.precision import chosen_precision
 from tomoscout.schedule import learning_rate
-from tomoscout.trainer import Interrupted, Outcome, Progression, Speed, Validation, fit
+from tomoscout.trainer import Interrupted, Outcome, Progression, Speed, Validation, fit, too_large
 from tomoscout.training_options import Train
 
 torch.set_num_threads(1)
@@ -435,6 +436,27 @@ def test_a_crop_that_does_not_fit_is_an_error(tmp_path: Path, run_out: Callable[
         training(network=OnSmallDevice(0, run_out))
     assert "\n" not in str(caught.value)
     assert training.saved_step() is None
+
+
+@pytest.mark.parametrize(
+    ("gpu", "kind", "words"),
+    [
+        # Main memory; a GPU to itself, all of it or what is stated; one that is occupied, or smaller than stated.
+        (None, TomoscoutError, "not enough memory on cpu for one crop of 6×8×8 voxels; make train.patch or"),
+        (GpuMemory(GIB, 24 * GIB, 22 * GIB), TrainingFailed, "on cuda for one crop of 6×8×8 voxels; make train.patch"),
+        (GpuMemory(68 * GIB, 80 * GIB, 11 * GIB, 12 * GIB), TrainingFailed, "not enough memory on cuda"),
+        (GpuMemory(GIB, 24 * GIB, 12 * GIB), TomoscoutError, "6×8×8 voxels needs more than the 12.00 GiB that could"),
+        (GpuMemory(GIB, 24 * GIB, 12 * GIB), TomoscoutError, "of the 24.00 GiB of this GPU 1.00 are free and 12.00"),
+        (GpuMemory(0, 16 * GIB, 15 * GIB, 24 * GIB), TomoscoutError, "16.00 GiB in all, less than the 24.00 of train"),
+    ],
+)
+def test_who_is_to_blame_for_a_crop_that_does_not_fit(
+    gpu: GpuMemory | None, kind: type[TomoscoutError], words: str
+) -> None:
+    error = too_large((6, 8, 8), gpu)
+    assert type(error) is kind
+    assert words in str(error)
+    assert str(error).startswith("training: ") and "\n" not in str(error)
 
 
 def test_other_errors_of_the_network_are_not_taken_for_memory(tmp_path: Path) -> None:

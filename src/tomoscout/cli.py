@@ -329,13 +329,17 @@ def run(number: int, config: Path, inventory: Path, study: Path) -> None:
 @click.option("--study", help="Name or folder of the study. Default: the latest.")
 @_results
 def give_up(number: int, study: str | None, results: Path) -> None:
-    """End trial NUMBER, which can never finish: it counts as pruned, and the study goes on without it."""
+    """End trial NUMBER, which can never finish: it counts as pruned, and the study goes on without it.
+
+    One that is being trained ends after its next validation. Where it hangs, end its job: started again, it is over.
+    """
     from tomoscout.explore.status import find_study
     from tomoscout.explore.trial import give_up as end_trial
 
     folder = Path(study) if study and Path(study, "study.json").exists() else find_study(results, study)
-    end_trial(folder, number)
-    click.echo(f"{folder}: trial {number:04d} is given up; run the workflow again", err=True)
+    ended = end_trial(folder, number)
+    then = "run the workflow again" if ended else "it ends after its next validation, or once its job is ended"
+    click.echo(f"{folder}: trial {number:04d} is given up; {then}", err=True)
 
 
 @main.command()

@@ -6,33 +6,60 @@ import os
 import resource
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import torch
 
 from tomoscout.errors import TomoscoutError
+from tomoscout.lease import CLOUD_SCHEDULERS, CLUSTER_SCHEDULERS, VISIBLE
 
 GIB = 2**30
 
 GPU_CONTEXT = 600 * 2**20
 """Bytes of a GPU that its driver and the libraries take before the first tensor."""
 
+OTHERS = GIB
+"""Bytes of a GPU that may be missing before other processes are held responsible: what is less belongs to the system,
+as a screen does, or to a larger context, and is missing at the next attempt, too."""
 
-def choose_device(wanted: str) -> torch.device:
+NOMINAL = 0.9
+"""Part of its nominal gigabytes that a GPU has in GiB at least: error correction takes some."""
+
+
+def choose_device(wanted: str, root: Path = Path("/"), environment: Mapping[str, str] = os.environ) -> torch.device:
     """`auto`, `cpu` or `cuda` → the device, checked and set up.
 
+    `root`: where `dev` lies.
+
     Raises:
-        TomoscoutError: a GPU is asked for but there is none, or its convolutions are wrong.
+        TomoscoutError: a GPU is asked for but there is none, a scheduler gave one that PyTorch cannot use, or its
+            convolutions are wrong.
     """
     available = torch.cuda.is_available()
     if wanted == "cuda" and not available:
         raise TomoscoutError("device: cuda was asked for, but PyTorch finds no GPU; use device: auto or cpu")
+    if wanted == "auto" and not available:
+        _refuse_unused_gpu(root, environment)
     if wanted == "cpu" or not available:
         return torch.device("cpu")
     device = torch.device("cuda")
     torch.backends.cudnn.benchmark = True
     _test_convolution(device)
     return device
+
+
+def _refuse_unused_gpu(root: Path, environment: Mapping[str, str]) -> None:
+    """Rather than compute for days on the CPU of a node whose GPU was given to the job."""
+    scheduler = next((name for name in CLUSTER_SCHEDULERS + CLOUD_SCHEDULERS if name in environment), None)
+    visible = environment.get(VISIBLE, "").strip()
+    driver = root / "dev/nvidiactl"
+    if scheduler and visible not in ("", "-1", "NoDevFiles") and driver.exists():
+        raise TomoscoutError(
+            f"device: this job ({scheduler}={environment[scheduler]}) was given a GPU ({VISIBLE}={visible}) on a node "
+            f"that has some ({driver}), but PyTorch {torch.__version__} finds none; mend the driver (does nvidia-smi "
+            "answer?), install a CUDA build of PyTorch, or ask for device: cpu (train.device, segment.device)"
+        )
 
 
 def _test_convolution(device: torch.device) -> None:
@@ -52,12 +79,63 @@ def _test_convolution(device: torch.device) -> None:
         )
 
 
-def gpu_memory_limit(device: torch.device, wanted: float | None) -> int:
-    """Bytes that tensors on a GPU may take: of `wanted` GiB, or else of what is free there now."""
-    if wanted is not None:
-        return max(0, round(wanted * GIB) - GPU_CONTEXT)
-    free, _ = torch.cuda.mem_get_info(device)
-    return free + torch.cuda.memory_reserved(device)
+@dataclass(frozen=True)
+class GpuMemory:
+    """Bytes of a GPU: what nobody holds, what it has in all, what the tensors of this process hold already (with what
+    is kept for them), and what `train.gpu_memory_gb` states."""
+
+    free: int
+    total: int
+    own: int = 0
+    stated: int | None = None
+
+    @classmethod
+    def of(cls, device: torch.device, stated: float | None) -> GpuMemory:
+        """That of a GPU that is here, now. `stated`: GiB."""
+        free, total = torch.cuda.mem_get_info(device)
+        own = torch.cuda.memory_reserved(device)
+        return cls(free, total, own, None if stated is None else round(stated * GIB))
+
+    @property
+    def is_smaller(self) -> bool:
+        """Whether this is no GPU of the kind that is stated."""
+        return self.stated is not None and self.total < NOMINAL * self.stated
+
+    @property
+    def promised(self) -> int:
+        """Bytes that tensors may take on such a GPU, or one as stated, while nothing else is on it."""
+        empty = max(self.total - GPU_CONTEXT, self.free + self.own)
+        if self.stated is None:
+            return empty
+        stated = max(0, self.stated - GPU_CONTEXT)
+        return stated if self.is_smaller else min(stated, empty)
+
+    @property
+    def limit(self) -> int:
+        """Bytes that tensors may take on this GPU now."""
+        return min(self.promised, self.free + self.own)
+
+    def fault(self, needed: int) -> str | None:
+        """Why this GPU, and not what is done on it, is to blame where tensors cannot have that many bytes, and what to
+        do; None where they could not have them on another one or at another time either."""
+        if needed > self.promised:
+            return None
+        if self.is_smaller and self.stated is not None:
+            return (
+                f"this GPU has {_gib(self.total)} GiB in all, less than the {_gib(self.stated)} of "
+                "train.gpu_memory_gb; use one that has them, or state what this one has"
+            )
+        if self.promised - self.limit <= OTHERS:
+            return None
+        return (
+            f"of the {_gib(self.total)} GiB of this GPU {_gib(self.free)} are free and {_gib(self.own)} this "
+            "training's, another process may hold the rest; end it, use another GPU, or, where it stays, state in "
+            "train.gpu_memory_gb what it leaves"
+        )
+
+
+def _gib(size: int) -> str:
+    return f"{size / GIB:.2f}"
 
 
 def cap_gpu_memory(device: torch.device, size: int) -> None:

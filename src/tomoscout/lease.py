@@ -1,4 +1,4 @@
-"""A GPU of its own for every job on a workstation, where no scheduler hands them out.
+"""A GPU of its own for every job, of those on a workstation and of those that share what a scheduler gave.
 
 A lock file per GPU, in a folder common to all users of the machine: whoever holds the lock (flock) has the GPU, and the
 system takes the lock from a process that dies, however it dies.
@@ -23,10 +23,11 @@ from tomoscout.locks import release, take
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 LOCK_FOLDER = "TOMOSCOUT_LOCK_FOLDER"
-"""Environment variable that names another folder for the lock files than /tmp: where /tmp is not common to all users
-of a machine, or to all containers on it."""
+"""Environment variable that names another folder for the lock files than /tmp: one common to all users of a machine, or
+all containers on it, where /tmp is not; or one that a scheduler's job has for itself, where the scheduler lets several
+jobs compute on one GPU (shards of Slurm), or they would wait for each other."""
 
-SCHEDULERS = (
+CLUSTER_SCHEDULERS = (
     "SLURM_JOB_ID",
     "PBS_JOBID",
     "SGE_TASK_ID",
@@ -34,13 +35,18 @@ SCHEDULERS = (
     "_CONDOR_JOB_AD",
     "FLUX_JOB_ID",
     "OAR_JOB_ID",
+)
+"""Environment variables that jobs of Slurm, PBS, Grid Engine, LSF, HTCondor, Flux and OAR have. On the same machine may
+be the jobs of others, with GPUs that nvidia-smi lists too: CUDA_VISIBLE_DEVICES tells a job which are its own."""
+
+CLOUD_SCHEDULERS = (
     "KUBERNETES_SERVICE_HOST",
     "AWS_BATCH_JOB_ID",
     "BATCH_JOB_UID",
     "AZ_BATCH_TASK_ID",
 )
-"""Environment variables that jobs of schedulers have: Slurm, PBS, Grid Engine, LSF, HTCondor, Flux, OAR, Kubernetes and
-the batch services of AWS, Google and Azure."""
+"""Environment variables that jobs of Kubernetes and of the batch services of AWS, Google and Azure have. Those GPUs are
+theirs that nvidia-smi lists in their container or on their machine; CUDA_VISIBLE_DEVICES is seldom set."""
 
 _PAUSE = 0.25
 _LISTING_TIME = 120
@@ -55,13 +61,22 @@ def leased_gpu(device: str) -> Iterator[str | None]:
     finds nothing to choose from.
 
     Raises:
-        TomoscoutError: a lock file cannot be used, or nvidia-smi does not answer.
+        TomoscoutError: a lock file cannot be used, which is but a warning in a scheduler's job with one GPU, or
+            nvidia-smi does not answer.
     """
     pool = [] if device == "cpu" else find_pool(os.environ)
     if not pool:
         yield None
         return
-    gpu, lock = _first_free(pool)
+    try:
+        gpu, lock = _first_free(pool)
+    except TomoscoutError as error:
+        if len(pool) > 1 or not _has_any(os.environ, CLUSTER_SCHEDULERS + CLOUD_SCHEDULERS):
+            raise
+        # The GPU of a job is its own unless several processes share the job.
+        print(f"warning: {error}", file=sys.stderr, flush=True)
+        yield None
+        return
     earlier = os.environ.get(VISIBLE)
     os.environ[VISIBLE] = gpu
     try:
@@ -83,19 +98,27 @@ def find_pool(environment: Mapping[str, str]) -> list[str]:
     Numbers count as nvidia-smi counts. A GPU that is cut into MIG devices stands for these. As with CUDA, the first
     entry that is no GPU ends the list. Without nvidia-smi, GPUs go by the names that CUDA_VISIBLE_DEVICES gives them.
 
-    Empty in a scheduler's job, which has its GPU already, unless CUDA_VISIBLE_DEVICES names several: then jobs share
-    them, as those of a Snakemake inside an allocation do.
+    In a scheduler's job the same, as several processes may share it: those of a Snakemake inside an allocation do. But
+    it is empty in a cluster's job without CUDA_VISIBLE_DEVICES, as the GPUs may be those of others; and without
+    nvidia-smi, unless CUDA_VISIBLE_DEVICES names several.
 
     Raises:
         TomoscoutError: nvidia-smi does not answer.
     """
     given = _named(environment[VISIBLE]) if VISIBLE in environment else None
-    if given == [] or (any(name in environment for name in SCHEDULERS) and len(given or []) < 2):
+    if given == [] or (given is None and _has_any(environment, CLUSTER_SCHEDULERS)):
         return []
     gpus = _list_gpus()
     if given is None:
         return [device for devices in gpus.values() for device in devices]
-    return list(dict.fromkeys(_devices(given, gpus) if gpus else given))
+    pool = list(dict.fromkeys(_devices(given, gpus) if gpus else given))
+    # Number 0 of one job and number 0 of another may be two GPUs: neither job must wait for the other.
+    unclear = not gpus and len(pool) < 2 and _has_any(environment, CLUSTER_SCHEDULERS + CLOUD_SCHEDULERS)
+    return [] if unclear else pool
+
+
+def _has_any(environment: Mapping[str, str], names: Sequence[str]) -> bool:
+    return any(name in environment for name in names)
 
 
 def _named(visible: str) -> list[str]:

@@ -35,13 +35,13 @@ def alone_in(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        path.unlink(missing_ok=True)
         if lock:
-            path.unlink(missing_ok=True)
             release(lock)
 
 
 def owner_of(folder: Path) -> str | None:
-    """Who is alone in a folder now, if anybody is."""
+    """Who is alone in a folder now, if anybody is. Where the file system knows no locks, it may be gone."""
     try:
         with (folder / LOCK).open("rb") as lock:
             owner = lock.read().decode(errors="replace")
@@ -51,22 +51,30 @@ def owner_of(folder: Path) -> str | None:
     except BlockingIOError:
         return owner
     except OSError:
-        return "a process that cannot be asked for"
+        return f"{owner}, perhaps gone"
     return None
 
 
 def _wait_for(path: Path) -> io.FileIO | None:
+    owner = f"process {os.getpid()} on {platform.node()}"
     told = False
     try:
-        while not (lock := take(path, f"process {os.getpid()} on {platform.node()}")):
+        while not (lock := take(path, owner)):
             if not told:
-                holder = path.read_text() or "another process"
-                print(f"waiting: {holder} is at work in {path.parent}", file=sys.stderr, flush=True)
-                told = True
+                with contextlib.suppress(FileNotFoundError):  # Just given up.
+                    print(
+                        f"waiting: {path.read_text() or 'another process'} is at work in {path.parent}; where it is "
+                        f"not, as its machine is gone, remove {path}",
+                        file=sys.stderr,
+                        flush=True,
+                    )
+                    told = True
             time.sleep(_PAUSE)
         return lock
     except OSError as error:
         print(f"warning: {path}: no lock ({error.strerror}); let nothing else work in this folder", file=sys.stderr)
+        with contextlib.suppress(OSError):
+            path.write_text(owner)
         return None
 
 
@@ -81,7 +89,7 @@ def take(path: Path, owner: str) -> io.FileIO | None:
             lock = closing.enter_context(open(path, "r+b", buffering=0, opener=_open_or_create))
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             status = os.fstat(lock.fileno())
-            if status.st_nlink == 0:  # Removed since it was opened: others lock the file that comes after it.
+            if not _is_at(path, status):  # Removed since it was opened: others lock the file that comes after it.
                 return None
             if status.st_nlink > 1 or not stat.S_ISREG(status.st_mode):
                 raise OSError(errno.EINVAL, "not a plain file of one name")
@@ -94,6 +102,14 @@ def take(path: Path, owner: str) -> io.FileIO | None:
         lock.truncate()
         lock.write(owner.encode())
     return lock
+
+
+def _is_at(path: Path, status: os.stat_result) -> bool:
+    # NFS gives a file that is removed while it is open another name: the number of its names says nothing.
+    try:
+        return os.path.samestat(path.stat(), status)
+    except FileNotFoundError:
+        return False
 
 
 def release(lock: io.FileIO) -> None:

@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from tomoscout.device import GIB, GPU_CONTEXT, cap_gpu_memory, gpu_memory_limit, memory_limit
+from tomoscout.device import GIB, GPU_CONTEXT, GpuMemory, cap_gpu_memory, memory_limit
 from tomoscout.dry_run import StepMemory, step_memory
 from tomoscout.errors import TomoscoutError, TrainingFailed
 from tomoscout.inference import InputSizes
@@ -67,21 +67,22 @@ class Use:
 
 @dataclass(frozen=True)
 class Limits:
-    """Bytes that a training may take. `gpu_memory` is for its tensors, without what the driver takes."""
+    """Bytes that a training may take. `gpu_memory` is for its tensors, without what the driver takes; `gpu`: the one
+    that is here, if any."""
 
     memory: int
     gpu_memory: int
     disk: int
+    gpu: GpuMemory | None = None
 
     @classmethod
     def here(cls, options: Train, device: torch.device, folder: Path) -> Limits:
         """Those of this machine, or of the options. `folder` is for mapped files; what lies there may be replaced."""
         existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
         held = sum(path.stat().st_size for path in folder.glob("*") if path.is_file())
+        gpu = GpuMemory.of(device, options.gpu_memory_gb) if device.type == "cuda" else None
         return cls(
-            memory_limit(options.memory_gb),
-            gpu_memory_limit(device, options.gpu_memory_gb) if device.type == "cuda" else 0,
-            shutil.disk_usage(existing).free + held,
+            memory_limit(options.memory_gb), gpu.limit if gpu else 0, shutil.disk_usage(existing).free + held, gpu
         )
 
     @classmethod
@@ -233,8 +234,9 @@ def plan_memory(work: Workload, limits: Limits, device: torch.device, folder: Pa
     `folder`; the batch in more parts, and validation by smaller tiles, where they do not fit otherwise.
 
     Raises:
-        TrainingFailed: it does not fit into the GPU even so.
-        TomoscoutError: it does not fit into main memory, or on the disk.
+        TrainingFailed: it does not fit into the GPU even so, nor would it if nothing else were there.
+        TomoscoutError: it does not fit into main memory, on the disk, or into a GPU that is smaller than stated or that
+            something else occupies.
     """
     parts = min(work.parts, work.batch_size)
     storage = Storage("files", device, work.classes, folder)
@@ -289,13 +291,27 @@ def _check(plan: MemoryPlan) -> None:
         phase = max(PHASES[1:], key=lambda phase: plan.needed(place, phase))
         if plan.needed(place, phase) <= plan.limits.of(place):
             continue
+        if place == "GPU" and plan.limits.gpu:
+            plan = _without_others(plan, plan.limits.gpu, phase)
         uses = [use for use in plan.uses() if use.place == place and use.phase in ("always", phase) and use.remedy]
         largest = max(uses, key=lambda use: use.size)
         # Of main memory another machine, or another attempt, may have more.
         raise (TrainingFailed if place == "GPU" else TomoscoutError)(
             f"memory: {plan.shortage(place, phase)} while {phase}, {_gib(largest.size)} of it for {largest.what}; "
-            f"{largest.remedy}, or let it have more ({'train.gpu_memory_gb' if place == 'GPU' else 'train.memory_gb'})"
+            f"{largest.remedy}, or let it have more "
+            f"({'a larger GPU, train.gpu_memory_gb' if place == 'GPU' else 'train.memory_gb'})"
         )
+
+
+def _without_others(plan: MemoryPlan, gpu: GpuMemory, phase: Phase) -> MemoryPlan:
+    """Refuse a GPU that is to blame for what does not fit; else the plan with the limit that is to blame."""
+    needed = plan.needed("GPU", phase)
+    fault = gpu.fault(needed)
+    if fault:
+        raise TomoscoutError(f"memory: {plan.shortage('GPU', phase)} while {phase}; {fault}")
+    # What others hold at the moment does not count where an empty GPU would not do.
+    limit = gpu.promised if needed > gpu.promised else plan.limits.gpu_memory
+    return replace(plan, limits=replace(plan.limits, gpu_memory=limit))
 
 
 def plan_training(
@@ -326,8 +342,9 @@ def plan_training(
         labelled: whether validation needs labels.
 
     Raises:
-        TrainingFailed: not even one crop fits into the GPU, or validation does not.
-        TomoscoutError: they do not fit into main memory, or the disk is too full.
+        TrainingFailed: not even one crop fits into the GPU, or validation does not, even with nothing else there.
+        TomoscoutError: they do not fit into main memory, the disk is too full, or the GPU is smaller than stated or
+            something else occupies it.
     """
     # On a GPU that is not here: both kinds of 16 bits take the same.
     wanted = "fp16" if limits and options.precision == "auto" and device.type == "cuda" else options.precision
@@ -351,8 +368,8 @@ def plan_training(
     if limits:
         return plan_memory(work, limits, device, folder)
     limits = Limits.here(options, device, folder)
-    if device.type == "cuda" and options.gpu_memory_gb:
-        cap_gpu_memory(device, limits.gpu_memory)
+    if limits.gpu and limits.gpu.stated is not None:
+        cap_gpu_memory(device, limits.gpu.promised)
     return plan_memory(work, limits, device, folder)
 
 

@@ -36,7 +36,9 @@ def json_schema() -> str:
         "properties": {"family": {"type": "string", "not": {"enum": list(FAMILIES)}}},
         "required": ["family"],
     }
-    schema["$defs"]["NetworkOptions"] = {"title": "Network", "anyOf": [*families, others]}
+    one = {"anyOf": [*families, others]}
+    alone = {"type": "array", "items": one, "minItems": 1, "maxItems": 1}
+    schema["$defs"]["NetworkOptions"] = {"title": "Network", "anyOf": [*families, others, alone]}
     return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
 
 

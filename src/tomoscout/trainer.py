@@ -7,7 +7,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from tomoscout.checkpoint import Checkpoint
-from tomoscout.device import is_out_of_memory
+from tomoscout.device import GIB, GpuMemory, is_out_of_memory
 from tomoscout.errors import TomoscoutError, TrainingFailed
 from tomoscout.precision import autocast, chosen_precision
 from tomoscout.progress import Progress
@@ -126,7 +126,8 @@ def fit(
     Raises:
         Interrupted: SIGTERM, SIGUSR1 or SIGINT arrived; the step was finished and the checkpoint written.
         TrainingFailed: loss or weights are no longer finite, or not even one crop fits into the GPU's memory.
-        TomoscoutError: not even one crop fits into main memory.
+        TomoscoutError: not even one crop fits into main memory, or into a GPU that is smaller than stated or that
+            something else occupies.
     """
     state = _State(network.to(device), options, device, parts, frozen)
     state.restore(checkpoint.load())
@@ -176,6 +177,23 @@ def fit(
     checkpoint.save(state.to_dict())
     checkpoint.remove_previous()
     return Outcome(state.best_weights, progression, speed())
+
+
+def too_large(crop: Sequence[int], gpu: GpuMemory | None) -> TomoscoutError:
+    """What ends a training whose single crop (voxels) finds no memory on the GPU, or without one in main memory."""
+    size = f"{'×'.join(map(str, crop))} voxels"
+    # What it holds is the least that it needs.
+    fault = gpu and gpu.fault(gpu.own)
+    if gpu and fault:
+        return TomoscoutError(
+            f"training: one crop of {size} needs more than the {gpu.own / GIB:.2f} GiB that could be had; {fault}"
+        )
+    # Of main memory another machine, or another attempt, may have more.
+    kind = TrainingFailed if gpu else TomoscoutError
+    return kind(
+        f"training: not enough memory on {'cuda' if gpu else 'cpu'} for one crop of {size}; "
+        "make train.patch or the network smaller"
+    )
 
 
 def _is_complete(progression: Progression, options: Train) -> bool:
@@ -285,12 +303,9 @@ class _State:
                     raise
             # Outside the handler, which keeps the tensors of the failed step alive.
             if self.progression.parts >= len(inputs):
-                # Of main memory another machine, or another attempt, may have more.
-                kind = TrainingFailed if self.device.type == "cuda" else TomoscoutError
-                raise kind(
-                    f"training: not enough memory on {self.device.type} for one crop of "
-                    f"{'×'.join(map(str, inputs.shape[2:]))} voxels; make train.patch or the network smaller"
-                )
+                on_gpu = self.device.type == "cuda"
+                gpu = GpuMemory.of(self.device, self.options.gpu_memory_gb) if on_gpu else None
+                raise too_large(inputs.shape[2:], gpu)
             self.progression.parts = min(2 * self.progression.parts, len(inputs))
             self.optimiser.zero_grad(set_to_none=True)
             # A failed attempt may have moved the running means of a batch norm; the averaged network has the old ones.

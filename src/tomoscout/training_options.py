@@ -159,7 +159,8 @@ class Train(Section):
     name: Name = "unet"
     """Name of the model: `results/models/{name}/`."""
     network: Network = Field(default_factory=lambda: parse_network({}))
-    """The network: `family` and that family's options."""
+    """The network: `family` and that family's options. A list of one stands for it, too: of several configuration files
+    the last then replaces it whole."""
     loss: list[Loss] = Field(default=[Tversky()], min_length=1)
     """The loss: `name` and its options, or a list of losses that are added up, each with a `weight`."""
     augmentation: Augmentation = Augmentation()

@@ -67,15 +67,15 @@ def study_files(*names):
     return guarded(lambda wildcards: [f"{flow.study_folder}/{name}" for name in names])
 
 
-def before_proposal(wildcards):
-    """What a proposal waits for."""
+def before_trial(wildcards):
+    """What a proposal waits for, and its trial, which reads all earlier ones too: should one be missing, both wait."""
     folder = f"{flow.results}/explore/{wildcards.study}"
     ask, result = flow.trials_before(wildcards.trial)
     files = {}
     if ask:
-        files["ask"] = ancient(f"{folder}/{ask}/ask.json")
+        files["before"] = ancient(f"{folder}/{ask}/ask.json")
     if result:
-        files["result"] = ancient(f"{folder}/{result}/result.json")
+        files["told"] = ancient(f"{folder}/{result}/result.json")
     return files
 
 

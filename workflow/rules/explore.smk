@@ -33,7 +33,7 @@ rule gather_study_targets:
 
 rule suggest:
     input:
-        unpack(guarded(before_proposal)),
+        unpack(guarded(before_trial)),
         study=ancient(f"{STUDY}/study.json"),
     output:
         # Not removed before the job: what was asked once stays.
@@ -52,6 +52,7 @@ rule suggest:
 
 rule trial:
     input:
+        unpack(guarded(before_trial)),
         ask=ancient(f"{STUDY}/{{trial}}/ask.json"),
         targets=ancient(f"{STUDY}/targets.made"),
     output:

@@ -175,6 +175,10 @@ class Explore(Section):
     """median: validations of a trial before it may be pruned."""
     hyperband_reduction: int = Field(default=3, ge=2)
     """hyperband: one of so many trials goes on to the next rung."""
+    budget: Literal["voxels", "steps"] = "voxels"
+    """What trials have in common. voxels: crops of as many voxels in all as `train.steps` steps of the training as
+    `train` has it; with twice the batch or patch a trial makes half the steps, so that all take about as long and none
+    is better for having seen more. steps: `train.steps`, whatever is in a step."""
     validations: int = Field(default=10, ge=1)
     """Validations of a trial, evenly spaced, unless `train.validate_every` says otherwise."""
     networks: Annotated[

@@ -19,30 +19,34 @@ def known_values(base: Train) -> dict[str, Any]:
     return {"loss.name": base.loss[0].name} if len(base.loss) == 1 else {}
 
 
-def train_options(values: Mapping[str, Any], base: Train, shape: Sequence[int], validations: int) -> Train:
+def train_options(values: Mapping[str, Any], base: Train, settings: Mapping[str, Any]) -> Train:
     """The options of a trial.
 
     Args:
         values: the point, by name of the entry.
         base: what all trials share.
-        shape: voxels (z, y, x) of the median training tomogram: a patch is a cube cut to what fits.
-        validations: how often a trial is validated unless `base` says otherwise.
+        settings: content of study.json. Of it count: `shape`, the voxels (z, y, x) of the median training tomogram: a
+            patch is a cube cut to what fits; `budget`; and `validations`, how often a trial is validated.
 
     Raises:
         ValueError: these options do not go together.
     """
     try:
         network = parse_network(_network(values, base))
-        return _options(values, base, network, shape, validations)
+        options = _options(values, base, network, settings["shape"])
+        if "steps" not in values and settings["budget"] == "voxels":
+            options = _with_budget(options, base, settings["shape"], settings["validations"])
+        interval = math.ceil(options.steps / settings["validations"])
+        if base.validate_every and options.steps == base.steps:
+            interval = base.validate_every
+        return options.model_copy(update={"validate_every": interval})
     except ValidationError as error:
         first = error.errors()[0]
         message = first["msg"].removeprefix("Value error, ")
         raise ValueError(f"{key_of(first['loc'])}: {message}" if first["loc"] else message) from None
 
 
-def _options(
-    values: Mapping[str, Any], base: Train, network: NetworkOptions, shape: Sequence[int], validations: int
-) -> Train:
+def _options(values: Mapping[str, Any], base: Train, network: NetworkOptions, shape: Sequence[int]) -> Train:
     options = base.model_dump(mode="json")
     options["network"] = network.model_dump(mode="json")
     loss = _below("loss", values)
@@ -59,11 +63,23 @@ def _options(
             options[group] = value
     if isinstance(values.get("patch"), int):
         options["patch"] = _cube(values["patch"], network, shape)
-    options["validate_every"] = base.validate_every or math.ceil(options["steps"] / validations)
     trained = Train.model_validate(options)
     if trained.patch != "auto":
         trained.check_patch_of(network)
     return trained
+
+
+def _with_budget(options: Train, base: Train, shape: Sequence[int], validations: int) -> Train:
+    """With as many steps as make as many voxels as the training that all share, but one for each validation."""
+    steps = base.steps * _voxels(base, shape) / _voxels(options, shape)
+    return options.model_copy(update={"steps": max(round(steps), validations)})
+
+
+def _voxels(options: Train, shape: Sequence[int]) -> int:
+    """In the crops of a step."""
+    planned = options.patch == "auto"
+    patch = options.network.plan(shape, options.plan_memory_gb)[1] if planned else options.crop
+    return options.batch_size * math.prod(patch)
 
 
 def _below(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,10 @@ Params = dict[str, Any]
 BY_PRUNER = "pruned at validation"
 """How the reason begins where the pruner ended a trial."""
 
+GIVEN_UP = "given-up.json"
+"""What says that a trial is not to be trained any more. Its job makes the result of it: Snakemake removes what others
+write while a job runs that fails."""
+
 BASELINE = "the training as the configuration has it"
 """What a trial without parameters is."""
 

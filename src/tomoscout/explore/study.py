@@ -46,7 +46,7 @@ SEED_PRIME = 1_000_003
 
 @dataclass(frozen=True)
 class Study:
-    """A study. `settings`: all that its trials depend on, the content of study.json."""
+    """A study. `settings`: all that its proposals depend on, the content of study.json."""
 
     settings: dict[str, Any]
 
@@ -68,8 +68,8 @@ class Study:
         study = cls(
             {
                 "version": VERSIONS["explore"],
-                # Another version may propose other trials.
-                "optuna": version("optuna"),
+                # Other versions may propose other trials.
+                "packages": {name: version(name) for name in ("optuna", "scipy", "cmaes")},
                 **options.model_dump(mode="json", exclude={"trials", "top", "networks", "space"}),
                 "validations": math.ceil(train.steps / train.validate_every)
                 if train.validate_every
@@ -126,7 +126,7 @@ class Study:
         Raises:
             ValueError: its options do not go together.
         """
-        return train_options(values, self.base, self.settings["shape"], self.settings["validations"])
+        return train_options(values, self.base, self.settings)
 
     def check(self) -> None:
         """Refuse a space that holds a value, be it a choice or an end of a range, with which nothing can be trained.
@@ -134,6 +134,12 @@ class Study:
         Raises:
             TomoscoutError: none of the random points that have it can.
         """
+        losses = [entry.name for entry in self.space.entries if entry.name.startswith("loss.")]
+        if len(self.base.loss) > 1 and losses:
+            raise TomoscoutError(
+                f"explore: train.loss is a sum of {len(self.base.loss)}, of which none is searched; set "
+                f"{', '.join(losses)} to null in explore.space, or train.loss to one"
+            )
         for entry in self.space.entries:
             for value in entry.values_to_check():
                 reason = self._hindrance(entry.name, value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ MODEL_FILES = ("weights.safetensors", "metrics.csv", "results.json", "history.pn
 """Of a trial that is among the best; the last makes the folder a model."""
 
 JOURNAL = "journal.log"
+_REASONS_TOLD = 5
 
 
 def run_summary(folder: Path, trials: int, top: int, title: str) -> list[Result]:
@@ -37,8 +39,8 @@ def run_summary(folder: Path, trials: int, top: int, title: str) -> list[Result]
     best = ranked(results)[:top]
     if len(best) < top:
         raise TomoscoutError(
-            f"{folder}: {len(best)} of {trials} trials were completed, {top} are wanted (explore.top); "
-            f"{folder / 'trials.csv'} says why the others were not"
+            f"{folder}: {len(best)} of {trials} trials were completed, {top} are wanted (explore.top); the others: "
+            f"{_reasons(results)}"
         )
     for old in folder.glob("best-*"):
         if old.name not in best_names(top):
@@ -53,6 +55,12 @@ def ranked(results: Sequence[Result]) -> list[Result]:
     """The trials that were completed, the best first; of equals the first."""
     complete = [result for result in results if result.state == "COMPLETE"]
     return sorted(complete, key=lambda result: (-(result.value or 0.0), result.number))
+
+
+def _reasons(results: Sequence[Result]) -> str:
+    counts = Counter(result.reason for result in results if result.reason)
+    told = [f"{reason} ({count}×)" if count > 1 else reason for reason, count in counts.most_common(_REASONS_TOLD)]
+    return "; ".join(told) + ("; …" if len(counts) > _REASONS_TOLD else "")
 
 
 def _write_table(path: Path, study: Study, results: Sequence[Result]) -> None:
@@ -74,6 +82,8 @@ def _write_table(path: Path, study: Study, results: Sequence[Result]) -> None:
 def _write_recipe(path: Path, ask: Ask) -> None:
     """The options of a trial as a configuration to be merged with another: to train longer, or on more."""
     options = {name: value for name, value in ask.train.items() if name not in ("steps", "validate_every")}
+    # As a list, so that no option of another family is left over from what it is merged with.
+    options["network"] = [options["network"]]
     write_text(path, yaml.safe_dump({"train": options}, sort_keys=False))
 
 

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from tomoscout.config import Config
 from tomoscout.errors import TomoscoutError, TrainingFailed
-from tomoscout.explore.records import BY_PRUNER, Ask, Result, trial_folder, trial_name
+from tomoscout.explore.records import BY_PRUNER, GIVEN_UP, Ask, Result, trial_folder, trial_name
 from tomoscout.explore.start import study_of
 from tomoscout.explore.study import Study, frozen_trials, rebuild
+from tomoscout.files import read_json, write_json
 from tomoscout.inventory import RunRecord
+from tomoscout.locks import alone_in, owner_of
 from tomoscout.training_options import Train
 
 if TYPE_CHECKING:
@@ -22,6 +24,10 @@ if TYPE_CHECKING:
 
 class _Pruned(Exception):
     """The pruner has seen enough."""
+
+
+class _GivenUp(Exception):
+    """Somebody has."""
 
 
 def run_trial(config: Config, records: Sequence[RunRecord], study_folder: Path, number: int) -> Result:
@@ -35,14 +41,19 @@ def run_trial(config: Config, records: Sequence[RunRecord], study_folder: Path, 
     folder = trial_folder(study_folder, number)
     ask = Ask.read(folder)
     if not (folder / "result.json").exists():
-        study = study_of(config, records, study_folder)
-        _keep(folder, _train(config, records, study, study_folder, ask))
+        try:
+            _check_given_up(folder)
+            result = _train(config, records, study_of(config, records, study_folder), study_folder, ask)
+        except _GivenUp as reason:
+            result = _result(ask, [], {}, str(reason))
+        result.write(folder / "result.json")
     _clear(folder)
     return Result.read(folder)
 
 
-def give_up(study_folder: Path, number: int, reason: str = "given up") -> Result:
-    """End a trial that can never finish: the study goes on without it.
+def give_up(study_folder: Path, number: int, reason: str = "given up") -> bool:
+    """Say that a trial can never finish: the study goes on without it. Returns whether it is ended, which otherwise its
+    job does: after its next validation, or where it hangs and is ended, when it is started again.
 
     Raises:
         TomoscoutError: there is no such trial, or it is done.
@@ -51,16 +62,19 @@ def give_up(study_folder: Path, number: int, reason: str = "given up") -> Result
     if (folder / "result.json").exists():
         raise TomoscoutError(f"{folder / 'result.json'}: trial {trial_name(number)} is done; its result stays")
     ask = Ask.read(folder)
-    result = _result(ask, [], {}, reason)
-    _keep(folder, result)
-    _clear(folder)
-    return result
+    write_json(folder / GIVEN_UP, {"reason": reason})
+    if owner_of(folder):
+        return False
+    with alone_in(folder):
+        if not (folder / "result.json").exists():
+            _result(ask, [], {}, reason).write(folder / "result.json")
+        _clear(folder)
+    return True
 
 
-def _keep(folder: Path, result: Result) -> None:
-    # Given up meanwhile, perhaps.
-    if not (folder / "result.json").exists():
-        result.write(folder / "result.json")
+def _check_given_up(folder: Path) -> None:
+    if (folder / GIVEN_UP).exists():
+        raise _GivenUp(read_json(folder / GIVEN_UP)["reason"])
 
 
 def _clear(folder: Path) -> None:
@@ -74,7 +88,7 @@ def _clear(folder: Path) -> None:
 def _train(config: Config, records: Sequence[RunRecord], study: Study, study_folder: Path, ask: Ask) -> Result:
     from tomoscout.train import run_train
 
-    machine = config.train.model_dump(include={"device", "checkpoint_seconds", "memory_gb", "gpu_memory_gb"})
+    machine = config.train.model_dump(include={"device", "checkpoint_seconds"})
     name = f"{study.name}-{trial_name(ask.number)}"
     options = Train.model_validate({**ask.train, **machine, "name": name})
     # The summary records all trials: many at once would wait for each other's lock on a file.
@@ -82,8 +96,13 @@ def _train(config: Config, records: Sequence[RunRecord], study: Study, study_fol
     own = config.model_copy(update={"train": options, "tracking": tracking})
     judge = _Judge(study, study_folder, ask)
     folder = trial_folder(study_folder, ask.number)
+
+    def watch(progression: Progression) -> None:
+        _check_given_up(folder)
+        judge(progression)
+
     try:
-        outcome = run_train(own, records, folder, threads=study.settings["threads"], watch=judge)
+        outcome = run_train(own, records, folder, threads=study.settings["threads"], watch=watch)
     except _Pruned:
         scores = judge.scores
         reason = f"{BY_PRUNER} {len(scores)}: {study.settings['pruner']}"

@@ -98,13 +98,15 @@ def _describe(error: Exception) -> str:
 
 
 def parse_network(values: Any) -> NetworkOptions:
-    """Options of any family from a mapping; the family is UNet unless given.
+    """Options of any family from a mapping, or a list of one; the family is UNet unless given.
 
     Raises:
         ValueError: the family is unknown, or an option is.
     """
     if isinstance(values, NetworkOptions):
         return values
+    if isinstance(values, list) and len(values) == 1:
+        [values] = values
     if not isinstance(values, dict):
         raise ValueError(f"expected a mapping with a family and its options, found {values!r}")
     values = {"family": "UNet", **values}

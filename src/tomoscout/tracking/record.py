@@ -18,8 +18,8 @@ import yaml
 from tomoscout.errors import TomoscoutError
 from tomoscout.files import read_json
 
-FINGERPRINT, MODEL = "tomoscout.fingerprint", "tomoscout.model"
-"""Tags that tell which training a run of MLflow stands for."""
+FINGERPRINT, MODEL, STUDY = "tomoscout.fingerprint", "tomoscout.model", "tomoscout.study"
+"""Tags that tell which training a run of MLflow stands for, and of which study a trial is."""
 
 RATE = "steps_per_second"
 
@@ -171,7 +171,7 @@ def _tags(facts: Mapping[str, Any], folder: Path, trial: Mapping[str, Any]) -> d
         **{_key(f"version.{name}"): str(number) for name, number in facts.get("versions", {}).items()},
     }
     if trial:
-        tags |= {"tomoscout.study": folder.resolve().parent.name, "tomoscout.state": trial["state"]}
+        tags |= {STUDY: folder.resolve().parent.name, "tomoscout.state": trial["state"]}
     if "device" in facts:
         tags["tomoscout.device"] = str(facts["device"])
     # In a container a user may have a number and no name.

@@ -18,15 +18,17 @@ from typing import TYPE_CHECKING
 from tomoscout.errors import TomoscoutError
 from tomoscout.files import digest, digest_file
 from tomoscout.progress import Progress
-from tomoscout.tracking.record import FINGERPRINT, MODEL, RATE, Curves, Record, read_record
+from tomoscout.tracking.record import FINGERPRINT, MODEL, RATE, STUDY, Curves, Record, read_record
 from tomoscout.training_options import Tracking
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-FILES = ("model.yaml", "results.json", "metrics.csv", "training.json", "history.png", "weights.safetensors")
-"""Files of a finished model folder that are recorded."""
+WEIGHTS = "weights.safetensors"
+FILES = ("model.yaml", "results.json", "metrics.csv", "training.json", "history.png", WEIGHTS)
+"""Files of a finished model folder that are recorded; of a trial, of which there may be a thousand, all but the
+weights."""
 
 FILES_DIGEST = "tomoscout.files"
 """Tag with the digest of the files that are."""
@@ -177,7 +179,8 @@ def _agree(known: Mapping[str, Mapping[int, float]], curves: Curves) -> bool:
 
 
 def _add_files(client: MlflowClient, run: Run, record: Record) -> None:
-    paths = [path for name in FILES if (path := record.folder / name).exists()]
+    names = [name for name in FILES if name != WEIGHTS or STUDY not in record.tags]
+    paths = [path for name in names if (path := record.folder / name).exists()]
     content = digest({path.name: digest_file(path) for path in paths})
     if run.data.tags.get(FILES_DIGEST) != content:
         for path in paths:
