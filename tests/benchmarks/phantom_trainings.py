@@ -69,7 +69,7 @@ def _table(folder: Path) -> dict[str, float]:
     missing = [point for point in itertools.product(*GRID.values()) if json.dumps(point) not in known]
     if missing:
         torch.set_num_threads(1)
-        config = _prepare(folder)
+        config = prepare(folder)
         for number, point in enumerate(missing, 1):
             known[json.dumps(point)] = _score(config, folder, dict(zip(GRID, point, strict=True)))
             path.write_text(json.dumps(known, indent=1))
@@ -77,7 +77,8 @@ def _table(folder: Path) -> dict[str, float]:
     return known
 
 
-def _prepare(folder: Path) -> Config:
+def prepare(folder: Path) -> Config:
+    """A phantom with its targets, made once in a folder."""
     path = folder / "config.json"
     folder.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({**SETTINGS, "projects": {"phantom": str(folder / "phantom/copick.json")}}))

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from budgets import budgets
 from exploring import others, tpe
 from learning import learning
 from makespans import makespans
@@ -22,7 +23,7 @@ def main() -> None:
     """Run the benchmarks asked for; print their tables, and write them to a file if one is named."""
     parser = argparse.ArgumentParser(description=__doc__)
     everything = ["targets", "startup", "dryrun", "localize", "phantom", "sampling", "speed", "learning", "validation"]
-    everything += ["studies", "makespans", "proposals", "tpe", "samplers", "searches"]
+    everything += ["studies", "makespans", "proposals", "tpe", "samplers", "searches", "budgets"]
     parser.add_argument("what", nargs="+", choices=[*everything, "all"])
     parser.add_argument("--repeats", type=int, default=3, help="measurements of each (localize by octopi: 1)")
     parser.add_argument(
@@ -32,7 +33,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="learning: trainings by tomoscout")
     parser.add_argument("--octopi-seeds", type=int, default=1, help="learning: how many of them by octopi, too")
     parser.add_argument("--octopi-epochs", type=int, help="learning: its schedule; default: as long as it may train")
-    parser.add_argument("--searches", type=int, default=24, help="tpe, samplers, searches: seeds")
+    parser.add_argument("--searches", type=int, default=24, help="tpe, samplers, searches: seeds; budgets: trials")
     parser.add_argument("--runs", type=int, nargs="+", default=[1000, 10_000], help="sizes of the dry-run projects")
     parser.add_argument("--without-octopi", action="store_true", help="localize: tomoscout alone")
     parser.add_argument("--output", type=Path, help="Markdown file for the tables")
@@ -56,6 +57,7 @@ def main() -> None:
         "tpe": lambda folder: tpe(options.searches),
         "samplers": lambda folder: others(options.searches),
         "searches": lambda folder: searches(folder, options.searches),
+        "budgets": lambda folder: budgets(folder, options.searches),
     }
     tables = [machine()]
     print(tables[0])
