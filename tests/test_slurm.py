@@ -41,7 +41,14 @@ STUDY: dict[str, Any] = CONFIG | {
     "phantom": {"runs": 4, "shape": [24, 48, 48], "voxel_spacing": 20.0, "particles": 3, "signal_to_noise": 1.0},
     "tomograms": ["wbp@20.0"],
     "runs_per_job": 10,
-    "train": {"name": "tiny", "device": "auto", "steps": 16, "checkpoint_seconds": 10**6},
+    "train": {
+        "name": "tiny",
+        "device": "auto",
+        "steps": 16,
+        "batch_size": 2,
+        "patch": [16, 16, 16],
+        "checkpoint_seconds": 10**6,
+    },
     "segment": {"device": "auto"},
     "tracking": {"enabled": False},
     "explore": {
