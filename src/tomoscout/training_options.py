@@ -249,7 +249,8 @@ class Train(Section):
     """Main memory in GiB that the training may take. Default: what the machine, or the job, has left. Tomograms that
     do not fit are read from files beside the model while training."""
     gpu_memory_gb: float | None = Field(default=None, gt=0)
-    """The same for the GPU."""
+    """GPU memory in GiB that the training may take. Default: what is free. A training that needs more is over for good;
+    one that only finds less free, or a smaller GPU than stated, can be tried again elsewhere."""
     seed: int = Field(default=42, ge=0, lt=2**32)
     """Seed of weights, crops and augmentation."""
 
