@@ -265,8 +265,8 @@ def test_numbers_are_whole_where_the_option_is() -> None:
             "loss.alpha": {"low": 0, "high": 1},
             "class_weights.ribosome": {"low": 1, "high": 4},
             "foreground_weight": {"low": 1, "high": 100, "log": True},
-            "augmentation.tilt": {"low": 0, "high": 15, "step": 5},
-            "batch_size": {"low": 2, "high": 4},
+            "augmentation.tilt": {"low": 0, "high": 15, "step": 2.5},
+            "batch_size": {"low": 2.0, "high": 4.0},
         },
     )
     values = space.values(lambda _, domain: domain.at(0.77), {"loss.name": "Tversky"}) | {"loss.name": "Tversky"}
@@ -274,7 +274,7 @@ def test_numbers_are_whole_where_the_option_is() -> None:
     assert values["augmentation.rotate"] == pytest.approx(23.1)
     assert values["class_weights.ribosome"] == pytest.approx(3.31)
     assert entry_of(space, "foreground_weight").domain.at(0.77) == pytest.approx(100**0.77)
-    assert values["augmentation.tilt"] == 15.0
+    assert values["augmentation.tilt"] == 12.5
     assert entry_of(space, "loss.alpha").domain.at(0.77) == pytest.approx(0.77)
     assert entry_of(space, "UNet.dropout").domain.at(0.5) == pytest.approx(0.25)
 
@@ -465,10 +465,6 @@ def test_a_file_whose_rules_lack_an_entry_is_refused_in_one_line(own: str) -> No
         ({"space": {"learning_rate": {"high_": 2}}}, r"space\.learning_rate: expected low and high, or choices, found"),
         ({"space": {"learning_rate": {}}}, r"space\.learning_rate: expected low and high, or choices, found nothing"),
         ({"space": {"learning_rate": {"low": 0, "high": 1, "log": True}}}, r"learning_rate: log needs a low above 0"),
-        (
-            {"space": {"steps": {"low": 1, "high": 9, "step": 0.5}}},
-            r"steps: step 0\.5, expected more than 0, and whole",
-        ),
         ({"space": {"steps": {"low": 1, "high": 9, "step": 0}}}, r"steps: step 0, expected more than 0"),
         ({"space": {"batch_size": {"choices": []}}}, r"explore\.space\.batch_size\.choices: "),
         ({"space": {"steps": {"choices": [1], "when": {"patch": 4}}}}, r"space\.steps\.when\.patch: .* found 4"),
@@ -529,6 +525,22 @@ def test_a_space_in_which_a_value_cannot_be_trained_is_refused(explore: dict[str
     with pytest.raises(TomoscoutError, match=message) as caught:
         checked(**explore)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("explore", "message"),
+    [
+        ({"space": {"steps": {"low": 1, "high": 9, "step": 0.5}}}, r"explore\.space\.steps: step 0\.5, "),
+        ({"space": {"batch_size": {"low": 2.5, "high": 4}}}, r"explore\.space\.batch_size: low 2\.5, "),
+        (
+            {"networks": {"UNet": {"levels": {"low": 2, "high": 4, "step": 0.5}}}},
+            r"explore\.networks\.UNet\.levels: step 0\.5, ",
+        ),
+    ],
+)
+def test_fractions_of_what_is_whole_are_refused(explore: dict[str, Any], message: str) -> None:
+    with pytest.raises(TomoscoutError, match=rf"^{message}expected a whole number$"):
+        space_of(**explore)
 
 
 @pytest.mark.parametrize("name", [*NOT_SEARCHED, "network.channels"])
@@ -737,9 +749,9 @@ def test_trials_see_as_many_voxels_as_the_training_that_is_configured() -> None:
     assert steps(batch_size=16) == (500, 50)
     assert steps(batch_size=4, patch=128) == (250, 25)
     assert steps(patch=[32, 64, 64]) == (2000, 200)
-    # Not a multiple; and never fewer than there are validations.
-    assert steps(batch_size=48) == (167, 17)
-    assert steps(batch_size=48, patch=160) == (11, 2)
+    # As many in all validations; and never fewer than there are validations.
+    assert steps(batch_size=48) == (170, 17)
+    assert steps(batch_size=48, patch=160) == (10, 1)
     assert steps(batch_size=4096, patch=160) == (10, 1)
     assert steps("steps", batch_size=16) == (1000, 100)
     assert steps(batch_size=16, steps=300) == (300, 30)

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tomoscout import locks
+from tomoscout.errors import TomoscoutError
 from tomoscout.locks import alone_in, owner_of, release, take
 
 HOLD = """
@@ -148,3 +149,43 @@ def test_a_lock_file_that_was_replaced_is_no_lock(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(fcntl, "flock", replaced)
     assert take(path, "too late") is None
     assert take(path, "in time")
+
+
+def test_a_passing_error_is_no_reason_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of NFS, whose server was away."""
+    plain_flock = fcntl.flock
+    errors = iter([errno.ESTALE, errno.EIO])
+
+    def away(*arguments: int) -> None:
+        for number in errors:
+            raise OSError(number, os.strerror(number))
+        plain_flock(*arguments)
+
+    monkeypatch.setattr(fcntl, "flock", away)
+    monkeypatch.setattr(locks, "_PAUSE", 0.0)
+    with alone_in(tmp_path):
+        assert owner_of(tmp_path) == f"process {os.getpid()} on {platform.node()}"
+
+
+def test_a_lock_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    (tmp_path / ".lock").mkdir()
+    message = rf"^{tmp_path}/\.lock: cannot be locked \(.*\); remove it$"
+    with pytest.raises(TomoscoutError, match=message), alone_in(tmp_path):
+        pass
+    assert owner_of(tmp_path) == "another process, perhaps gone"
+
+
+def test_the_lock_of_another_stays(tmp_path: Path) -> None:
+    """After somebody has removed that of a process that was still at work."""
+    with alone_in(tmp_path):
+        (tmp_path / ".lock").unlink()
+        other = take(tmp_path / ".lock", "another")
+        assert other
+    assert owner_of(tmp_path) == "another"
+    release(other)
+
+
+def test_whose_lock_it_is_need_not_be_known(tmp_path: Path) -> None:
+    with alone_in(tmp_path):
+        (tmp_path / ".lock").write_text("")
+        assert owner_of(tmp_path) == "another process"

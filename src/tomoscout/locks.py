@@ -14,10 +14,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from tomoscout.errors import TomoscoutError
+
 LOCK = ".lock"
 """The file in a folder that is locked by who is alone in it."""
 
 _PAUSE = 1.0
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+_PASSING = (errno.ESTALE, errno.EIO, errno.EINTR)
 
 _held: set[io.FileIO] = set()
 
@@ -28,20 +32,28 @@ def alone_in(folder: Path) -> Iterator[None]:
     on a cluster go on, and the same command given again would start a second training on the checkpoint of the first.
 
     Where the file system knows no locks, a warning is all there is.
+
+    Raises:
+        TomoscoutError: the lock file cannot be used.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / LOCK
-    lock = _wait_for(path)
+    owner = f"process {os.getpid()} on {platform.node()}"
+    lock = _wait_for(path, owner)
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)
+        # Not another's: somebody may have removed this one, as a waiting process advises.
+        with contextlib.suppress(OSError):
+            if _is_at(path, os.fstat(lock.fileno())) if lock else path.read_text() == owner:
+                path.unlink()
         if lock:
             release(lock)
 
 
 def owner_of(folder: Path) -> str | None:
     """Who is alone in a folder now, if anybody is. Where the file system knows no locks, it may be gone."""
+    owner = ""
     try:
         with (folder / LOCK).open("rb") as lock:
             owner = lock.read().decode(errors="replace")
@@ -49,33 +61,42 @@ def owner_of(folder: Path) -> str | None:
     except FileNotFoundError:
         return None
     except BlockingIOError:
-        return owner
+        return owner or "another process"
     except OSError:
-        return f"{owner}, perhaps gone"
+        return f"{owner or 'another process'}, perhaps gone"
     return None
 
 
-def _wait_for(path: Path) -> io.FileIO | None:
-    owner = f"process {os.getpid()} on {platform.node()}"
+def _wait_for(path: Path, owner: str) -> io.FileIO | None:
     told = False
-    try:
-        while not (lock := take(path, owner)):
-            if not told:
-                with contextlib.suppress(FileNotFoundError):  # Just given up.
-                    print(
-                        f"waiting: {path.read_text() or 'another process'} is at work in {path.parent}; where it is "
-                        f"not, as its machine is gone, remove {path}",
-                        file=sys.stderr,
-                        flush=True,
-                    )
-                    told = True
-            time.sleep(_PAUSE)
-        return lock
-    except OSError as error:
-        print(f"warning: {path}: no lock ({error.strerror}); let nothing else work in this folder", file=sys.stderr)
-        with contextlib.suppress(OSError):
-            path.write_text(owner)
-        return None
+    while True:
+        try:
+            lock = take(path, owner)
+        except OSError as error:
+            if error.errno in _PASSING or (error.errno in _NO_LOCKS and told):
+                lock = None
+            elif error.errno in _NO_LOCKS:
+                print(
+                    f"warning: {path}: no lock ({error.strerror}); let nothing else work in this folder",
+                    file=sys.stderr,
+                )
+                path.write_text(owner)
+                return None
+            else:
+                raise TomoscoutError(f"{path}: cannot be locked ({error.strerror}); remove it") from None
+        if lock:
+            return lock
+        if not told:
+            with contextlib.suppress(OSError):
+                holder = path.read_text() or "another process"
+                print(
+                    f"waiting: {holder} is at work in {path.parent}; where it is not, as its machine is gone, remove "
+                    f"{path}",
+                    file=sys.stderr,
+                    flush=True,
+                )
+                told = True
+        time.sleep(_PAUSE)
 
 
 def take(path: Path, owner: str) -> io.FileIO | None:
@@ -101,6 +122,8 @@ def take(path: Path, owner: str) -> io.FileIO | None:
         # What cleans /tmp of old files goes by the last change.
         lock.truncate()
         lock.write(owner.encode())
+        # For other machines to read.
+        os.fsync(lock.fileno())
     return lock
 
 

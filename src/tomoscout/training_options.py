@@ -250,7 +250,8 @@ class Train(Section):
     do not fit are read from files beside the model while training."""
     gpu_memory_gb: float | None = Field(default=None, gt=0)
     """GPU memory in GiB that the training may take. Default: what is free. A training that needs more is over for good;
-    one that only finds less free, or a smaller GPU than stated, can be tried again elsewhere."""
+    one that only finds less free, or a smaller GPU than stated, can be tried again elsewhere. Of an exploration it is
+    a setting as others are: another makes another study."""
     seed: int = Field(default=42, ge=0, lt=2**32)
     """Seed of weights, crops and augmentation."""
 

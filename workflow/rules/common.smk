@@ -68,7 +68,7 @@ def study_files(*names):
 
 
 def before_trial(wildcards):
-    """What a proposal waits for, and its trial, which reads all earlier ones too: should one be missing, both wait."""
+    """What a proposal waits for. Its trial reads the same, which somebody may have removed."""
     folder = f"{flow.results}/explore/{wildcards.study}"
     ask, result = flow.trials_before(wildcards.trial)
     files = {}

@@ -35,8 +35,8 @@ class Number(Section):
             raise ValueError(f"low {self.low} and high {self.high} are no range")
         if self.log and (self.low <= 0 or self.step is not None):
             raise ValueError("log needs a low above 0 and takes no step")
-        if self.step is not None and not (self.step > 0 and (not self.is_whole or isinstance(self.step, int))):
-            raise ValueError(f"step {self.step}, expected more than 0, and whole between whole numbers")
+        if self.step is not None and self.step <= 0:
+            raise ValueError(f"step {self.step}, expected more than 0")
         return self
 
     @property
@@ -44,9 +44,21 @@ class Number(Section):
         """Whether it is a whole number."""
         return isinstance(self.low, int) and isinstance(self.high, int)
 
-    def with_fractions(self) -> Number:
-        """The same between numbers that are not whole."""
-        return self.model_copy(update={"low": float(self.low), "high": float(self.high)})
+    def suited(self, fractions: bool | None) -> Number:
+        """The same for an option that takes fractions, or whole numbers; `None`: either.
+
+        Raises:
+            ValueError: it takes only whole numbers.
+        """
+        if fractions:
+            return self.model_copy(update={"low": float(self.low), "high": float(self.high)})
+        numbers = {name: getattr(self, name) for name in ("low", "high", "step") if getattr(self, name) is not None}
+        if fractions is False or self.is_whole:
+            for name, value in numbers.items():
+                if value != int(value):
+                    raise ValueError(f"{name} {value}, expected a whole number")
+            return self.model_copy(update={name: int(value) for name, value in numbers.items()})
+        return self
 
     def at(self, position: float) -> int | float:
         """The value at a position in 0…1; each of whole numbers, or of steps, has an equal share of it."""

@@ -70,9 +70,11 @@ def _options(values: Mapping[str, Any], base: Train, network: NetworkOptions, sh
 
 
 def _with_budget(options: Train, base: Train, shape: Sequence[int], validations: int) -> Train:
-    """With as many steps as make as many voxels as the training that all share, but one for each validation."""
-    steps = base.steps * _voxels(base, shape) / _voxels(options, shape)
-    return options.model_copy(update={"steps": max(round(steps), validations)})
+    """With as many steps as make as many voxels as the training that all share: as many between two validations, so
+    that all trials have equally many of these."""
+    share = _voxels(base, shape) / _voxels(options, shape)
+    interval = max(round(base.steps * share / validations), 1)
+    return options.model_copy(update={"steps": base.steps if share == 1 else validations * interval})
 
 
 def _voxels(options: Train, shape: Sequence[int]) -> int:

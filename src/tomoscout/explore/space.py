@@ -112,10 +112,11 @@ class SearchSpace:
             changes = options.networks[family]
             built_in = getattr(family_module(family), "SPACE", {})
             fields = family_module(family).Options.model_fields
-            entries += _of_family(family, list(_merge(built_in, changes, {"network": [family]}, fields)))
+            place = f"explore.networks.{family}"
+            entries += _of_family(family, list(_merge(built_in, changes, {"network": [family]}, fields, place)))
         for name in options.space:
             _check_name(name)
-        entries += _merge(TRAINING, options.space, {}, _OPTIONS)
+        entries += _merge(TRAINING, options.space, {}, _OPTIONS, "explore.space")
         return cls(tuple(_in_order(entries)))
 
     @classmethod
@@ -146,19 +147,26 @@ class SearchSpace:
 
 
 def _merge(
-    built_in: Mapping[str, Any], changes: Space, when: Mapping[str, list[Any]], fields: Mapping[str, FieldInfo]
+    built_in: Mapping[str, Any],
+    changes: Space,
+    when: Mapping[str, list[Any]],
+    fields: Mapping[str, FieldInfo],
+    place: str,
 ) -> Iterator[Entry]:
     """Built-in entries with the changes to them; an entry keeps its conditions unless it is given others. `fields`: the
-    options that they set."""
+    options that they set. `place`: of the changes, for messages."""
     for name in dict.fromkeys([*built_in, *sorted(changes)]):
         default: Domain | None = parse_entry(built_in.get(name))
         entry: Domain | None = parse_entry(changes.get(name, default))
         if entry is None:
             continue
         conditions = entry.when or (default.when if default else {})
-        field = fields.get(name, fields.get(name.partition(".")[0]))
-        if isinstance(entry, Number) and field and _takes_fractions(field.annotation):
-            entry = entry.with_fractions()
+        if isinstance(entry, Number):
+            field = fields.get(name, fields.get(name.partition(".")[0]))
+            try:
+                entry = entry.suited(_takes_fractions(field.annotation) if field else None)
+            except ValueError as error:
+                raise TomoscoutError(f"{place}.{name}: {error}") from None
         yield Entry(name, entry.model_copy(update={"when": {}}), {**when, **conditions})
 
 

@@ -81,7 +81,7 @@ def _write_table(path: Path, study: Study, results: Sequence[Result]) -> None:
 
 def _write_recipe(path: Path, ask: Ask) -> None:
     """The options of a trial as a configuration to be merged with another: to train longer, or on more."""
-    options = {name: value for name, value in ask.train.items() if name not in ("steps", "validate_every")}
+    options = {name: value for name, value in ask.train.items() if name != "validate_every"}
     # As a list, so that no option of another family is left over from what it is merged with.
     options["network"] = [options["network"]]
     write_text(path, yaml.safe_dump({"train": options}, sort_keys=False))
