@@ -302,6 +302,22 @@ def test_what_is_asked_stays(finished: Made, made: Made) -> None:
     assert path.stat().st_mtime_ns == before
 
 
+def test_the_first_are_proposed_together_and_each_as_it_would_be_alone(finished: Made, made: Made) -> None:
+    made.suggest(0)
+    asked = sorted(path.parent.name for path in made.folder.glob("*/ask.json"))
+    assert asked == [trial_name(number) for number in range(EXPLORE["window"])]
+    (made.trial(1) / "ask.json").unlink()
+    assert made.suggest(1) == Ask.read(finished.trial(1))
+    # The third is told the result of the first.
+    assert not (made.trial(2) / "ask.json").exists()
+
+
+def test_no_more_are_proposed_than_are_wanted(workspace: Workspace) -> None:
+    made = Made.start(workspace, {"window": 8, "trials": 3})
+    made.suggest(0)
+    assert len(list(made.folder.glob("*/ask.json"))) == 3
+
+
 def test_a_trial_can_be_given_up(finished: Made, made: Made) -> None:
     ask = made.suggest(0)
     interrupted(made, 0, [3])

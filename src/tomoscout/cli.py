@@ -246,7 +246,7 @@ def start(config: Path, inventory: Path, study: Path) -> None:
 @_options
 @_study
 def suggest(number: int, config: Path, inventory: Path, study: Path) -> None:
-    """Propose trial NUMBER from what is known of the ones before."""
+    """Propose trial NUMBER from what is known of the ones before; where nothing is, those after it, too."""
     from tomoscout.explore.start import suggest as propose
 
     propose(*_load(config, inventory), study, number)

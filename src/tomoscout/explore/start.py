@@ -49,19 +49,22 @@ def start_study(config: Config, records: Sequence[RunRecord], folder: Path) -> N
 
 
 def suggest(config: Config, records: Sequence[RunRecord], folder: Path, number: int) -> Ask:
-    """Write what a trial is asked. It is asked once: a proposal that is there stays.
+    """Write what a trial is asked, and, as long as no result is known to any of them, what those after it are: what
+    must be imported for it takes longer than they do. A trial is asked once: a proposal that is there stays.
 
     Raises:
         TomoscoutError: the folder is for another study, or no proposal can be trained.
     """
     study = study_of(config, records, folder)
-    target = trial_folder(folder, number)
-    if (target / "ask.json").exists():
-        return Ask.read(target)
-    plan = plan_targets(config, records)
-    fold = chosen_fold(config.split, make_split(config, records, plan))
-    ask = propose(study, folder, number, misfit_of(config, plan, records, fold))
-    for entry in ask.refused:
-        print(f"trial {trial_name(number)}: refused: {entry.reason}", file=sys.stderr)
-    ask.write(target / "ask.json")
-    return ask
+    numbers = [number, *(n for n in range(number + 1, config.explore.trials) if not study.told(n))]
+    missing = [n for n in numbers if not (trial_folder(folder, n) / "ask.json").exists()]
+    if number in missing:
+        plan = plan_targets(config, records)
+        fold = chosen_fold(config.split, make_split(config, records, plan))
+        misfit = misfit_of(config, plan, records, fold)
+        for n in missing:
+            ask = propose(study, folder, n, misfit)
+            for entry in ask.refused:
+                print(f"trial {trial_name(n)}: refused: {entry.reason}", file=sys.stderr)
+            ask.write(trial_folder(folder, n) / "ask.json")
+    return Ask.read(trial_folder(folder, number))
