@@ -50,7 +50,7 @@ class Machine:
         self.locks.mkdir()
         self.programs.mkdir()
         self._patch = patch
-        for name in lease.CLUSTER_SCHEDULERS + lease.CLOUD_SCHEDULERS:
+        for name in lease.SCHEDULERS:
             patch.delenv(name, raising=False)
         self.show(None)
         patch.setenv("PATH", str(self.programs))

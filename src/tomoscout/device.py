@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 import torch
 
 from tomoscout.errors import TomoscoutError
-from tomoscout.lease import CLOUD_SCHEDULERS, CLUSTER_SCHEDULERS, VISIBLE
+from tomoscout.lease import SCHEDULERS, VISIBLE
 
 GIB = 2**30
 
@@ -51,7 +51,7 @@ def choose_device(wanted: str, root: Path = Path("/"), environment: Mapping[str,
 
 def _refuse_unused_gpu(root: Path, environment: Mapping[str, str]) -> None:
     """Rather than compute for days on the CPU of a node whose GPU was given to the job."""
-    scheduler = next((name for name in CLUSTER_SCHEDULERS + CLOUD_SCHEDULERS if name in environment), None)
+    scheduler = next((name for name in SCHEDULERS if name in environment), None)
     visible = environment.get(VISIBLE, "").strip()
     driver = root / "dev/nvidiactl"
     if scheduler and visible not in ("", "-1", "NoDevFiles") and driver.exists():

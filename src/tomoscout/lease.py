@@ -48,6 +48,8 @@ CLOUD_SCHEDULERS = (
 """Environment variables that jobs of Kubernetes and of the batch services of AWS, Google and Azure have. Those GPUs are
 theirs that nvidia-smi lists in their container or on their machine; CUDA_VISIBLE_DEVICES is seldom set."""
 
+SCHEDULERS = CLUSTER_SCHEDULERS + CLOUD_SCHEDULERS
+
 _PAUSE = 0.25
 _LISTING_TIME = 120
 
@@ -71,7 +73,7 @@ def leased_gpu(device: str) -> Iterator[str | None]:
     try:
         gpu, lock = _first_free(pool)
     except TomoscoutError as error:
-        if len(pool) > 1 or not _has_any(os.environ, CLUSTER_SCHEDULERS + CLOUD_SCHEDULERS):
+        if len(pool) > 1 or not _has_any(os.environ, SCHEDULERS):
             raise
         # The GPU of a job is its own unless several processes share the job.
         print(f"warning: {error}", file=sys.stderr, flush=True)
@@ -113,7 +115,7 @@ def find_pool(environment: Mapping[str, str]) -> list[str]:
         return [device for devices in gpus.values() for device in devices]
     pool = list(dict.fromkeys(_devices(given, gpus) if gpus else given))
     # Number 0 of one job and number 0 of another may be two GPUs: neither job must wait for the other.
-    unclear = not gpus and len(pool) < 2 and _has_any(environment, CLUSTER_SCHEDULERS + CLOUD_SCHEDULERS)
+    unclear = not gpus and len(pool) < 2 and _has_any(environment, SCHEDULERS)
     return [] if unclear else pool
 
 

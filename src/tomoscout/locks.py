@@ -68,35 +68,37 @@ def owner_of(folder: Path) -> str | None:
 
 
 def _wait_for(path: Path, owner: str) -> io.FileIO | None:
+    """The lock, or None where there are none."""
     told = False
     while True:
         try:
             lock = take(path, owner)
         except OSError as error:
-            if error.errno in _PASSING or (error.errno in _NO_LOCKS and told):
-                lock = None
-            elif error.errno in _NO_LOCKS:
-                print(
-                    f"warning: {path}: no lock ({error.strerror}); let nothing else work in this folder",
-                    file=sys.stderr,
-                )
+            if error.errno in _NO_LOCKS and not told:
+                _warn(f"warning: {path}: no lock ({error.strerror}); let nothing else work in this folder")
                 path.write_text(owner)
                 return None
-            else:
+            if error.errno not in _PASSING + _NO_LOCKS:
                 raise TomoscoutError(f"{path}: cannot be locked ({error.strerror}); remove it") from None
+            lock = None
         if lock:
             return lock
-        if not told:
-            with contextlib.suppress(OSError):
-                holder = path.read_text() or "another process"
-                print(
-                    f"waiting: {holder} is at work in {path.parent}; where it is not, as its machine is gone, remove "
-                    f"{path}",
-                    file=sys.stderr,
-                    flush=True,
-                )
-                told = True
+        told = told or _tell_holder(path)
         time.sleep(_PAUSE)
+
+
+def _tell_holder(path: Path) -> bool:
+    """Say who is waited for, where the file is there to be read."""
+    try:
+        holder = path.read_text() or "another process"
+    except OSError:
+        return False
+    _warn(f"waiting: {holder} is at work in {path.parent}; where it is not, as its machine is gone, remove {path}")
+    return True
+
+
+def _warn(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def take(path: Path, owner: str) -> io.FileIO | None:

@@ -36,14 +36,19 @@ def train_options(values: Mapping[str, Any], base: Train, settings: Mapping[str,
         options = _options(values, base, network, settings["shape"])
         if "steps" not in values and settings["budget"] == "voxels":
             options = _with_budget(options, base, settings["shape"], settings["validations"])
-        interval = math.ceil(options.steps / settings["validations"])
-        if base.validate_every and options.steps == base.steps:
-            interval = base.validate_every
-        return options.model_copy(update={"validate_every": interval})
+        if options.steps != base.steps:
+            options = options.model_copy(update={"validate_every": None})
+        return with_validations(options, settings["validations"])
     except ValidationError as error:
         first = error.errors()[0]
         message = first["msg"].removeprefix("Value error, ")
         raise ValueError(f"{key_of(first['loc'])}: {message}" if first["loc"] else message) from None
+
+
+def with_validations(options: Train, validations: int) -> Train:
+    """With so many validations, evenly spaced, unless the options say how often."""
+    interval = options.validate_every or math.ceil(options.steps / validations)
+    return options.model_copy(update={"validate_every": interval})
 
 
 def _options(values: Mapping[str, Any], base: Train, network: NetworkOptions, shape: Sequence[int]) -> Train:

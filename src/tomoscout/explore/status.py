@@ -79,10 +79,10 @@ def status_lines(study: Path, planned: int | None = None) -> list[str]:
     lines += _best_lines(done.values(), _order(study))
     left = None if planned is None else max(planned - len(done), 0)
     lines.append(_rate_line(_rate(study, asked, done), left, bool(running)))
-    for number in running:
-        lines.append(f"trial {trial_name(number)}: {_progress(trial_folder(study, number), now)}, {owners[number]}")
-    for number in interrupted:
-        lines.append(f"trial {trial_name(number)}: interrupted, {_progress(trial_folder(study, number), now)}")
+    for number in (*running, *interrupted):
+        progress = _progress(trial_folder(study, number), signs[number], now)
+        state = f"{progress}, {owners[number]}" if owners[number] else f"interrupted, {progress}"
+        lines.append(f"trial {trial_name(number)}: {state}")
     if idle:
         names = [f"{trial_name(n)} ({_ago(signs[n].get('ask.json'), now)})" for n in idle[:_ASKED_SHOWN]]
         more = f" and {len(idle) - _ASKED_SHOWN} more" if len(idle) > _ASKED_SHOWN else ""
@@ -179,7 +179,7 @@ def _rate_line(rate: float | None, left: int | None, alive: bool) -> str:
     return f"{speed}, time left {'–' if rate is None or left is None else f'about {_duration(left / rate)}'}"
 
 
-def _progress(folder: Path, now: float) -> str:
+def _progress(folder: Path, times: Mapping[str, float], now: float) -> str:
     """How far a training is, and when it last wrote something; what it began with is its lock."""
     ask = _read(Ask.read, folder)
     rows = _rows(folder / "metrics.csv")
@@ -190,8 +190,7 @@ def _progress(folder: Path, now: float) -> str:
     parts = [f"step {steps[-1][0]:,.0f}{of}" if steps else "before its first validation"]
     if scores:
         parts.append(f"score {scores[-1][1]:.4f} (best {best(scores)[1]:.4f})")
-    written = _times(folder).items()
-    newest = max((time for name, time in written if name != "ask.json"), default=_written(folder / LOCK))
+    newest = max((time for name, time in times.items() if name != "ask.json"), default=_written(folder / LOCK))
     parts.append(f"last sign of life {_ago(newest, now)}")
     return ", ".join(parts)
 

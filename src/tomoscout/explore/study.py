@@ -21,7 +21,7 @@ from tomoscout.classes import TargetPlan
 from tomoscout.config import Config
 from tomoscout.errors import TomoscoutError
 from tomoscout.explore.options import Choice, Number
-from tomoscout.explore.points import known_values, train_options
+from tomoscout.explore.points import known_values, train_options, with_validations
 from tomoscout.explore.records import Ask, Params, Refused, Result, trial_folder, trial_name
 from tomoscout.explore.space import SearchSpace, label
 from tomoscout.files import digest, read_json
@@ -211,9 +211,7 @@ def _baseline(study: Study, misfit: Misfit) -> Ask:
     Raises:
         TomoscoutError: it cannot be trained.
     """
-    train = study.base
-    interval = train.validate_every or math.ceil(train.steps / study.settings["validations"])
-    train = train.model_copy(update={"validate_every": interval})
+    train = with_validations(study.base, study.settings["validations"])
     reason = misfit(train)
     if reason:
         raise TomoscoutError(f"explore.baseline: the training as `train` has it cannot be made: {reason}")

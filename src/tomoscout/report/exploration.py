@@ -192,12 +192,13 @@ def _values(result: Result, names: Iterable[str], digits: int = 4) -> list[tuple
 
 
 def _row(result: Result, shared: Sequence[str], others: Sequence[str]) -> dict[str, Any]:
+    known = dict(_values(result, shared))
     return {
         "trial": trial_name(result.number),
         "score": "–" if result.value is None else f"{result.value:.4f}",
         "validations": len(result.intermediate),
         "state": "complete" if result.state == "COMPLETE" else result.reason or "pruned",
-        "shared": [dict(_values(result, shared)).get(name, "–") for name in shared],
+        "shared": [known.get(name, "–") for name in shared],
         "other": ", ".join(
             f"{name} {value}" for name, value in (_values(result, others) if result.params else _facts(result, ()))
         ),
