@@ -115,7 +115,6 @@ def test_no_copick_config(small: SmallProject) -> None:
         ("", "not a copick config (Expecting"),
         ("[]", "not a copick config (no list 'pickable_objects')"),
         ('{"name": "demo"}', "not a copick config (no list 'pickable_objects')"),
-        ('{"name": "demo", "pickable_objects": []}', "not a copick config ("),
         ('{"config_type": "paper", "pickable_objects": []}', "not a copick config ("),
     ],
 )
@@ -132,8 +131,15 @@ def test_a_pickable_object_that_is_malformed(annotated: SmallProject) -> None:
     assert message.startswith(f"{annotated.copick}: a pickable object is malformed (KeyError('is_particle'))")
 
 
+def test_a_project_whose_folder_is_not_there(small: SmallProject) -> None:
+    expected = f"{small.copick}: overlay_root: no folder {small.overlay}; is its disk mounted, and the path right?"
+    assert error_of(small.list_runs()) == expected
+
+
 def test_a_project_without_runs(small: SmallProject) -> None:
-    assert error_of(split(small)) == "targets.picks: no picks 'ribosome:expert/0' in any run; found: none"
+    small.overlay.mkdir()
+    expected = f"project demo ({small.copick}): holds no run: no folder in {small.overlay / 'ExperimentRuns'}"
+    assert error_of(small.list_runs()) == expected
 
 
 # Objects, sources and runs
@@ -166,6 +172,7 @@ def test_an_object_without_radius(annotated: SmallProject, radius: float | None)
 
 def test_an_object_whose_radius_is_another_in_another_project(annotated: SmallProject) -> None:
     other = SmallProject(annotated.folder, "other")
+    other.add_run("c")
     entries = [{**entry, "color": [1, 2, 3, 255]} for entry in annotated.objects]
     entries[0] |= {"radius": 75.0}
     other.write_copick_config(pickable_objects=entries)
@@ -235,7 +242,7 @@ def test_a_chosen_run_without_the_tomogram(annotated: SmallProject) -> None:
 def test_a_truncated_tomogram(annotated: SmallProject) -> None:
     (annotated.add_run("a") / "0" / "1" / "1" / "1").unlink()
     assert error_of(overlays(annotated)) == (
-        "demo/a: tomogram wbp@10.0 is truncated: 7 of 8 chunks are there, the others would be read as background"
+        "demo/a: tomogram wbp@10.0: truncated: 7 of 8 chunks are there, the others would be read as background"
     )
 
 
@@ -272,7 +279,7 @@ def test_a_truncated_segmentation(annotated: SmallProject) -> None:
     (folder / "0" / "0" / "1" / "0").unlink()
     annotated.configure(targets={"segmentations": ["membrane"]})
     assert error_of(annotated.make_targets()).startswith(
-        "demo/a: segmentation membrane:expert/0@10.0 is truncated: 7 of 8 chunks are there"
+        "demo/a: segmentation membrane:expert/0@10.0: truncated: 7 of 8 chunks are there"
     )
     annotated.configure(targets={"segmentations": ["membrane"], "allow_missing_chunks": True})
     succeeded(annotated.make_targets())
@@ -287,13 +294,22 @@ def test_a_damaged_segmentation(annotated: SmallProject) -> None:
     )
 
 
-@pytest.mark.parametrize("shape", [(24, 32, 45), (19, 32, 40), (24, 32), (1, *SHAPE)], ids=str)
+@pytest.mark.parametrize("shape", [(24, 32, 45), (19, 32, 40)], ids=str)
 def test_a_segmentation_of_another_shape(annotated: SmallProject, shape: tuple[int, ...]) -> None:
     annotated.add_segmentation("a", "membrane:expert/0", np.ones(shape))
     annotated.configure(targets={"segmentations": ["membrane"]})
     assert error_of(annotated.make_targets()) == (
         f"demo/a: segmentation membrane:expert/0@10.0: shape {shape} (z, y, x) is more than 4 voxels off the "
         f"tomogram's {SHAPE}"
+    )
+
+
+@pytest.mark.parametrize("shape", [(24, 32), (2, *SHAPE)], ids=str)
+def test_a_segmentation_with_other_axes(annotated: SmallProject, shape: tuple[int, ...]) -> None:
+    annotated.add_segmentation("a", "membrane:expert/0", np.ones(shape))
+    annotated.configure(targets={"segmentations": ["membrane"]})
+    assert error_of(annotated.make_targets()) == (
+        f"demo/a: segmentation membrane:expert/0@10.0: its shape is {shape}, expected three axes: z, y, x"
     )
 
 
@@ -313,7 +329,7 @@ def test_a_segmentation_at_another_voxel_spacing_of_another_shape(annotated: Sma
 def test_a_picks_file_that_is_broken(annotated: SmallProject, content: str) -> None:
     path = annotated.add_picks("b", "ribosome:expert/0", [PLACE])
     path.write_text(content)
-    assert error_of(annotated.list_runs()).startswith(f"demo/b: {path}: not a copick picks file (")
+    assert error_of(annotated.make_targets()).startswith(f"targets.picks: demo/b: {path}: not a copick picks file (")
 
 
 @pytest.mark.parametrize("point", [{"location": {"x": 1.0}}, {"place": [1, 2, 3]}, 5], ids=str)
@@ -321,19 +337,31 @@ def test_a_malformed_point(annotated: SmallProject, point: object) -> None:
     path = annotated.add_picks("b", "ribosome:expert/0", [PLACE])
     path.write_text(json.dumps({**json.loads(path.read_text()), "points": [point]}))
     message = error_of(annotated.make_targets())
-    assert message.startswith("demo/b: picks ribosome:expert/0: a point is malformed (")
+    assert message.startswith("targets.picks: demo/b: picks ribosome:expert/0: a point is malformed (")
 
 
 def test_a_position_that_is_no_number(annotated: SmallProject) -> None:
     annotated.add_picks("b", "ribosome:expert/0", [PLACE, (1.0, math.inf, 2.0)])
-    assert error_of(annotated.list_runs()) == "demo/b: picks ribosome:expert/0: a value is NaN or infinite"
+    assert error_of(annotated.make_targets()).startswith(
+        "targets.picks: demo/b: picks ribosome:expert/0: a value is NaN or infinite"
+    )
+
+
+def test_picks_that_are_not_used_cannot_stop_anything(annotated: SmallProject) -> None:
+    path = annotated.add_picks("b", "ferritin:somebody/0", [PLACE])
+    path.write_text(path.read_text()[:40])
+    assert f"warning: demo/b: ferritin:somebody/0 is left out: demo/b: {path}: not a" in annotated.list_runs().stderr
+    succeeded(annotated.make_targets())
+    annotated.add_picks("b", "ribosome:expert/0", [PLACE]).write_text("{")
+    annotated.configure(split={"exclude": {"b": "half a file"}})
+    succeeded(annotated.make_targets())
 
 
 def test_a_file_among_the_picks_that_is_none(annotated: SmallProject) -> None:
-    annotated.add_picks("b", "ribosome:expert/0", [PLACE]).with_name("notes.json").write_text("{}")
-    assert error_of(annotated.list_runs()) == (
-        "demo/b: a file in its folder Picks is not named user_session_object.json"
-    )
+    stray = annotated.add_picks("b", "ribosome:expert/0", [PLACE]).with_name("notes.json")
+    stray.write_text("{}")
+    assert f"{stray} is left out: a name that copick cannot read" in succeeded(annotated.list_runs()).stderr
+    succeeded(annotated.make_targets())
 
 
 def test_picks_that_are_empty_everywhere(annotated: SmallProject) -> None:
@@ -446,7 +474,9 @@ def test_folds_together_are_not_scored_on_what_they_were_trained_on(
 ) -> None:
     annotated.configure(split={"folds": 2}, segment={"models": "folds"}, evaluate=evaluate)
     succeeded(annotated.list_runs())
-    assert error_of(annotated.command("evaluate", "--output", annotated.folder / "scores")).startswith(message)
+    assert error_of(
+        annotated.command("evaluate", "--localized", annotated.folder, "--output", annotated.folder / "scores")
+    ).startswith(message)
 
 
 def test_folds_that_cannot_be_compared(small: SmallProject) -> None:
@@ -489,7 +519,7 @@ def test_a_source_that_breaks_leaves_the_earlier_target(annotated: SmallProject)
     chunk.unlink()
     # A change of the folder itself is what a cheap look sees.
     (folder / ".zattrs").write_text("{}")
-    assert "demo/b: segmentation membrane:expert/0@10.0 is truncated" in error_of(annotated.make_targets())
+    assert "demo/b: segmentation membrane:expert/0@10.0: truncated" in error_of(annotated.make_targets())
     assert {run: made(annotated, run) for run in ("a", "b")} == before
     assert succeeded(annotated.command("verify", "--results", annotated.folder / "results")).exit_code == 0
 
@@ -544,7 +574,9 @@ def test_a_target_that_disappeared_stops_a_training(annotated: SmallProject) -> 
     annotated.configure(split={"train": ["a"], "validate": ["b"]}, train=TRAIN)
     succeeded(annotated.make_targets())
     shutil.rmtree(annotated.target_folder("a"))
-    assert error_of(train(annotated)).startswith("demo/a: no segmentation targets:tomoscout/1@10.0?multilabel=true")
+    assert error_of(train(annotated)) == (
+        "demo/a: segmentation targets:tomoscout/1@10.0?multilabel=true is not there; run the targets stage again"
+    )
 
 
 def test_a_folder_that_cannot_be_written(annotated: SmallProject) -> None:

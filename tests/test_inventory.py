@@ -253,7 +253,7 @@ def test_an_unreadable_tomogram_is_left_out_with_a_warning(small: SmallProject) 
     small.add_run("a", uri="denoised@10.0")
     (folder / "0" / ".zarray").write_text("{")
     result = succeeded(small.list_runs())
-    assert "warning: demo/a: tomogram wbp@10.0 cannot be opened and is left out" in result.stderr
+    assert "warning: demo/a: wbp@10.0 is left out: no readable zarr array: .zarray: " in result.stderr
     assert list(read_inventory(small.inventory)[0].tomograms) == ["denoised@10.0"]
 
 

@@ -18,11 +18,12 @@ from tomoscout.localize import chosen_thresholds, run_localize
 from tomoscout.model import read_model, save_model, save_weights
 from tomoscout.networks import build_network
 from tomoscout.peaks import locate_picks
-from tomoscout.project import Picks
+from tomoscout.project import Picks, Probabilities
 from tomoscout.segment import run_segment
 from training_data import Workspace, trained
 
 URI = "wbp@20.0"
+PROBABILITIES = Probabilities(URI, "tomoscout-unet")
 RUN = "phantom-003"
 LOW = {"threshold": 0.06}
 
@@ -61,7 +62,7 @@ def test_picks_are_the_peaks_of_the_probabilities(workspace: Workspace) -> None:
     model, project = read_model(workspace.model), workspace.project()
     particles = [entry.name for entry in model.classes if entry.is_particle]
     for run in ("phantom-002", RUN):
-        probabilities = project.read_probabilities(run, URI, "tomoscout-unet")
+        probabilities = project.read_probabilities(run, PROBABILITIES)
         expected = locate_picks(probabilities, model.classes, 20.0, model.picking, dict.fromkeys(particles, 0.06))
         facts = manifest(workspace, run)
         assert list(facts["picks"]) == sorted(particles)
@@ -71,7 +72,7 @@ def test_picks_are_the_peaks_of_the_probabilities(workspace: Workspace) -> None:
             np.testing.assert_allclose(picks.scores, expected[name].scores)
             assert (picks.scores >= 0.06).all()
             source = Source(name, "tomoscout", "unet")
-            count, value = project.digest_picks(run, source)
+            count, value, _ = project.find_picks(run, source)
             assert facts["picks"][name] == {"source": str(source), "count": count, "digest": value}
     assert sum(facts["count"] for facts in manifest(workspace)["picks"].values()) > 5
     assert list(read_json(workspace.localized / "batch-0.json")["runs"]) == [f"phantom/phantom-00{n}" for n in (2, 3)]
@@ -179,18 +180,18 @@ def test_separation_of_the_config_goes_before_that_of_the_model(workspace: Works
 def test_probabilities_are_removed_where_they_are_not_kept(workspace: Workspace) -> None:
     localize(workspace, segment={"keep_probabilities": False})
     project = workspace.project()
-    assert not any(project.has_probabilities(run, URI, "tomoscout-unet") for run in ("phantom-002", RUN))
+    assert not any(project.made_from(run, PROBABILITIES) for run in ("phantom-002", RUN))
     assert not list(workspace.folder.glob("phantom/ExperimentRuns/*/VoxelSpacing*/*_features.zarr"))
     assert picks_path(workspace, "ribosome").exists()
     # Done and up to date without them; another threshold needs them again.
     localize(workspace, segment={"keep_probabilities": False})
-    with pytest.raises(TomoscoutError, match=rf"{RUN[:-1]}2: no probabilities .* run the segment stage"):
+    with pytest.raises(TomoscoutError, match=rf"{RUN[:-1]}2: probabilities .* is not there; run the segment stage"):
         localize(workspace, localize={"threshold": 0.5}, segment={"keep_probabilities": False})
 
 
 def test_probabilities_are_kept_by_default(workspace: Workspace) -> None:
     localize(workspace)
-    assert workspace.project().has_probabilities(RUN, URI, "tomoscout-unet")
+    assert workspace.project().made_from(RUN, PROBABILITIES)
 
 
 def test_probabilities_of_another_model_are_refused(workspace: Workspace) -> None:

@@ -19,10 +19,11 @@ from conftest import SHAPE, SmallProject
 from tomoscout.config import Source
 from tomoscout.errors import TomoscoutError
 from tomoscout.files import digest_folder
-from tomoscout.project import PickableObject, Picks, Project, Segmentation, create_project, read_objects
+from tomoscout.project import PickableObject, Picks, Probabilities, Project, Segmentation, create_project, read_objects
 
 SOURCE = Source("ribosome", "tomoscout", "1")
 LABELS = Segmentation("targets", "tomoscout", "1", 10.0, True)
+PROBABILITIES = Probabilities("wbp@10.0", "tomoscout-unet")
 
 
 @pytest.fixture
@@ -34,6 +35,10 @@ def project(small: SmallProject) -> Project:
 # Tomograms
 
 
+def shapes_of(project: Project, run: str) -> dict[str, tuple[int, ...] | None]:
+    return {uri: found.shape for uri, found in project.tomograms(run).items()}
+
+
 def test_tomograms_written_by_copick(small: SmallProject) -> None:
     volume = np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
     run = copick.from_file(str(small.copick)).new_run("a")
@@ -41,7 +46,7 @@ def test_tomograms_written_by_copick(small: SmallProject) -> None:
     run.new_voxel_spacing(13.48).new_tomogram("denoised").from_numpy(volume[:20])
     project = small.project()
     assert project.run_names() == ["a"]
-    assert project.tomograms("a") == {"wbp@10.0": SHAPE, "denoised@13.48": (20, *SHAPE[1:])}
+    assert shapes_of(project, "a") == {"wbp@10.0": SHAPE, "denoised@13.48": (20, *SHAPE[1:])}
     np.testing.assert_array_equal(project.read_tomogram("a", "wbp@10.0"), volume)
     np.testing.assert_array_equal(project.read_tomogram("a", "denoised@13.48"), volume[:20])
     part = (slice(3, 9), slice(0, 32), slice(7, 8))
@@ -94,7 +99,7 @@ def test_a_constant_tomogram(small: SmallProject) -> None:
 def test_a_missing_chunk(small: SmallProject, chunk: tuple[int, int, int]) -> None:
     folder = small.add_run("a")
     folder.joinpath("0", *map(str, chunk)).unlink()
-    message = r"^demo/a: tomogram wbp@10.0 is truncated: 7 of 8 chunks are there"
+    message = r"^demo/a: tomogram wbp@10.0: truncated: 7 of 8 chunks are there"
     with pytest.raises(TomoscoutError, match=message):
         small.project().read_tomogram("a", "wbp@10.0")
     with pytest.raises(TomoscoutError, match=message):
@@ -128,14 +133,14 @@ def test_a_tomogram_without_readable_metadata(small: SmallProject, content: str 
         (folder / "0" / ".zarray").unlink()
     else:
         (folder / "0" / ".zarray").write_text(content)
-    assert small.project().tomograms("a") == {"wbp@10.0": None, "denoised@10.0": SHAPE}
-    with pytest.raises(TomoscoutError, match=r"^demo/a: tomogram wbp@10.0: no readable zarr array '0'"):
+    assert shapes_of(small.project(), "a") == {"wbp@10.0": None, "denoised@10.0": SHAPE}
+    with pytest.raises(TomoscoutError, match=r"^demo/a: tomogram wbp@10.0: no readable zarr array: "):
         small.project().read_tomogram("a", "wbp@10.0")
 
 
 def test_a_volume_with_channels_is_no_tomogram(small: SmallProject) -> None:
     small.write_tomogram("a", np.zeros((2, *SHAPE), dtype=np.float32))
-    assert small.project().tomograms("a") == {"wbp@10.0": None}
+    assert shapes_of(small.project(), "a") == {"wbp@10.0": None}
 
 
 # Picks
@@ -175,7 +180,7 @@ def test_fewer_picks_replace_more(project: Project) -> None:
     project.write_picks("a", SOURCE, Picks.at(np.zeros((0, 3))))
     assert len(project.read_picks("a", SOURCE)) == 0
     assert project.pick_sources("a") == [SOURCE]
-    assert project.digest_picks("a", SOURCE)[0] == 0
+    assert project.find_picks("a", SOURCE).total == 0
 
 
 def test_picks_that_are_not_there_are_none(project: Project) -> None:
@@ -191,13 +196,13 @@ def test_the_digest_of_picks_is_that_of_their_points(small: SmallProject) -> Non
     small.add_run("a")
     path = small.add_picks("a", "ribosome:expert/0", [(1.0, 2.0, 3.0)])
     source = Source("ribosome", "expert", "0")
-    first = small.project().digest_picks("a", source)
+    first = small.project().find_picks("a", source)[:2]
     values = json.loads(path.read_text())
     path.write_text(json.dumps(values | {"unit": "angstrom"}, indent=4))
-    assert small.project().digest_picks("a", source) == first == (1, first[1])
+    assert small.project().find_picks("a", source)[:2] == first == (1, first[1])
     values["points"][0]["location"]["z"] = 3.5
     path.write_text(json.dumps(values))
-    assert small.project().digest_picks("a", source)[1] != first[1]
+    assert small.project().find_picks("a", source).digest != first[1]
 
 
 @pytest.mark.parametrize(
@@ -232,7 +237,7 @@ def test_a_position_that_is_not_a_number(small: SmallProject) -> None:
     with pytest.raises(TomoscoutError, match=r"^demo/a: picks ribosome:expert/0: a position is NaN or infinite"):
         small.project().read_picks("a", source)
     with pytest.raises(TomoscoutError, match=r"^demo/a: picks ribosome:expert/0: a value is NaN or infinite"):
-        small.project().digest_picks("a", source)
+        small.project().find_picks("a", source)
 
 
 def test_a_score_that_is_missing_is_one(small: SmallProject) -> None:
@@ -263,9 +268,9 @@ def test_segmentations_come_back_and_are_replaced(small: SmallProject) -> None:
         np.testing.assert_array_equal(found.numpy(), labels)
         assert found.is_multilabel
         assert zarr.open_group(str(small.target_folder("a")), mode="r").attrs["tomoscout"] == {"number": number}
-    project.delete_segmentation("a", LABELS)
-    assert not project.has_segmentation("a", LABELS)
-    project.delete_segmentation("a", LABELS)
+    project.delete("a", LABELS)
+    assert project.made_from("a", LABELS) is None
+    project.delete("a", LABELS)
 
 
 def test_a_write_that_fails_midway_leaves_the_old_volume(small: SmallProject) -> None:
@@ -315,7 +320,7 @@ def test_missing_chunks_of_a_segmentation_can_be_allowed(small: SmallProject) ->
     folder = small.add_segmentation("a", "membrane:expert/0", np.ones(SHAPE))
     (folder / "0" / "0" / "0" / "0").unlink()
     wanted = Segmentation("membrane", "expert", "0", 10.0, False)
-    with pytest.raises(TomoscoutError, match=r"segmentation membrane:expert/0@10.0 is truncated: 7 of 8 chunks"):
+    with pytest.raises(TomoscoutError, match=r"segmentation membrane:expert/0@10.0: truncated: 7 of 8 chunks"):
         small.project().read_segmentation("a", wanted)
     labels = small.project().read_segmentation("a", wanted, allow_missing_chunks=True)
     expected = np.ones(SHAPE)
@@ -323,13 +328,15 @@ def test_missing_chunks_of_a_segmentation_can_be_allowed(small: SmallProject) ->
     np.testing.assert_array_equal(labels, expected)
 
 
-def test_the_digest_of_a_source_segmentation_sees_its_files(small: SmallProject) -> None:
+def test_the_digest_of_a_segmentation_is_of_its_content(small: SmallProject) -> None:
     small.add_run("a")
-    folder = small.add_segmentation("a", "membrane:expert/0", np.ones(SHAPE))
+    values = np.random.default_rng(0).random(SHAPE) < 0.5
+    folder = small.add_segmentation("a", "membrane:expert/0", values)
     wanted = Segmentation("membrane", "expert", "0", 10.0, False)
     first = small.project().digest_segmentation("a", wanted)
-    assert small.project().digest_segmentation("a", wanted) == first
     os.utime(folder / "0" / "1" / "1" / "1", ns=(1, 1))
+    assert small.project().digest_segmentation("a", wanted) == first
+    small.add_segmentation("a", "membrane:expert/0", ~values)
     assert small.project().digest_segmentation("a", wanted) != first
 
 
@@ -340,14 +347,14 @@ def test_probabilities_come_back(small: SmallProject) -> None:
     small.add_run("a")
     project = small.project()
     values = np.random.default_rng(0).integers(0, 256, size=(3, *SHAPE)).astype(np.uint8)
-    assert not project.has_probabilities("a", "wbp@10.0", "tomoscout-unet")
-    with pytest.raises(TomoscoutError, match=r"no probabilities 'tomoscout-unet' for wbp@10.0; run the segment stage"):
-        project.read_probabilities("a", "wbp@10.0", "tomoscout-unet")
-    written = project.write_probabilities("a", "wbp@10.0", "tomoscout-unet", values, {})
-    assert project.digest_probabilities("a", "wbp@10.0", "tomoscout-unet") == written
-    np.testing.assert_array_equal(small.project().read_probabilities("a", "wbp@10.0", "tomoscout-unet"), values)
-    project.delete_probabilities("a", "wbp@10.0", "tomoscout-unet")
-    assert not small.project().has_probabilities("a", "wbp@10.0", "tomoscout-unet")
+    assert project.made_from("a", PROBABILITIES) is None
+    with pytest.raises(TomoscoutError, match=r"no probabilities tomoscout-unet of wbp@10.0; run the segment stage"):
+        project.read_probabilities("a", PROBABILITIES)
+    written = project.write_probabilities("a", PROBABILITIES, values, {})
+    assert project.digest_written("a", PROBABILITIES) == written
+    np.testing.assert_array_equal(small.project().read_probabilities("a", PROBABILITIES), values)
+    project.delete("a", PROBABILITIES)
+    assert small.project().made_from("a", PROBABILITIES) is None
 
 
 # Projects
@@ -384,12 +391,18 @@ def test_static_and_overlay_are_one_project(tmp_path: Path) -> None:
     assert sorted(path.name for path in (small.static / "ExperimentRuns").iterdir()) == ["a"]
 
 
-def test_a_stray_file_among_the_picks(small: SmallProject) -> None:
-    small.add_run("a")
-    stray = small.add_picks("a", "ribosome:expert/0", []).with_name("notes.json")
-    stray.write_text("{}")
-    with pytest.raises(TomoscoutError, match=r"^demo/a: a file in its folder Picks is not named"):
-        small.project().pick_sources("a")
+def test_names_that_copick_cannot_read_are_passed_over_and_told(small: SmallProject) -> None:
+    tomogram = small.add_run("a")
+    strays = [small.add_picks("a", "ribosome:expert/0", []).with_name(name) for name in ("notes.json", "a_b_c_d.json")]
+    for stray in strays:
+        stray.write_text("{}")
+    odd = [tomogram.parent.with_name(name) for name in ("VoxelSpacing", "VoxelSpacingfine")]
+    for folder in odd:
+        folder.mkdir()
+    project = small.project()
+    assert project.pick_sources("a") == [Source("ribosome", "expert", "0")]
+    assert shapes_of(project, "a") == {"wbp@10.0": SHAPE}
+    assert project.passed_over("a") == sorted(map(str, [*strays, *odd]))
 
 
 def test_equal_volumes_are_written_as_equal_bytes(tmp_path: Path) -> None:

@@ -14,12 +14,14 @@ from tomoscout.errors import TomoscoutError
 from tomoscout.files import read_json
 from tomoscout.inference import InputSizes, argmax_labels, predict
 from tomoscout.model import load_network, read_model
-from tomoscout.predictions import predicted_picks, predicted_segmentation, probabilities_name, segmented_runs
+from tomoscout.predictions import predicted_picks, predicted_probabilities, predicted_segmentation, segmented_runs
+from tomoscout.project import Probabilities
 from tomoscout.segment import run_segment
 from tomoscout.volumes import standardise
 from training_data import Workspace, trained
 
 URI = "wbp@20.0"
+PROBABILITIES = Probabilities(URI, "tomoscout-unet")
 RUNS = ("phantom-002", "phantom-003")
 
 
@@ -61,20 +63,20 @@ def test_probabilities_and_labels_of_every_run_asked_for(workspace: Workspace) -
             flips=1,
             device=torch.device("cpu"),
         )
-        probabilities = project.read_probabilities(run, URI, "tomoscout-unet")
+        probabilities = project.read_probabilities(run, PROBABILITIES)
         np.testing.assert_array_equal(probabilities, expected)
         labels = project.read_segmentation(run, predicted_segmentation(config))
         np.testing.assert_array_equal(labels, argmax_labels(probabilities))
         facts = manifest(workspace, run)
         assert facts["model"] == model.weights_digest
-        assert facts["probabilities"]["digest"] == project.digest_probabilities(run, URI, "tomoscout-unet")
+        assert facts["probabilities"]["digest"] == project.digest_written(run, PROBABILITIES)
         assert facts["segmentation"]["digest"] == project.digest_written(run, predicted_segmentation(config))
         voxels = facts["segmentation"]["voxels"]
         assert voxels == {entry.name: int((labels == entry.label).sum()) for entry in model.classes}
         assert sum(voxels.values()) > 0
     written = read_json(workspace.segmented / "batch-0.json")
     assert list(written["runs"]) == [f"phantom/{run}" for run in RUNS]
-    assert not project.has_probabilities("phantom-000", URI, "tomoscout-unet")
+    assert project.made_from("phantom-000", PROBABILITIES) is None
 
 
 def test_copick_reads_what_is_written(workspace: Workspace) -> None:
@@ -86,7 +88,7 @@ def test_copick_reads_what_is_written(workspace: Workspace) -> None:
         entry.numpy(), project.read_segmentation("phantom-003", predicted_segmentation(workspace.configure()))
     )
     features = run.get_voxel_spacing(20.0).get_tomograms("wbp")[0].get_features("tomoscout-unet")
-    np.testing.assert_array_equal(features.numpy(), project.read_probabilities("phantom-003", URI, "tomoscout-unet"))
+    np.testing.assert_array_equal(features.numpy(), project.read_probabilities("phantom-003", PROBABILITIES))
 
 
 def test_a_second_call_does_nothing(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
@@ -113,9 +115,9 @@ def test_one_run_that_is_not_as_it_should_be_is_redone(workspace: Workspace, dam
     elif damage == "inputs":
         path.write_text(text.replace(manifest(workspace, "phantom-003")["inputs"], "0" * 24))
     elif damage == "probabilities":
-        project.delete_probabilities("phantom-003", URI, probabilities_name(config))
+        project.delete("phantom-003", predicted_probabilities(config))
     else:
-        project.delete_segmentation("phantom-003", predicted_segmentation(config))
+        project.delete("phantom-003", predicted_segmentation(config))
     segment(workspace)
     assert path.read_text() == text
     assert (workspace.segmented / "batch-0.json").read_bytes() == output
@@ -146,7 +148,7 @@ def test_what_changes_the_result_and_what_does_not(workspace: Workspace, section
 def test_runs_of_other_batches_are_left_alone(workspace: Workspace) -> None:
     segment(workspace, batch=1)
     assert read_json(workspace.segmented / "batch-1.json") == {"batch": 1, "runs": {}}
-    assert not workspace.project().has_probabilities("phantom-002", URI, "tomoscout-unet")
+    assert workspace.project().made_from("phantom-002", PROBABILITIES) is None
 
 
 def test_a_model_of_another_voxel_spacing_is_refused(workspace: Workspace) -> None:
@@ -182,6 +184,6 @@ def test_a_run_without_the_tomogram_is_refused(workspace: Workspace) -> None:
 
 def test_names_of_predictions(workspace: Workspace) -> None:
     config = workspace.configure(localize={"user": "me", "session": "second"})
-    assert probabilities_name(config) == "me-second"
+    assert predicted_probabilities(config).name == "me-second"
     assert predicted_picks(config, "ribosome") == Source("ribosome", "me", "second")
     assert str(predicted_segmentation(config)) == "predicted:me/second@20.0?multilabel=true"

@@ -11,13 +11,15 @@ from pathlib import Path
 import copick
 import numpy as np
 import pytest
+import zarr
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from conftest import RADII, SHAPE, SmallProject, error_of, succeeded
 from tomoscout.files import digest_folder
-from tomoscout.targets import Spheres, align, label_type, rasterise, resample
+from tomoscout.labels import label_type
+from tomoscout.targets import Spheres, align, rasterise, resample
 
 Sphere = tuple[tuple[float, float, float], float, int]
 """Centre z, y, x and radius in voxels; label."""
@@ -164,12 +166,18 @@ def test_targets_equal_the_reference_through_copick(picks: dict, seed: int, scal
 
 
 def through_copick(small: SmallProject, run: str, spacing: float = 10.0) -> np.ndarray:
-    """A target as any other tool reads it."""
+    """A target as any other tool reads it, with classes numbered in their order."""
     run_found = copick.from_file(str(small.copick)).get_run(run)
     [segmentation] = run_found.get_segmentations(name="targets", voxel_size=spacing)
     assert segmentation.is_multilabel
     assert (segmentation.user_id, segmentation.session_id) == ("tomoscout", "1")
-    return segmentation.numpy()
+    classes = dict(zarr.open(segmentation.zarr(), "r").attrs)["tomoscout"]["classes"]
+    stored = segmentation.numpy()
+    labels = np.zeros_like(stored)
+    for entry in classes:
+        labels[stored == entry["stored_label"]] = entry["label"]
+    assert not (labels[stored > 0] == 0).any()
+    return labels
 
 
 # Labels
@@ -416,7 +424,7 @@ def test_a_target_that_was_deleted_is_made_again(small: SmallProject) -> None:
     small.add_picks("a", "ribosome:expert/0", [HERE])
     succeeded(small.make_targets())
     expected = digest_folder(small.target_folder("a"))
-    small.project().delete_segmentation("a", small.project().segmentations("a")[0])
+    small.project().delete("a", small.project().segmentations("a")[0])
     assert not small.target_folder("a").exists()
     succeeded(small.make_targets())
     assert digest_folder(small.target_folder("a")) == expected == small.target("a")["digest"]
@@ -729,7 +737,7 @@ def test_a_broken_source_of_one_voxel_spacing_leaves_both_targets(small: SmallPr
     small.add_segmentation("a", "membrane:expert/0", np.ones(SHAPE))
     folder = small.add_segmentation("a", "membrane:expert/0", np.ones(HALF), spacing=20.0)
     (folder / "0" / "0" / "0" / "0").unlink()
-    assert error_of(small.make_targets()).startswith("demo/a: segmentation membrane:expert/0@20.0 is truncated")
+    assert error_of(small.make_targets()).startswith("demo/a: segmentation membrane:expert/0@20.0: truncated")
     assert [digest_folder(small.target_folder("a", at)) for at in (10.0, 20.0)] == before
     assert [small.target("a", at)["digest"] for at in (10.0, 20.0)] == before
 

@@ -287,7 +287,7 @@ def test_validation_needs_the_tomogram_that_is_segmented(workspace: Workspace) -
 
 def test_a_missing_target_is_named(workspace: Workspace) -> None:
     wanted = Segmentation("targets", "tomoscout", "1", 20.0, True)
-    workspace.project().delete_segmentation("phantom-001", wanted)
+    workspace.project().delete("phantom-001", wanted)
     with pytest.raises(TomoscoutError, match=r"phantom/phantom-001: no segmentation targets:tomoscout/1@20\.0"):
         run_train(workspace.configure(train=SHORT), workspace.records(), workspace.folder / "new")
 
@@ -429,7 +429,7 @@ def test_what_chooses_the_model_must_be_in_the_validation_runs(
 ) -> None:
     """Said before the first step."""
     project = workspace.project()
-    project.delete_segmentation("phantom-002", MEMBRANE)
+    project.delete("phantom-002", MEMBRANE)
     lose_ribosomes(workspace)
     make_targets(workspace)
     message = rf"split: the validation runs \(phantom/phantom-002\) hold no {names}; choose others"
@@ -444,7 +444,7 @@ def test_continuous_classes_alone(workspace: Workspace) -> None:
     folder = train(workspace, "membranes", targets=targets)
     assert_sane(folder)
     assert list(read_json(folder / "results.json")["scores"]) == ["membrane"]
-    workspace.project().delete_segmentation("phantom-002", MEMBRANE)
+    workspace.project().delete("phantom-002", MEMBRANE)
     split = {"negatives": ["phantom-002"]}
     make_targets(workspace, targets=targets, split=split)
     with pytest.raises(TomoscoutError, match=r"split: the validation runs .* hold no membrane; choose others"):
@@ -770,7 +770,7 @@ def test_a_base_that_validation_cannot_judge(workspace: Workspace, capsys: pytes
     make_targets(workspace, targets=few)
     assert_sane(train(workspace, "other", {"base": str(base)}, targets=few))
     assert f"{base} finds none of these classes, so its scores say nothing" in capsys.readouterr().err
-    workspace.project().delete_segmentation("phantom-002", MEMBRANE)
+    workspace.project().delete("phantom-002", MEMBRANE)
     make_targets(workspace)
     assert_sane(train(workspace, "more", {"base": str(base)}))
     assert f"the validation runs hold no membrane, all that {base} could be compared by" in capsys.readouterr().err

@@ -13,6 +13,7 @@ from click.testing import Result
 
 from conftest import SHAPE, SmallProject, succeeded
 from tomoscout.files import read_json
+from tomoscout.project import Probabilities
 
 TRAIN = {
     "network": {"channels": [4, 8], "strides": [2]},
@@ -238,11 +239,11 @@ def test_a_target_that_is_gone_does_not_hide_damage_of_the_next(two_spacings: Sm
 def test_a_manifest_that_lists_no_targets_is_a_problem(two_spacings: SmallProject) -> None:
     path = two_spacings.targets / "demo" / "b.json"
     path.write_text(json.dumps({key: value for key, value in read_json(path).items() if key != "targets"}))
-    assert problems(two_spacings) == [f"error: {path}: lists no targets; run the targets stage again"]
+    assert problems(two_spacings) == [f"error: {path}: not a manifest of the targets stage (KeyError('targets'))"]
 
 
 def test_shapes_of_what_was_made(pristine: SmallProject) -> None:
     project = pristine.project()
     assert all(project.read_segmentation("a", entry).shape == SHAPE for entry in project.segmentations("a"))
-    assert project.read_probabilities("a", "wbp@10.0", "tomoscout-unet").shape == (1, *SHAPE)
-    assert np.isin(project.read_segmentation("a", project.segmentations("a")[0]), [0, 1]).all()
+    assert project.read_probabilities("a", Probabilities("wbp@10.0", "tomoscout-unet")).shape == (1, *SHAPE)
+    assert np.isin(project.read_segmentation("a", project.segmentations("a")[0]), [0, 7]).all()

@@ -375,14 +375,18 @@ def localize(
     run_localize(*_load(config, inventory), models, segmented, batch, output)
 
 
+_localized = click.option("--localized", type=FILE, required=True, help="Folder of the localize stage's manifests.")
+
+
 @main.command()
 @_options
+@_localized
 @click.option("--output", type=FILE, required=True, help="Folder of the scores.")
-def evaluate(config: Path, inventory: Path, output: Path) -> None:
+def evaluate(config: Path, inventory: Path, localized: Path, output: Path) -> None:
     """Score the picks against reference picks."""
     from tomoscout.evaluate import run_evaluate
 
-    run_evaluate(*_load(config, inventory), output)
+    run_evaluate(*_load(config, inventory), localized, output)
 
 
 @main.command()
@@ -397,16 +401,17 @@ def show_scores(folder: Path) -> None:
 @main.command()
 @_options
 @_model
+@_localized
 @click.option("--scores", type=FILE, required=True, help="Folder of the scores.")
 @click.option("--split", type=FILE, required=True, help="The split file.")
 @click.option("--targets", type=FILE, required=True, help="Folder of the targets' manifests.")
 @_output
-def report(config: Path, inventory: Path, model: Path, scores: Path, split: Path, targets: Path, output: Path) -> None:
+def report(config: Path, inventory: Path, **places: Path) -> None:
     """Collect everything in one HTML page."""
     from tomoscout.report.stage import run_report
 
     settings, records = _load(config, inventory)
-    run_report(settings, records, model=model, scores=scores, split=split, targets=targets, output=output)
+    run_report(settings, records, **places)
 
 
 @main.command()

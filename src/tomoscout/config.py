@@ -81,6 +81,16 @@ class Targets(Section):
     segmentations: list[str] = []
     """Membranes, organelles and other continuous classes: a list of `name:user/session`. Particles win over them. Taken
     at the tomogram's voxel spacing where there is one, else brought over from the finest by nearest neighbour."""
+    segmentation_threshold: float = 0.5
+    """Of a segmentation that holds fractions (probabilities, say), voxels from this value on count; of one that holds
+    whole numbers, all but 0."""
+    existing: str | None = None
+    """Take the voxels of the classes from a multilabel segmentation that is there already (octopi's targets, or one
+    made by hand), `name:user/session`, in place of spheres at picks. `picks` still says which objects are particles and
+    where they are, for centring crops and for validation."""
+    labels: dict[str, int] = {}
+    """The value that each class has in `existing`. Default: the object's `label` in the copick config. Classes named
+    here that are not among `picks` are continuous ones."""
     runs: list[str] | None = None
     """Make targets for these runs alone (`run` or `project/run`), even where they have no picks at all. Default:
     every run that has picks or a segmentation of the sources above, empty ones included."""
@@ -108,6 +118,21 @@ class Targets(Section):
             for entry in value:
                 Source.parse(entry)
         return value
+
+    @field_validator("existing")
+    @classmethod
+    def _check_existing(cls, value: str | None) -> str | None:
+        if value is not None and Source.parse(value).user is None:
+            raise ValueError(f"'{value}' names no user and session; expected name:user/session")
+        return value
+
+    @model_validator(mode="after")
+    def _check_combination(self) -> Self:
+        if self.labels and self.existing is None:
+            raise ValueError("labels are those of existing; give that, too")
+        if self.existing is not None and self.segmentations:
+            raise ValueError("existing holds all classes; leave out segmentations, or existing")
+        return self
 
     @field_validator("segmentations")
     @classmethod
@@ -300,6 +325,10 @@ class Config(Section):
     """Copick projects: a name of yours → the path of its config file (relative to the working directory)."""
     tomograms: list[str] = Field(min_length=1)
     """Kinds of tomogram to train on, `algorithm@spacing in Å`; a batch mixes all that a run has."""
+    overwrite: bool = False
+    """Write over targets, segmentations, probabilities and picks in the projects that tomoscout has made for other
+    results: of another working directory, or of results that were removed. What others have made is never written
+    over."""
     runs_per_job: int = Field(default=10, ge=1)
     """Runs handled by one job of the stages that work run by run. Changing it later moves no run to another job."""
     targets: Targets = Targets()

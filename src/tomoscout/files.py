@@ -59,14 +59,17 @@ def write_json(path: Path, value: object) -> None:
     write_text(path, to_json(value))
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file.
+def read_json(path: Path, kind: type = object) -> Any:
+    """Read a JSON file that holds a value of a kind.
 
     Raises:
-        TomoscoutError: the file is missing or is not JSON.
+        TomoscoutError: the file is missing, is not JSON, or holds something else.
     """
     try:
-        return json.loads(path.read_text())
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(value, kind):
+            raise ValueError(f"expected {kind.__name__}, found {type(value).__name__}")
+        return value
     except FileNotFoundError:
         raise TomoscoutError(f"{path}: no such file") from None
     except ValueError as error:

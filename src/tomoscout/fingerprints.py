@@ -7,6 +7,7 @@ changed method reruns what it touches.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from tomoscout.classes import TargetClass, TargetPlan
 from tomoscout.config import Config
@@ -14,25 +15,30 @@ from tomoscout.files import digest
 from tomoscout.inventory import RunRecord
 from tomoscout.networks import code_digest
 from tomoscout.predictions import predicted_segmentation
+from tomoscout.project import read_objects
 from tomoscout.splits import Fold
 
-VERSIONS = {"overlays": 1, "train": 2, "segment": 1, "localize": 1, "evaluate": 1, "report": 1, "explore": 2}
+VERSIONS = {"overlays": 1, "train": 3, "segment": 2, "localize": 2, "evaluate": 1, "report": 1, "explore": 2}
 """Targets and splits have theirs beside the code that plans them."""
 
 
-def training_fingerprint(config: Config, plan: TargetPlan, fold: Fold) -> str:
-    """What weights depend on: options, classes, the code of a network of the user, and the targets of the runs that
-    train and choose. What a fine-tuning starts from is not in it: for the workflow its files are inputs."""
+def training_fingerprint(config: Config, records: Iterable[RunRecord], plan: TargetPlan, fold: Fold) -> str:
+    """What weights depend on: options, classes, the code of a network of the user, and tomograms and targets of the
+    runs that train and choose. What a fine-tuning starts from is not in it: for the workflow its files are inputs."""
+    used, uris = {*fold.train, *fold.validate}, [*config.tomograms, config.segment_tomogram]
     ignored = {"name", "device", "checkpoint_seconds", "memory_gb", "gpu_memory_gb"}
     return digest(
         {
             "version": VERSIONS["train"],
             "train": config.train.model_dump(mode="json", exclude=ignored),
             "network_code": code_digest(config.train.network),
-            "tomograms": [*config.tomograms, config.segment_tomogram],
+            "tomograms": uris,
             "classes": [entry.to_json() for entry in plan.classes],
             "train_runs": {key: plan.inputs[key] for key in fold.train},
             "validate_runs": {key: plan.inputs[key] for key in fold.validate},
+            "contents": {
+                record.key: [record.contents.get(uri) for uri in uris] for record in records if record.key in used
+            },
         }
     )
 
@@ -42,7 +48,9 @@ def segment_fingerprint(config: Config, record: RunRecord) -> str:
     uri = config.segment_tomogram
     options = config.segment.model_dump(exclude={"device", "keep_probabilities", "runs", "tomogram", "models"})
     names = str(predicted_segmentation(config))
-    return digest([VERSIONS["segment"], uri, record.tomograms.get(uri), options, names])
+    labels = {name: entry.label for name, entry in read_objects(Path(config.projects[record.project])).items()}
+    tomogram = [uri, record.tomograms.get(uri), record.contents.get(uri)]
+    return digest([VERSIONS["segment"], tomogram, options, names, labels])
 
 
 def localize_fingerprint(config: Config) -> str:

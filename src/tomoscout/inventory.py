@@ -7,21 +7,31 @@ folders decides which runs must be read again, so nothing here imports copick un
 from __future__ import annotations
 
 import csv
+import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from tomoscout.config import Source, TomogramUri
+import numpy as np
+from numpy.typing import NDArray
+
+from tomoscout.config import Config, Source, TomogramUri
 from tomoscout.errors import TomoscoutError
 from tomoscout.files import digest, digest_file, write_table
 from tomoscout.geometry import Shape
 from tomoscout.project import Project, read_copick_config
+from tomoscout.zarr_files import shown
 
-COLUMNS = ["project", "run", "batch", "tomograms", "picks", "segmentations", "signature"]
+COLUMNS = ["project", "run", "batch", "tomograms", "picks", "segmentations", "unreadable", "doubtful", "signature"]
+
+
+FEWEST_IN_CORNER = 3
+SMALLEST_DOUBTED_SPACING = 3.0
+"""So many picks in a corner of a third or less of each side are no chance (one run in 20,000)."""
 
 
 class PickCount(NamedTuple):
@@ -33,8 +43,12 @@ class PickCount(NamedTuple):
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One run: tomogram URI → shape; source → picks; segmentation → digest; the batch (job) it belongs to; and
-    the signature of its folders when it was read."""
+    """One run: tomogram URI → shape; source → picks; segmentation → digest of its content; the batch (job) it belongs
+    to; and the signature of its folders when it was read.
+
+    `contents`: tomogram URI → digest of its content. `unreadable`: what cannot be used (the URI of a tomogram, a source
+    of picks, a file) and why. `doubtful`: what may mean something else than it says, and why.
+    """
 
     project: str
     run: str
@@ -43,6 +57,9 @@ class RunRecord:
     picks: dict[Source, PickCount]
     segmentations: dict[str, str]
     signature: str
+    contents: dict[str, str] = field(default_factory=dict)
+    unreadable: dict[str, str] = field(default_factory=dict)
+    doubtful: dict[str, str] = field(default_factory=dict)
 
     @property
     def key(self) -> str:
@@ -55,9 +72,14 @@ class RunRecord:
             "project": self.project,
             "run": self.run,
             "batch": self.batch,
-            "tomograms": " ".join(f"{uri}={'x'.join(map(str, shape))}" for uri, shape in self.tomograms.items()),
+            "tomograms": " ".join(
+                f"{uri}={'x'.join(map(str, shape))}#{self.contents.get(uri, '')}"
+                for uri, shape in self.tomograms.items()
+            ),
             "picks": " ".join(f"{source}={picks.total}#{picks.digest}" for source, picks in self.picks.items()),
             "segmentations": " ".join(f"{uri}#{value}" for uri, value in self.segmentations.items()),
+            "unreadable": json.dumps(self.unreadable) if self.unreadable else "",
+            "doubtful": json.dumps(self.doubtful) if self.doubtful else "",
             "signature": self.signature,
         }
 
@@ -65,7 +87,8 @@ class RunRecord:
     def from_row(cls, row: Mapping[str, str]) -> RunRecord:
         """Read a row back."""
         picks = (cell.rsplit("=", 1) for cell in row["picks"].split())
-        shapes = (cell.rsplit("=", 1) for cell in row["tomograms"].split())
+        tomograms = [_halves(cell, "#") for cell in row["tomograms"].split()]
+        shapes = [_halves(cell, "=") for cell, _ in tomograms]
         return cls(
             row["project"],
             row["run"],
@@ -74,6 +97,9 @@ class RunRecord:
             {Source.parse(source): _pick_count(text) for source, text in picks},
             dict(_halves(cell, "#") for cell in row["segmentations"].split()),
             row["signature"],
+            {uri: value for (uri, _), (_, value) in zip(shapes, tomograms, strict=True) if value},
+            json.loads(row["unreadable"] or "{}"),
+            json.loads(row["doubtful"] or "{}"),
         )
 
 
@@ -115,20 +141,41 @@ def look(projects: Mapping[str, str]) -> dict[str, str]:
     times). A project kept elsewhere has the one entry `project/`, the digest of its config.
 
     Raises:
-        TomoscoutError: a copick config is missing or broken.
+        TomoscoutError: a copick config is missing or broken, a project's folder is not there or holds no run, or one
+            folder stands for two projects or two runs.
     """
     found: dict[str, str] = {}
+    owners: dict[Path, str] = {}
     for project, config in projects.items():
         roots = _local_roots(Path(config))
+        _refuse_twice(owners, project, [Path(config), *(roots or ())], "projects")
         if roots is None:
             found[f"{project}/"] = digest_file(Path(config))
             continue
         looks: dict[str, list[object]] = {}
+        folders: dict[Path, str] = {}
         for root in roots:
-            for run in _folders(root / "ExperimentRuns"):
+            runs = sorted(_folders(root / "ExperimentRuns"), key=lambda run: run.is_symlink())
+            if runs and runs[-1].is_symlink():
+                for run in runs:
+                    _refuse_twice(folders, run.name, [Path(run.path)], f"project {project}: runs")
+            for run in runs:
                 looks.setdefault(run.name, []).append(_look_at_run(run.path))
+        if not looks:
+            where = " or ".join(str(root / "ExperimentRuns") for root in roots)
+            raise TomoscoutError(f"project {project} ({config}): holds no run: no folder in {where}")
         found |= {f"{project}/{run}": digest(value) for run, value in looks.items()}
     return found
+
+
+def _refuse_twice(owners: dict[Path, str], name: str, paths: Iterable[Path], what: str) -> None:
+    """Note whose the places of `paths` are; refuse one that is another's already."""
+    for path in paths:
+        owner = owners.setdefault(path.resolve(), name)
+        if owner != name:
+            raise TomoscoutError(
+                f"{what} {owner} and {name} share {path.resolve()}: the same data would be in two parts of a split"
+            )
 
 
 def _local_roots(config: Path) -> list[Path] | None:
@@ -140,10 +187,15 @@ def _local_roots(config: Path) -> list[Path] | None:
         location = values.get(key)
         if location is None:
             continue
+        if not isinstance(location, str):
+            raise TomoscoutError(f"{config}: {key} is {shown(location)}, expected a path")
         protocol, mark, path = location.rpartition("://")
         if mark and protocol not in ("local", "file"):
             return None
         roots.append(Path(path))
+        # The overlay is made by the first result, unless it is all there is.
+        if (key == "static_root" or len(roots) == 1) and not roots[-1].is_dir():
+            raise TomoscoutError(f"{config}: {key}: no folder {path}; is its disk mounted, and the path right?")
     return sorted(set(roots))
 
 
@@ -151,20 +203,39 @@ def _folders(folder: Path) -> Iterator[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
             yield from (entry for entry in entries if entry.is_dir() and not entry.name.startswith("."))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return
 
 
 def _look_at_run(run: str) -> object:
-    seen = []
+    seen: list[list[object]] = []
     for part in os.scandir(run):
         # Tomograms lie one level below their voxel spacing, picks and segmentations directly in their folder.
-        if part.name in ("Picks", "Segmentations") or part.name.startswith("VoxelSpacing"):
-            for entry in os.scandir(part.path):
-                if not entry.name.startswith("."):
-                    facts = entry.stat()
-                    seen.append([part.name, entry.name, facts.st_size, facts.st_mtime_ns])
-    return sorted(seen)
+        if not (part.name in ("Picks", "Segmentations") or part.name.startswith("VoxelSpacing")) or not part.is_dir():
+            continue
+        for entry in os.scandir(part.path):
+            # Probabilities are no input of anything, and are written often.
+            if entry.name.startswith(".") or entry.name.endswith("_features.zarr"):
+                continue
+            try:
+                facts = entry.stat()
+            except OSError:  # A link to nowhere.
+                continue
+            seen.append([part.name, entry.name, facts.st_size, facts.st_mtime_ns])
+            if entry.name.endswith(".zarr"):
+                seen[-1] += _look_at_volume(entry.path)
+    return sorted(seen, key=lambda line: line[:2])
+
+
+def _look_at_volume(folder: str) -> Iterator[int]:
+    """Size and time of the metadata and the first chunk of an image: programs write those in place, too."""
+    for name in ("0/.zarray", "0/0/0/0", "0/0.0.0"):
+        try:
+            facts = os.stat(f"{folder}/{name}")  # noqa: PTH116 paths cost more than the look itself
+        except OSError:
+            continue
+        yield facts.st_size
+        yield facts.st_mtime_ns
 
 
 def is_fresh(path: Path, projects: Mapping[str, str]) -> bool:
@@ -211,23 +282,45 @@ def refresh(path: Path, projects: Mapping[str, str], runs_per_job: int, *, every
 
 def _read_run(project: Project, run: str, batch: int, signature: str) -> RunRecord:
     where = f"{project.name}/{run}"
-    tomograms: dict[str, Shape] = {}
-    for uri, shape in sorted(project.tomograms(run).items()):
-        if shape is None:
-            print(f"warning: {where}: tomogram {uri} cannot be opened and is left out", file=sys.stderr)
+    record = RunRecord(project.name, run, batch, {}, {}, {}, signature)
+    record.unreadable.update(dict.fromkeys(project.passed_over(run), "a name that copick cannot read"))
+    for uri, found in sorted(project.tomograms(run).items()):
+        if found.shape is None:
+            record.unreadable[uri] = found.problem or ""
         elif _can_be_named(TomogramUri.parse, uri, f"{where}: tomogram {uri}"):
-            tomograms[uri] = shape
-    picks = {
-        source: PickCount(*project.digest_picks(run, source))
-        for source in project.pick_sources(run)
-        if _can_be_named(Source.parse, str(source), f"{where}: picks {source}")
-    }
-    segmentations = {
-        str(entry): project.digest_segmentation(run, entry)
-        for entry in sorted(project.segmentations(run), key=str)
-        if _can_be_named(Source.parse, str(entry).partition("@")[0], f"{where}: segmentation {entry}")
-    }
-    return RunRecord(project.name, run, batch, tomograms, picks, segmentations, signature)
+            record.tomograms[uri], record.contents[uri] = found.shape, found.digest
+    for source in project.pick_sources(run):
+        if _can_be_named(Source.parse, str(source), f"{where}: picks {source}"):
+            _add_picks(project, record, source)
+    for entry in sorted(project.segmentations(run), key=str):
+        if _can_be_named(Source.parse, str(entry).partition("@")[0], f"{where}: segmentation {entry}"):
+            record.segmentations[str(entry)] = project.digest_segmentation(run, entry)
+    for name, reason in record.unreadable.items():
+        print(f"warning: {where}: {name} is left out: {reason}", file=sys.stderr)
+    for name, reason in record.doubtful.items():
+        print(f"warning: {where}: picks {name}: {reason}", file=sys.stderr)
+    return record
+
+
+def _add_picks(project: Project, record: RunRecord, source: Source) -> None:
+    try:
+        found = project.find_picks(record.run, source)
+    except TomoscoutError as error:
+        record.unreadable[str(source)] = str(error)
+        return
+    record.picks[source] = PickCount(found.total, found.digest)
+    if found.total >= FEWEST_IN_CORNER and record.tomograms and _in_corner(found.positions, record.tomograms):
+        record.doubtful[str(source)] = (
+            f"all {found.total} lie in one corner of the tomogram, within as many Å as it has voxels: are they in "
+            "voxels? Copick's programs take every position as Å"
+        )
+
+
+def _in_corner(positions: NDArray[np.float64], tomograms: Mapping[str, Shape]) -> bool:
+    """Whether all positions (x, y, z) would lie in a tomogram if they were voxels, and so, as Å, in its corner."""
+    if min(TomogramUri.parse(uri).voxel_spacing for uri in tomograms) < SMALLEST_DOUBTED_SPACING:
+        return False
+    return any((positions < np.array(shape[::-1])).all() for shape in tomograms.values())
 
 
 def _can_be_named(parse: Callable[[str], object], name: str, what: str) -> bool:
@@ -247,10 +340,7 @@ def _assign_batches(records: list[RunRecord], known: Mapping[str, RunRecord], ru
     while group := list(islice(new, runs_per_job)):
         assigned |= {record.key: following for record in group}
         following += 1
-    return [
-        record if record.batch >= 0 else RunRecord(**{**vars(record), "batch": assigned[record.key]})
-        for record in records
-    ]
+    return [record if record.batch >= 0 else replace(record, batch=assigned[record.key]) for record in records]
 
 
 def find_runs(records: list[RunRecord], names: list[str], where: str) -> list[RunRecord]:
@@ -277,3 +367,19 @@ def find_runs(records: list[RunRecord], names: list[str], where: str) -> list[Ru
             )
         found.append(matches[0])
     return found
+
+
+def excluded_runs(config: Config, records: Sequence[RunRecord]) -> dict[str, str]:
+    """The runs (`project/run`) of `split.exclude`, which no stage touches, and why.
+
+    Raises:
+        TomoscoutError: there is no such run.
+    """
+    options = config.split.exclude
+    return {r.key: why for name, why in options.items() for r in find_runs(list(records), [name], "split.exclude")}
+
+
+def tomograms_of(record: RunRecord) -> str:
+    """The tomograms of a run for messages, those that cannot be read with the reason."""
+    found = [*record.tomograms, *(f"{uri} (unreadable: {why})" for uri, why in record.unreadable.items() if "@" in uri)]
+    return f"found: {'; '.join(found) or 'none'}"

@@ -15,7 +15,7 @@ from tomoscout.fingerprints import localize_fingerprint
 from tomoscout.inventory import RunRecord
 from tomoscout.model import Model, read_ensemble
 from tomoscout.peaks import locate_picks
-from tomoscout.predictions import predicted_picks, probabilities_name, segmented_runs
+from tomoscout.predictions import predicted_picks, predicted_probabilities, segmented_runs
 
 
 def chosen_thresholds(config: Config, model: Model) -> dict[str, float]:
@@ -49,36 +49,38 @@ def run_localize(
     thresholds = chosen_thresholds(config, model)
     fingerprint = localize_fingerprint(config)
     work = Batch(config, segmented_runs(config, records), batch, output)
+    probabilities = predicted_probabilities(config)
+    written = [predicted_picks(config, name) for name in model.thresholds]
     for record in work.records:
-        segmented = read_manifest(segment_folder, record)
-        if segmented["model"] != model.weights_digest:
-            raise TomoscoutError(
-                f"{record.key}: its probabilities are not of {' and '.join(map(str, models))}; run the segment stage "
-                "again"
-            )
-        inputs = digest([fingerprint, thresholds, segmented["probabilities"]["digest"], model.weights_digest])
-        if work.is_done(record, inputs, lambda r: _picks_there(config, work, model, r)):
-            continue
-        manifest = _localize_run(config, model, thresholds, work, record)
-        work.finish(record, {**manifest, "inputs": inputs})
-        counts = ", ".join(f"{facts['count']} {name}" for name, facts in manifest["picks"].items())
-        print(f"{record.key}: {counts}", file=sys.stderr)
+        with work.attempt(record):
+            segmented = read_manifest(segment_folder, record)
+            if segmented.get("model") != model.weights_digest:
+                raise TomoscoutError(
+                    f"{record.key}: its probabilities are not of {' and '.join(map(str, models))}; run the segment "
+                    "stage again"
+                )
+            inputs = digest([fingerprint, thresholds, segmented["probabilities"]["digest"], model.weights_digest])
+            if work.is_done(record, inputs, written):
+                continue
+            work.project(record).require(record.run, probabilities, str(segmented["inputs"]), "segment")
+            work.claim(record, inputs, written, "localize.session")
+            manifest = _localize_run(config, model, thresholds, work, record, inputs)
+            work.finish(record, inputs, written, manifest)
+            counts = ", ".join(f"{facts['count']} {name}" for name, facts in manifest["picks"].items())
+            print(f"{record.key}: {counts}", file=sys.stderr)
     work.write()
     if not config.segment.keep_probabilities:
         for record in work.records:
-            work.project(record).delete_probabilities(record.run, config.segment_tomogram, probabilities_name(config))
-
-
-def _picks_there(config: Config, work: Batch, model: Model, record: RunRecord) -> bool:
-    there = work.project(record).pick_sources(record.run)
-    return all(predicted_picks(config, name) in there for name in model.thresholds)
+            project, made_from = work.project(record), read_manifest(segment_folder, record).get("inputs")
+            if project.made_from(record.run, probabilities) == made_from:
+                project.delete(record.run, probabilities)
 
 
 def _localize_run(
-    config: Config, model: Model, thresholds: dict[str, float], work: Batch, record: RunRecord
+    config: Config, model: Model, thresholds: dict[str, float], work: Batch, record: RunRecord, inputs: str
 ) -> dict[str, Any]:
     project = work.project(record)
-    probabilities = project.read_probabilities(record.run, config.segment_tomogram, probabilities_name(config))
+    probabilities = project.read_probabilities(record.run, predicted_probabilities(config))
     if len(probabilities) != len(model.classes):
         raise TomoscoutError(
             f"{record.key}: {len(probabilities)} probability channels, the model has {len(model.classes)} classes; "
@@ -90,7 +92,7 @@ def _localize_run(
     manifest: dict[str, Any] = {"model": model.weights_digest, "thresholds": thresholds, "picks": {}}
     for name, picks in found.items():
         source = predicted_picks(config, name)
-        project.write_picks(record.run, source, picks)
-        count, value = project.digest_picks(record.run, source)
-        manifest["picks"][name] = {"source": str(source), "count": count, "digest": value}
+        project.write_picks(record.run, source, picks, inputs)
+        written = project.find_picks(record.run, source)
+        manifest["picks"][name] = {"source": str(source), "count": written.total, "digest": written.digest}
     return manifest

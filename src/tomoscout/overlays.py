@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tomoscout.batches import Batch, read_manifest
-from tomoscout.classes import plan_targets, target_segmentation
+from tomoscout.classes import TargetPlan, plan_targets
 from tomoscout.config import Config, TomogramUri
 from tomoscout.files import digest
 from tomoscout.fingerprints import VERSIONS
 from tomoscout.inventory import RunRecord
-from tomoscout.project import read_objects
+from tomoscout.project import Project, read_objects
 from tomoscout.report.pictures import best_slice, target_overlay
-from tomoscout.targets import align
+from tomoscout.targets import read_target
 
 
 def run_overlays(config: Config, records: Sequence[RunRecord], targets: Path, batch: int, output: Path) -> None:
@@ -25,29 +25,39 @@ def run_overlays(config: Config, records: Sequence[RunRecord], targets: Path, ba
     """
     plan = plan_targets(config, records)
     objects = {name: entry for path in config.projects.values() for name, entry in read_objects(Path(path)).items()}
-    names = [entry.name for entry in plan.classes]
-    colours = [objects[name].color[:3] if name in objects else (255, 255, 255) for name in names]
+    colours = [objects[e.name].color[:3] if e.name in objects else (255, 255, 255) for e in plan.classes]
     work = Batch(config, [record for record in records if record.key in plan.inputs], batch, output)
     for record in work.records:
-        target = read_manifest(targets, record)["targets"][0]
-        project, uri = work.project(record), target["tomogram"]
-        inputs = digest([VERSIONS["overlays"], uri, target["digest"], colours])
-        path = work.manifest_path(record).with_suffix(".png")
-        if work.is_done(record, inputs, lambda _, path=path: path.exists()):  # type: ignore[misc]
-            continue
-        tomogram = project.read_tomogram(record.run, uri)
-        z, y, x = tomogram.shape
-        wanted = target_segmentation(config, TomogramUri.parse(uri).voxel_spacing)
-        labels = align(project.read_segmentation(record.run, wanted), (z, y, x), record.key)
-        z, y = best_slice(labels), best_slice(labels, axis=1)
-        target_overlay(
-            tomogram[z],
-            labels[z],
-            colours,
-            names,
-            path,
-            f"{record.key}  {uri}  z = {z}, below y = {y}",
-            side=(tomogram[:, y], labels[:, y]),
-        )
-        work.finish(record, {"picture": path.name, "inputs": inputs})
+        with work.attempt(record):
+            target = read_manifest(targets, record)["targets"][0]
+            uri = target["tomogram"]
+            inputs = digest([VERSIONS["overlays"], uri, record.contents.get(uri), target["digest"], colours])
+            path = work.manifest_path(record).with_suffix(".png")
+            if not work.is_done(record, inputs, [path]):
+                _draw(config, plan, work.project(record), record, uri, colours, path)
+                work.finish(record, inputs, [], {"picture": path.name})
     work.write()
+
+
+def _draw(
+    config: Config,
+    plan: TargetPlan,
+    project: Project,
+    record: RunRecord,
+    uri: str,
+    colours: Sequence[tuple[int, int, int]],
+    path: Path,
+) -> None:
+    tomogram = project.read_tomogram(record.run, uri)
+    shape = tomogram.shape[0], tomogram.shape[1], tomogram.shape[2]
+    labels = read_target(project, config, plan, record, TomogramUri.parse(uri).voxel_spacing, shape)
+    z, y = best_slice(labels), best_slice(labels, axis=1)
+    target_overlay(
+        tomogram[z],
+        labels[z],
+        colours,
+        [entry.name for entry in plan.classes],
+        path,
+        f"{record.key}  {uri}  z = {z}, below y = {y}",
+        side=(tomogram[:, y], labels[:, y]),
+    )

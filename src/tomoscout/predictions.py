@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 from tomoscout.config import Config, Source
 from tomoscout.errors import TomoscoutError
-from tomoscout.inventory import RunRecord, find_runs
-from tomoscout.project import Segmentation
+from tomoscout.inventory import RunRecord, excluded_runs, find_runs, tomograms_of
+from tomoscout.project import Probabilities, Segmentation
 
 
-def probabilities_name(config: Config) -> str:
-    """Name of the feature volume that holds a model's probabilities."""
-    return f"{config.localize.user}-{config.session}"
+def predicted_probabilities(config: Config) -> Probabilities:
+    """The feature volume that holds a model's probabilities."""
+    return Probabilities(config.segment_tomogram, f"{config.localize.user}-{config.session}")
 
 
 def predicted_segmentation(config: Config) -> Segmentation:
@@ -26,17 +26,17 @@ def predicted_picks(config: Config, name: str) -> Source:
 
 
 def segmented_runs(config: Config, records: Sequence[RunRecord]) -> list[RunRecord]:
-    """The runs that are segmented.
+    """The runs that are segmented: all that have the tomogram and are not excluded, or those asked for.
 
     Raises:
         TomoscoutError: a run asked for does not exist or lacks the tomogram.
     """
     uri = config.segment_tomogram
     if config.segment.runs is None:
-        return [record for record in records if uri in record.tomograms]
+        excluded = excluded_runs(config, records)
+        return [record for record in records if uri in record.tomograms and record.key not in excluded]
     chosen = find_runs(list(records), config.segment.runs, "segment.runs")
     for record in chosen:
         if uri not in record.tomograms:
-            have = ", ".join(record.tomograms) or "none"
-            raise TomoscoutError(f"segment.runs: {record.key} has no tomogram {uri}; found: {have}")
+            raise TomoscoutError(f"segment.runs: {record.key} has no tomogram {uri}; {tomograms_of(record)}")
     return chosen

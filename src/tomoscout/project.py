@@ -1,27 +1,25 @@
-"""The only door to copick and zarr: reading and writing everything a copick project holds."""
+"""The only door to copick: reading and writing everything a copick project holds."""
 
 from __future__ import annotations
 
 import json
-import math
-import shutil
-import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tomoscout.config import Source, TomogramUri
 from tomoscout.errors import TomoscoutError
-from tomoscout.files import digest, digest_folder
+from tomoscout.files import digest, digest_folder, write_text
 from tomoscout.geometry import Shape
+from tomoscout.zarr_files import VolumeError, digest_samples, one_line, open_volume, shown, write_volume
 
-LARGEST_CHUNK = 256
-"""Voxels along a side, as copick writes them; made smaller so that chunks divide a volume evenly."""
+OURS = "tomoscout"
+"""The key under which is kept, in attributes and picks files, what something was made from."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +71,42 @@ class Segmentation:
         return f"{self.name}:{self.user}/{self.session}@{self.voxel_spacing}{kind}"
 
 
+class Probabilities(NamedTuple):
+    """Which class probabilities: the feature volume `name` of a kind of tomogram (its URI)."""
+
+    tomogram: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.name} of {self.tomogram}"
+
+
+Written = Source | Segmentation | Probabilities
+"""What tomoscout writes into a project."""
+
+OF_OTHERS = ""
+"""What stands for the inputs of something that tomoscout has not written, or that was changed since."""
+
+DAMAGED = "damaged"
+"""The same of picks whose file cannot be read."""
+
+
+class TomogramFound(NamedTuple):
+    """A tomogram of a run: its shape (z, y, x), a digest of its content, and why it cannot be read, if it cannot."""
+
+    shape: Shape | None
+    digest: str
+    problem: str | None
+
+
+class PicksFound(NamedTuple):
+    """A set of picks of a run: how many points, the digest of the points, their positions (N, 3) as x, y, z in Å."""
+
+    total: int
+    digest: str
+    positions: NDArray[np.float64]
+
+
 class Project:
     """One copick project.
 
@@ -93,8 +127,16 @@ class Project:
 
     def run_names(self) -> list[str]:
         """All runs, sorted."""
-        self._runs = {run.name: run for run in self._root.query()}
+        try:
+            self._runs = {run.name: run for run in self._root.query()}
+        except Exception as error:
+            # Every kind of storage has errors of its own.
+            raise TomoscoutError(f"project {self.name} ({self.config}): cannot be listed ({one_line(error)})") from None
         return sorted(self._runs)
+
+    def passed_over(self, run: str) -> list[str]:
+        """Files and folders of a run whose names copick cannot read: no picks, no voxel spacing."""
+        return list(getattr(self._run(run), "passed_over", ()))
 
     def _run(self, name: str) -> Any:
         if name not in self._runs:
@@ -104,35 +146,83 @@ class Project:
             self._runs[name] = run
         return self._runs[name]
 
+    def _entry(self, run: str, wanted: Written) -> Any:
+        """Copick's entry of something, or None where there is none."""
+        owner = self._run(run)
+        if isinstance(wanted, Segmentation):
+            found = (entry for entry in _volumetric(owner) if _describe(entry) == wanted)
+            return next(found, None)
+        if isinstance(wanted, Probabilities):
+            return self._tomogram(run, wanted.tomogram).get_features(wanted.name)
+        found = owner.get_picks(object_name=wanted.name, user_id=wanted.user, session_id=wanted.session)
+        return found[0] if found else None
+
+    # Who made what
+
+    def made_from(self, run: str, wanted: Written) -> str | None:
+        """The digest that was given as `inputs` when something was written; `OF_OTHERS` where tomoscout has not written
+        it, `DAMAGED` where it cannot be read, None where it is not there."""
+        entry = self._entry(run, wanted)
+        if entry is None:
+            return None
+        try:
+            if isinstance(wanted, Source):
+                values = self._picks_file(entry, run, wanted)
+            else:
+                values = json.loads(entry.fs.cat_file(f"{entry.path}/.zattrs"))
+            inputs = values.get(OURS, {}).get("inputs", OF_OTHERS)
+        except FileNotFoundError:
+            return None if isinstance(wanted, Source) else OF_OTHERS
+        except TomoscoutError:
+            return DAMAGED
+        except (ValueError, AttributeError):
+            return OF_OTHERS
+        return inputs if isinstance(inputs, str) else OF_OTHERS
+
+    def require(self, run: str, wanted: Written, inputs: str, stage: str) -> None:
+        """Refuse to go on with something that is gone, or that was written from other inputs than the results say.
+
+        Raises:
+            TomoscoutError: it is gone, or another's; `stage` makes it.
+        """
+        found = self.made_from(run, wanted)
+        what = f"{self.name}/{run}: {kind_of(wanted)} {wanted}"
+        if found is None:
+            raise TomoscoutError(f"{what} is not there; run the {stage} stage again")
+        if found != inputs:
+            raise TomoscoutError(
+                f"{what} is not the one that these results have made: something else has written it since; run the "
+                f"{stage} stage again, or give one of the two another name"
+            )
+
+    def digest_written(self, run: str, wanted: Segmentation | Probabilities) -> str:
+        """The digest of a volume as it was returned when it was written, taken again from its files."""
+        entry = self._entry(run, wanted)
+        if entry is None:
+            raise TomoscoutError(f"{self.name}/{run}: no {kind_of(wanted)} {wanted}")
+        return digest_folder(_location(entry, entry.path))
+
+    def delete(self, run: str, wanted: Segmentation | Probabilities) -> None:
+        """Delete a volume if it exists."""
+        entry = self._entry(run, wanted)
+        if entry is not None:
+            entry.delete()
+
     # Tomograms
 
-    def tomograms(self, run: str) -> dict[str, Shape | None]:
-        """Every tomogram of a run: URI → shape (z, y, x), or None where its zarr cannot be opened."""
-        found: dict[str, Shape | None] = {}
+    def tomograms(self, run: str) -> dict[str, TomogramFound]:
+        """Every tomogram of a run by its URI."""
+        found: dict[str, TomogramFound] = {}
         for spacing in self._run(run).voxel_spacings:
             for tomogram in spacing.tomograms:
                 uri = str(TomogramUri(tomogram.tomo_type, float(spacing.voxel_size)))
+                store = tomogram.zarr()
                 try:
-                    shape = self._array(tomogram.zarr(), f"tomogram {uri}", run, chunks_matter=False).shape
-                    found[uri] = shape if len(shape) == 3 else None
-                except TomoscoutError:
-                    found[uri] = None
+                    z, y, x = open_volume(store.fs, store.path, float(spacing.voxel_size)).shape
+                    found[uri] = TomogramFound((z, y, x), _digest_content(store.fs, store.path), None)
+                except VolumeError as error:
+                    found[uri] = TomogramFound(None, "", str(error))
         return found
-
-    def digest_segmentation(self, run: str, wanted: Segmentation) -> str:
-        """A digest that changes when the files of a segmentation do: their names, sizes and modification times."""
-        entry = self._segmentation(run, wanted)
-        files = entry.fs.find(entry.path, detail=True)
-        stamp = ("mtime", "LastModified", "ETag")
-        return digest(
-            {
-                name.rpartition(entry.filename)[2]: [
-                    facts.get("size"),
-                    *(str(facts[key]) for key in stamp if key in facts),
-                ]
-                for name, facts in files.items()
-            }
-        )
 
     def read_tomogram(self, run: str, uri: str, region: tuple[slice, ...] = ()) -> NDArray[np.float32]:
         """A tomogram, or a region of it, as float32 (z, y, x).
@@ -140,13 +230,14 @@ class Project:
         Raises:
             TomoscoutError: no such tomogram, missing chunks, NaN in it, or one value throughout.
         """
-        array = self._array(self._tomogram(run, uri).zarr(), f"tomogram {uri}", run)
-        volume = self._read(array, region, f"tomogram {uri}", run).astype(np.float32, copy=False)
+        what = f"{self.name}/{run}: tomogram {uri}"
+        spacing = TomogramUri.parse(uri).voxel_spacing
+        volume = _read(self._tomogram(run, uri), spacing, what, region).astype(np.float32, copy=False)
         low, high = float(volume.min()), float(volume.max())
         if not np.isfinite(low) or not np.isfinite(high):
-            raise TomoscoutError(f"{self.name}/{run}: tomogram {uri} holds NaN or infinite values")
+            raise TomoscoutError(f"{what} holds NaN or infinite values")
         if low == high:
-            raise TomoscoutError(f"{self.name}/{run}: tomogram {uri} is constant (every voxel is {low:g})")
+            raise TomoscoutError(f"{what} is constant (every voxel is {low:g})")
         return volume
 
     def write_tomogram(self, run: str, uri: str, volume: NDArray[np.floating]) -> None:
@@ -154,10 +245,10 @@ class Project:
         kind = TomogramUri.parse(uri)
         owner = self._root.get_run(run) or self._root.new_run(run)
         spacing = owner.get_voxel_spacing(kind.voxel_spacing) or owner.new_voxel_spacing(kind.voxel_spacing)
-        found = spacing.get_tomograms(kind.algorithm)
-        store = found[0] if found else spacing.new_tomogram(kind.algorithm)
         self._runs[run] = owner
-        _write_volume(_location(store, store.overlay_path), volume.astype(np.float32), kind.voxel_spacing)
+        path = _local(owner.fs_overlay, f"{spacing.overlay_path}/{kind.algorithm}.zarr")
+        write_volume(path, volume.astype(np.float32), kind.voxel_spacing)
+        spacing.refresh_tomograms()
 
     def _tomogram(self, run: str, uri: str) -> Any:
         kind = TomogramUri.parse(uri)
@@ -172,88 +263,133 @@ class Project:
 
     def pick_sources(self, run: str) -> list[Source]:
         """Every set of picks of a run."""
-        try:
-            return sorted(Source(p.pickable_object_name, p.user_id, p.session_id) for p in self._run(run).picks)
-        except IndexError:
-            raise TomoscoutError(
-                f"{self.name}/{run}: a file in its folder Picks is not named user_session_object.json"
-            ) from None
+        return sorted(Source(p.pickable_object_name, p.user_id, p.session_id) for p in self._run(run).picks)
 
     def read_picks(self, run: str, source: Source) -> Picks:
         """The picks of one object, user and session. Empty where there are none."""
-        found = self._run(run).get_picks(object_name=source.name, user_id=source.user, session_id=source.session)
-        if not found:
-            return Picks.at(np.zeros((0, 3)))
-        points = self._points(found[0], run, source)
-        # copick: the centre of a particle is its location plus the shift of its transform.
-        try:
-            positions = np.array([[p["location"][axis] for axis in "xyz"] for p in points], dtype=np.float64)
-            scores = np.array([1.0 if p.get("score") is None else p["score"] for p in points], dtype=np.float64)
-            transforms = np.array([p.get("transformation_") or np.eye(4) for p in points], dtype=np.float64)
-            transforms = transforms.reshape(len(points), 4, 4)
-        except (KeyError, TypeError, ValueError) as error:
-            raise TomoscoutError(f"{self.name}/{run}: picks {source}: a point is malformed ({error!r})") from None
+        entry = self._entry(run, source)
+        points = self._points(entry, run, source) if entry else []
         if not points:
             return Picks.at(np.zeros((0, 3)))
-        shifts = transforms[:, :3, 3].copy()
-        transforms[:, :3, 3] = 0
-        if not np.isfinite(positions + shifts).all():
-            raise TomoscoutError(f"{self.name}/{run}: picks {source}: a position is NaN or infinite")
-        return Picks(positions + shifts, scores, transforms)
-
-    def digest_picks(self, run: str, source: Source) -> tuple[int, str]:
-        """How many points a set of picks has, and the digest of its points."""
-        found = self._run(run).get_picks(object_name=source.name, user_id=source.user, session_id=source.session)
-        points = self._points(found[0], run, source)
+        positions, transforms = self._places(points, run, source)
         try:
-            return len(points), digest(points)
+            scores = np.array([1.0 if p.get("score") is None else p["score"] for p in points], dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise TomoscoutError(f"{self.name}/{run}: picks {source}: a point is malformed ({error!r})") from None
+        if not np.isfinite(scores).all():
+            raise TomoscoutError(f"{self.name}/{run}: picks {source}: a score is NaN or infinite")
+        return Picks(positions, scores, transforms)
+
+    def find_picks(self, run: str, source: Source) -> PicksFound:
+        """What a set of picks holds.
+
+        Raises:
+            TomoscoutError: its file cannot be used.
+        """
+        points = self._points(self._entry(run, source), run, source)
+        try:
+            return PicksFound(len(points), digest(points), self._places(points, run, source)[0])
         except ValueError:
             raise TomoscoutError(f"{self.name}/{run}: picks {source}: a value is NaN or infinite") from None
 
-    def _points(self, picks: Any, run: str, source: Source) -> list[dict[str, Any]]:
-        # Copick validates point by point, which costs more than the whole of making a target; the file is read here.
-        if not hasattr(picks, "path"):
-            return [point.model_dump() for point in picks.points]
+    def _places(
+        self, points: list[dict[str, Any]], run: str, source: Source
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Positions, and transforms without their shifts. Copick: the centre of a particle is its location plus the
+        shift of its transform."""
         try:
-            points = json.loads(picks.fs.cat_file(picks.path))["points"] or []
-            if not isinstance(points, list):
-                raise TypeError("'points' is not a list")
-            return points
-        except FileNotFoundError:
-            raise TomoscoutError(
-                f"{self.name}/{run}: picks {source}: no file {picks.path} (expected user_session_object.json with no "
-                "other underscore)"
-            ) from None
-        except (ValueError, KeyError, TypeError) as error:
-            raise TomoscoutError(f"{self.name}/{run}: {picks.path}: not a copick picks file ({error!r})") from None
+            positions = np.array([[p["location"][axis] for axis in "xyz"] for p in points], dtype=np.float64)
+            transforms = np.array([p.get("transformation_") or np.eye(4) for p in points], dtype=np.float64)
+            positions = positions.reshape(len(points), 3)
+            transforms = transforms.reshape(len(points), 4, 4)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise TomoscoutError(f"{self.name}/{run}: picks {source}: a point is malformed ({error!r})") from None
+        positions = positions + transforms[:, :3, 3]
+        transforms[:, :3, 3] = 0
+        if not np.isfinite(positions).all():
+            raise TomoscoutError(f"{self.name}/{run}: picks {source}: a position is NaN or infinite")
+        return positions, transforms
 
-    def write_picks(self, run: str, source: Source, picks: Picks) -> None:
-        """Write picks, replacing earlier ones of the same object, user and session, even by none at all."""
+    def _points(self, entry: Any, run: str, source: Source) -> list[dict[str, Any]]:
+        where = f"{self.name}/{run}: picks {source}"
+        if not hasattr(entry, "path"):
+            return [point.model_dump() for point in entry.points]
+        try:
+            values = self._picks_file(entry, run, source)
+        except FileNotFoundError:
+            raise TomoscoutError(f"{where}: no file {entry.path}") from None
+        unit = values.get("unit") or "angstrom"
+        if unit != "angstrom":
+            raise TomoscoutError(
+                f"{where}: its unit is {shown(unit)}, expected 'angstrom': copick's programs take every position as Å"
+            )
+        if not isinstance(values.get("points", ""), list | None):
+            raise TomoscoutError(f"{self.name}/{run}: {entry.path}: not a copick picks file (no list 'points')")
+        return values["points"] or []
+
+    def _picks_file(self, entry: Any, run: str, source: Source) -> dict[str, Any]:
+        # Copick validates point by point, which costs more than the whole of making a target; the file is read here.
+        if not hasattr(entry, "path"):
+            return {}
+        try:
+            values = json.loads(entry.fs.cat_file(entry.path))
+        except FileNotFoundError:
+            raise
+        except (ValueError, OSError, RecursionError) as error:
+            reason = one_line(error)
+            raise TomoscoutError(f"{self.name}/{run}: {entry.path}: not a copick picks file ({reason})") from None
+        if not isinstance(values, dict):
+            raise TomoscoutError(f"{self.name}/{run}: {entry.path}: not a copick picks file (no list 'points')")
+        return values
+
+    def write_picks(self, run: str, source: Source, picks: Picks, inputs: str = OF_OTHERS) -> None:
+        """Write picks, replacing earlier ones of the same object, user and session, even by none at all. `inputs`: the
+        digest of what they were made from, kept with them."""
         if source.name not in self.objects:
             raise TomoscoutError(f"project {self.name} ({self.config}): no pickable object '{source.name}'")
-        entry = self._run(run).new_picks(
-            object_name=source.name, user_id=source.user, session_id=source.session, exist_ok=True
-        )
-        # Copick names the run only where the file is new; equal picks should be equal files.
-        entry.meta.run_name = run
-        entry.from_numpy(picks.positions, transforms=picks.transforms, scores=picks.scores)
+        owner = self._run(run)
+        file = f"{source.user}_{source.session}_{source.name}.json"
+        path = _local(owner.fs_overlay, f"{owner.overlay_path}/Picks/{file}")
+        rows = zip(picks.positions.tolist(), picks.transforms.tolist(), picks.scores.tolist(), strict=True)
+        values = {
+            "pickable_object_name": source.name,
+            "user_id": source.user,
+            "session_id": source.session,
+            "run_name": run,
+            "voxel_spacing": None,
+            "unit": "angstrom",
+            "points": [
+                {
+                    "location": dict(zip("xyz", position, strict=True)),
+                    "transformation_": transform,
+                    "instance_id": 0,
+                    "score": score,
+                }
+                for position, transform, score in rows
+            ],
+            "trust_orientation": True,
+            **({OURS: {"inputs": inputs}} if inputs else {}),
+        }
+        write_text(path, json.dumps(values, indent=4, allow_nan=False))
+        owner.refresh_picks()
 
     # Segmentations
 
     def segmentations(self, run: str) -> list[Segmentation]:
         """Every binary and multilabel segmentation of a run."""
-        return [_describe(entry) for entry in self._run(run).segmentations if not entry.is_panoptic]
+        return [_describe(entry) for entry in _volumetric(self._run(run))]
+
+    def digest_segmentation(self, run: str, wanted: Segmentation) -> str:
+        """A digest that changes with the content of a segmentation."""
+        entry = self._segmentation(run, wanted)
+        return _digest_content(entry.fs, entry.path)
 
     def _segmentation(self, run: str, wanted: Segmentation) -> Any:
-        for entry in self._run(run).segmentations:
-            if not entry.is_panoptic and _describe(entry) == wanted:
-                return entry
-        have = ", ".join(str(s) for s in self.segmentations(run)) or "none"
-        raise TomoscoutError(f"{self.name}/{run}: no segmentation {wanted}; found: {have}")
-
-    def has_segmentation(self, run: str, wanted: Segmentation) -> bool:
-        """Whether a run has this segmentation."""
-        return wanted in self.segmentations(run)
+        entry = self._entry(run, wanted)
+        if entry is None:
+            have = ", ".join(str(s) for s in self.segmentations(run)) or "none"
+            raise TomoscoutError(f"{self.name}/{run}: no segmentation {wanted}; found: {have}")
+        return entry
 
     def read_segmentation(
         self,
@@ -263,103 +399,102 @@ class Project:
         *,
         allow_missing_chunks: bool = False,
     ) -> NDArray[Any]:
-        """A segmentation, or a region of it, as the integers stored (z, y, x)."""
-        array = self._array(
-            self._segmentation(run, wanted).zarr(),
-            f"segmentation {wanted}",
-            run,
-            chunks_matter=not allow_missing_chunks,
-        )
-        return self._read(array, region, f"segmentation {wanted}", run)
+        """A segmentation, or a region of it, as the numbers stored (z, y, x)."""
+        what = f"{self.name}/{run}: segmentation {wanted}"
+        entry = self._segmentation(run, wanted)
+        return _read(entry, wanted.voxel_spacing, what, region, allow_missing_chunks=allow_missing_chunks)
 
     def write_segmentation(
-        self, run: str, wanted: Segmentation, labels: NDArray[np.integer], attributes: dict[str, Any]
+        self, run: str, wanted: Segmentation, labels: NDArray[np.integer], attributes: Mapping[str, Any]
     ) -> str:
-        """Write labels (z, y, x), replacing an earlier segmentation in one rename; `attributes` are kept beside
-        them under "tomoscout". Returns the digest of the data."""
+        """Write labels (z, y, x) as they are, replacing an earlier segmentation at once; `attributes`, "inputs" among
+        them, are kept beside them under "tomoscout". Returns the digest of the data."""
         owner = self._run(run)
-        entry = owner.new_segmentation(
-            voxel_size=wanted.voxel_spacing,
-            name=wanted.name,
-            session_id=wanted.session,
-            user_id=wanted.user,
-            is_multilabel=wanted.is_multilabel,
-            exist_ok=True,
-        )
-        path = _location(entry, entry.path)
-        _write_volume(path, labels, wanted.voxel_spacing, attributes)
+        kind = "-multilabel" if wanted.is_multilabel else ""
+        folder = f"{wanted.voxel_spacing:.3f}_{wanted.user}_{wanted.session}_{wanted.name}{kind}.zarr"
+        path = _local(owner.fs_overlay, f"{owner.overlay_path}/Segmentations/{folder}")
+        write_volume(path, labels, wanted.voxel_spacing, attributes)
         owner.refresh_segmentations()
         return digest_folder(path)
-
-    def digest_written(self, run: str, wanted: Segmentation) -> str:
-        """The digest of a segmentation as `write_segmentation` returned it, taken again from its files."""
-        entry = self._segmentation(run, wanted)
-        return digest_folder(_location(entry, entry.path))
-
-    def delete_segmentation(self, run: str, wanted: Segmentation) -> None:
-        """Delete a segmentation if it exists."""
-        if self.has_segmentation(run, wanted):
-            self._segmentation(run, wanted).delete()
 
     # Probabilities: a feature volume of the tomogram, classes first
 
     def write_probabilities(
-        self, run: str, uri: str, name: str, probabilities: NDArray[np.uint8], attributes: dict[str, Any]
+        self, run: str, wanted: Probabilities, probabilities: NDArray[np.uint8], attributes: Mapping[str, Any]
     ) -> str:
-        """Write quantised class probabilities (class, z, y, x) as the feature volume `name`. Returns their digest."""
-        tomogram = self._tomogram(run, uri)
-        entry = tomogram.new_features(name, exist_ok=True)
-        spacing = TomogramUri.parse(uri).voxel_spacing
-        path = _location(entry, entry.path)
-        _write_volume(path, probabilities, spacing, attributes)
+        """Write quantised class probabilities (class, z, y, x); `attributes` as of `write_segmentation`. Returns their
+        digest."""
+        tomogram = self._tomogram(run, wanted.tomogram)
+        path = _local(tomogram.fs_overlay, f"{tomogram.overlay_stem}_{wanted.name}_features.zarr")
+        write_volume(path, probabilities, TomogramUri.parse(wanted.tomogram).voxel_spacing, attributes)
         tomogram.refresh_features()
         return digest_folder(path)
 
-    def digest_probabilities(self, run: str, uri: str, name: str) -> str:
-        """The digest of a feature volume as `write_probabilities` returned it, taken again from its files."""
-        entry = self._tomogram(run, uri).get_features(name)
-        if entry is None:
-            raise TomoscoutError(f"{self.name}/{run}: no probabilities '{name}' for {uri}")
-        return digest_folder(_location(entry, entry.path))
-
-    def read_probabilities(self, run: str, uri: str, name: str) -> NDArray[np.uint8]:
+    def read_probabilities(self, run: str, wanted: Probabilities) -> NDArray[np.uint8]:
         """Quantised class probabilities (class, z, y, x)."""
-        entry = self._tomogram(run, uri).get_features(name)
+        entry = self._entry(run, wanted)
         if entry is None:
-            raise TomoscoutError(f"{self.name}/{run}: no probabilities '{name}' for {uri}; run the segment stage")
-        what = f"probabilities {name}"
-        return self._read(self._array(entry.zarr(), what, run), (), what, run)
+            raise TomoscoutError(f"{self.name}/{run}: no probabilities {wanted}; run the segment stage")
+        spacing = TomogramUri.parse(wanted.tomogram).voxel_spacing
+        return _read(entry, spacing, f"{self.name}/{run}: probabilities {wanted}", channels=1)
 
-    def has_probabilities(self, run: str, uri: str, name: str) -> bool:
-        """Whether a run has this feature volume."""
-        return self._tomogram(run, uri).get_features(name) is not None
 
-    def delete_probabilities(self, run: str, uri: str, name: str) -> None:
-        """Delete a feature volume if it exists."""
-        if self.has_probabilities(run, uri, name):
-            self._tomogram(run, uri).get_features(name).delete()
+def _volumetric(run: Any) -> list[Any]:
+    return [entry for entry in run.segmentations if not entry.is_panoptic]
 
-    # Zarr
 
-    def _array(self, store: Any, what: str, run: str, *, chunks_matter: bool = True) -> Any:
-        import zarr
+def _describe(entry: Any) -> Segmentation:
+    return Segmentation(entry.name, entry.user_id, entry.session_id, float(entry.voxel_size), entry.is_multilabel)
 
-        try:
-            array = zarr.open_array(store, path="0", mode="r")
-        except (KeyError, ValueError, TypeError, AttributeError, OSError, zarr.errors.MetadataError) as error:
-            raise TomoscoutError(f"{self.name}/{run}: {what}: no readable zarr array '0' ({error!r})") from None
-        if chunks_matter and (there := array.nchunks_initialized) != array.nchunks:
-            raise TomoscoutError(
-                f"{self.name}/{run}: {what} is truncated: {there} of {array.nchunks} chunks are there, "
-                "the others would be read as background"
-            )
-        return array
 
-    def _read(self, array: Any, region: tuple[slice, ...], what: str, run: str) -> NDArray[Any]:
-        try:
-            return np.asarray(array[region or ...])
-        except (RuntimeError, ValueError, OSError, EOFError, zlib.error) as error:
-            raise TomoscoutError(f"{self.name}/{run}: {what}: a chunk cannot be decoded ({error})") from None
+def kind_of(wanted: Written) -> str:
+    """What something is, for messages."""
+    kinds = {Source: "picks", Segmentation: "segmentation", Probabilities: "probabilities"}
+    return kinds[type(wanted)]
+
+
+def _read(
+    entry: Any,
+    voxel_spacing: float,
+    what: str,
+    region: tuple[slice, ...] = (),
+    *,
+    channels: int = 0,
+    allow_missing_chunks: bool = False,
+) -> NDArray[Any]:
+    store = entry.zarr()
+    try:
+        volume = open_volume(store.fs, store.path, voxel_spacing, channels)
+        return volume.read(region, allow_missing_chunks=allow_missing_chunks)
+    except VolumeError as error:
+        raise TomoscoutError(f"{what}: {error}") from None
+
+
+def _digest_content(fs: Any, path: str) -> str:
+    """A digest that changes with the content of a volume: of samples of its files where they lie on this machine, else
+    of what their storage says of them."""
+    if _is_local(fs):
+        return digest_samples(Path(path))
+    stamps = ("size", "mtime", "LastModified", "ETag")
+    files = fs.find(path, detail=True)
+    return digest(
+        {name.removeprefix(path): [str(facts[key]) for key in stamps if key in facts] for name, facts in files.items()}
+    )
+
+
+def _is_local(fs: Any) -> bool:
+    return "file" in fs.protocol or "local" in fs.protocol
+
+
+def _local(fs: Any, path: str) -> Path:
+    if not _is_local(fs):
+        raise TomoscoutError(f"{path}: the overlay must be a local folder for results to be written")
+    return Path(path)
+
+
+def _location(entry: Any, path: str) -> Path:
+    """The local folder of a copick entry."""
+    return _local(entry.fs, path)
 
 
 def create_project(folder: Path, objects: Iterable[PickableObject], name: str) -> Path:
@@ -386,7 +521,7 @@ def create_project(folder: Path, objects: Iterable[PickableObject], name: str) -
     }
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "copick.json"
-    path.write_text(json.dumps(config, indent=2) + "\n")
+    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     return path
 
 
@@ -397,10 +532,10 @@ def read_copick_config(config: Path) -> dict[str, Any]:
         TomoscoutError: the file is missing, is not JSON, or has no pickable objects.
     """
     try:
-        values = json.loads(config.read_text())
+        values = json.loads(config.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise TomoscoutError(f"{config}: no such copick config") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise TomoscoutError(f"{config}: not a copick config ({error})") from None
     if not isinstance(values, dict) or not isinstance(values.get("pickable_objects"), list):
         raise TomoscoutError(f"{config}: not a copick config (no list 'pickable_objects')")
@@ -408,20 +543,33 @@ def read_copick_config(config: Path) -> dict[str, Any]:
 
 
 def read_objects(config: Path) -> dict[str, PickableObject]:
-    """The pickable objects of a copick config by name, without opening the project."""
-    try:
-        return {
-            entry["name"]: PickableObject(
-                entry["name"],
-                bool(entry["is_particle"]),
-                entry.get("label"),
-                None if entry.get("radius") is None else float(entry["radius"]),
-                tuple(entry.get("color") or (100, 100, 100, 255)),
-            )
-            for entry in read_copick_config(config)["pickable_objects"]
-        }
-    except (KeyError, TypeError, ValueError) as error:
-        raise TomoscoutError(f"{config}: a pickable object is malformed ({error!r})") from None
+    """The pickable objects of a copick config by name, without opening the project.
+
+    Raises:
+        TomoscoutError: an object is malformed, or two have one name.
+    """
+    objects: dict[str, PickableObject] = {}
+    for entry in read_copick_config(config)["pickable_objects"]:
+        try:
+            found = _object(entry)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise TomoscoutError(f"{config}: a pickable object is malformed ({error!r})") from None
+        if found.name in objects:
+            raise TomoscoutError(f"{config}: two pickable objects have the name '{found.name}'; give each its own")
+        objects[found.name] = found
+    return objects
+
+
+def _object(entry: Mapping[str, Any]) -> PickableObject:
+    name, is_particle, label, radius = entry["name"], entry["is_particle"], entry.get("label"), entry.get("radius")
+    if not isinstance(is_particle, bool):
+        raise ValueError(f"is_particle of '{name}' is {shown(is_particle)}, expected true or false")
+    if label is not None and (isinstance(label, bool) or not isinstance(label, int) or not 0 < label < 2**16):
+        raise ValueError(f"label of '{name}' is {shown(label)}, expected a whole number from 1 to 65535")
+    color = tuple(entry.get("color") or (100, 100, 100, 255))
+    if len(color) != 4:
+        raise ValueError(f"color of '{name}' is {shown(color)}, expected four numbers")
+    return PickableObject(str(name), is_particle, label, None if radius is None else float(radius), color)
 
 
 def _open(config: Path) -> Any:
@@ -429,73 +577,13 @@ def _open(config: Path) -> Any:
     try:
         if values.get("config_type", "filesystem") == "filesystem":
             # copick.from_file imports the clients of every storage it knows, which takes longer than a target.
-            from copick.impl.filesystem import CopickConfigFSSpec, CopickRootFSSpec
+            from copick.impl.filesystem import CopickConfigFSSpec
 
-            return CopickRootFSSpec(CopickConfigFSSpec(**values))
+            from tomoscout.copick_names import TolerantRoot
+
+            return TolerantRoot(CopickConfigFSSpec(**values))
         import copick
 
         return copick.from_file(str(config))
-    except (ValueError, AttributeError) as error:
-        raise TomoscoutError(f"{config}: not a copick config ({' '.join(str(error).split())})") from None
-
-
-def _describe(entry: Any) -> Segmentation:
-    return Segmentation(entry.name, entry.user_id, entry.session_id, float(entry.voxel_size), entry.is_multilabel)
-
-
-def _location(entry: Any, path: str) -> Path:
-    """The local folder of a copick entry."""
-    fs = getattr(entry, "fs", None) or entry.fs_overlay
-    if "file" not in fs.protocol and "local" not in fs.protocol:
-        raise TomoscoutError(f"{path}: the overlay must be a local folder for results to be written")
-    return Path(path)
-
-
-def _write_volume(
-    path: Path, volume: NDArray[Any], voxel_spacing: float, attributes: dict[str, Any] | None = None
-) -> None:
-    """Write one OME-NGFF 0.4 image with one resolution level into a temporary folder, then rename it to `path`."""
-    import zarr
-    from numcodecs import blosc
-
-    # Several compressing threads give other bytes each time, and take longer.
-    blosc.use_threads = False
-    # One name each, so that what a killed process left behind is cleared away.
-    temporary, old = path.with_name(f".{path.name}.tmp"), path.with_name(f".{path.name}.old")
-    for leftover in (temporary, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    channels = volume.ndim - 3
-    try:
-        group = zarr.open_group(str(temporary), mode="w")
-        group.create_dataset(
-            "0",
-            data=volume,
-            chunks=(1,) * channels + tuple(_chunk(size) for size in volume.shape[channels:]),
-            dimension_separator="/",
-            write_empty_chunks=True,
-        )
-        group.attrs.update({"multiscales": [_multiscales(voxel_spacing, channels)], "tomoscout": attributes or {}})
-        if path.exists():
-            # A folder cannot be replaced by a rename; the old one steps aside and goes only when the new one stands.
-            path.rename(old)
-            temporary.rename(path)
-            shutil.rmtree(old)
-        else:
-            temporary.rename(path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _chunk(size: int) -> int:
-    return math.ceil(size / math.ceil(size / LARGEST_CHUNK))
-
-
-def _multiscales(voxel_spacing: float, channels: int) -> dict[str, Any]:
-    space = [{"name": axis, "type": "space", "unit": "angstrom"} for axis in "zyx"]
-    scale = [1.0] * channels + [float(voxel_spacing)] * 3
-    return {
-        "version": "0.4",
-        "name": "/",
-        "axes": [{"name": "c", "type": "channel"}] * channels + space,
-        "datasets": [{"path": "0", "coordinateTransformations": [{"type": "scale", "scale": scale}]}],
-    }
+    except (ValueError, AttributeError, TypeError) as error:
+        raise TomoscoutError(f"{config}: not a copick config ({one_line(error)})") from None

@@ -96,6 +96,7 @@ def evaluate(
         "runs_ignored": ignored,
         "runs_without_references": [run for run in scored if not _count(references, run, radii)],
         "runs_without_predictions": [run for run in scored if not _count(predictions, run, radii)],
+        "doubtful_references": [],
         "curves": [{"object": name, **_curve(matches[name], options.beta)} for name in radii],
     }
 
@@ -242,10 +243,23 @@ def describe_runs(scores: Mapping[str, Any]) -> list[str]:
             sentences.append(f"{len(scores[key])} of them {words}: {', '.join(scores[key])}.")
     if scores["runs_ignored"]:
         sentences.append(f"Ignored by this counting, without any reference: {', '.join(scores['runs_ignored'])}.")
+    if scores["doubtful_references"]:
+        sentences.append(_describe_doubtful(scores))
     if scores["mean"]["left_out"]:
         names = ", ".join(scores["mean"]["left_out"])
         sentences.append(f"Not in the mean, with nothing to find and nothing predicted: {names}.")
     return sentences
+
+
+def _describe_doubtful(scores: Mapping[str, Any]) -> str:
+    rows = scores["doubtful_references"]
+    counts = {key: sum(row[key] for row in rows) for key in ("outside", "repeated")}
+    where = ", ".join(f"{row['run']} {row['object']} {row['outside'] + row['repeated']}" for row in rows[:5])
+    counted = "counted all the same, as the challenge does" if scores["counting"] == "challenge" else "not counted"
+    return (
+        f"Reference picks outside of their tomogram: {counts['outside']}, of a particle that was picked before: "
+        f"{counts['repeated']}; {counted} ({where}{', …' if len(rows) > 5 else ''})."
+    )
 
 
 def format_table(scores: Mapping[str, Any]) -> str:

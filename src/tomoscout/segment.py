@@ -17,8 +17,9 @@ from tomoscout.files import digest
 from tomoscout.fingerprints import segment_fingerprint
 from tomoscout.inference import Ensemble, InputSizes, argmax_labels, predict
 from tomoscout.inventory import RunRecord
+from tomoscout.labels import stored_labels, to_stored
 from tomoscout.model import Model, load_network, read_ensemble
-from tomoscout.predictions import predicted_segmentation, probabilities_name, segmented_runs
+from tomoscout.predictions import predicted_probabilities, predicted_segmentation, segmented_runs
 from tomoscout.progress import Progress
 from tomoscout.volumes import standardise
 
@@ -46,7 +47,8 @@ def run_segment(
         )
     work = Batch(config, segmented_runs(config, records), batch, output)
     inputs = {r.key: digest([model.weights_digest, segment_fingerprint(config, r)]) for r in work.records}
-    pending = [r for r in work.records if not work.is_done(r, inputs[r.key], lambda r: _is_there(config, work, r))]
+    written = (predicted_probabilities(config), predicted_segmentation(config))
+    pending = [r for r in work.records if not work.is_done(r, inputs[r.key], written)]
     if pending:
         device = choose_device(config.segment.device)
         networks = [load_network(folder, member, device) for folder, member in zip(folders, members, strict=True)]
@@ -54,17 +56,12 @@ def run_segment(
         sizes = InputSizes.of([member.network for member in members])
         progress = Progress(len(pending))
         for number, record in enumerate(pending, 1):
-            manifest = _segment_run(config, model, network, sizes, device, work, record, progress)
-            work.finish(record, {**manifest, "inputs": inputs[record.key]})
-            progress.show(number, f"{record.key}: run {number} of {len(pending)}", now=True)
+            with work.attempt(record):
+                made_from = inputs[record.key]
+                manifest = _segment_run(config, model, network, sizes, device, work, record, made_from, progress)
+                work.finish(record, made_from, written, manifest)
+                progress.show(number, f"{record.key}: run {number} of {len(pending)}", now=True)
     work.write()
-
-
-def _is_there(config: Config, work: Batch, record: RunRecord) -> bool:
-    project = work.project(record)
-    return project.has_segmentation(record.run, predicted_segmentation(config)) and project.has_probabilities(
-        record.run, config.segment_tomogram, probabilities_name(config)
-    )
 
 
 def _segment_run(
@@ -75,6 +72,7 @@ def _segment_run(
     device: torch.device,
     work: Batch,
     record: RunRecord,
+    inputs: str,
     progress: Progress,
 ) -> dict[str, Any]:
     project, uri = work.project(record), config.segment_tomogram
@@ -90,21 +88,25 @@ def _segment_run(
         device=device,
         progress=lambda text: progress.note(f"{record.key}: {text}"),
     )
-    classes = [entry.to_json() for entry in model.classes]
-    attributes = {"classes": classes, "model": model.weights_digest, "quantised": "255 = 1"}
+    stored = stored_labels(Path(config.projects[record.project]), [entry.name for entry in model.classes])
+    classes = [{**entry.to_json(), "stored_label": stored[entry.name]} for entry in model.classes]
+    attributes = {"classes": classes, "model": model.weights_digest, "inputs": inputs}
     labels = argmax_labels(probabilities)
-    name, wanted = probabilities_name(config), predicted_segmentation(config)
+    volume, segmentation = predicted_probabilities(config), predicted_segmentation(config)
+    work.claim(record, inputs, [volume, segmentation], "localize.session")
     return {
         "tomogram": uri,
         "model": model.weights_digest,
         "classes": classes,
         "probabilities": {
-            "name": name,
-            "digest": project.write_probabilities(record.run, uri, name, probabilities, attributes),
+            "name": volume.name,
+            "digest": project.write_probabilities(
+                record.run, volume, probabilities, {**attributes, "quantised": "255 = 1"}
+            ),
         },
         "segmentation": {
-            "name": str(wanted),
-            "digest": project.write_segmentation(record.run, wanted, labels, attributes),
+            "name": str(segmentation),
+            "digest": project.write_segmentation(record.run, segmentation, to_stored(labels, stored), attributes),
             "voxels": {entry.name: int(np.count_nonzero(labels == entry.label)) for entry in model.classes},
         },
     }

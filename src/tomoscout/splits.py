@@ -14,7 +14,7 @@ from tomoscout.classes import TargetPlan, has_tomogram, is_annotated
 from tomoscout.config import Config, Split
 from tomoscout.errors import TomoscoutError
 from tomoscout.files import write_json
-from tomoscout.inventory import RunRecord, find_runs
+from tomoscout.inventory import RunRecord, excluded_runs, find_runs, tomograms_of
 
 VERSION = 2
 """Raised when the same options would divide the same runs otherwise."""
@@ -85,15 +85,13 @@ def make_split(config: Config, records: Sequence[RunRecord], plan: TargetPlan) -
 
 def _eligible(config: Config, records: list[RunRecord], plan: TargetPlan) -> tuple[set[str], dict[str, str]]:
     options = config.split
-    reasons = {
-        r.key: reason for name, reason in options.exclude.items() for r in find_runs(records, [name], "split.exclude")
-    }
+    reasons = excluded_runs(config, records)
     used = plan.annotated | {record.key for record in find_runs(records, options.negatives, "split.negatives")}
     for record in records:
         if record.key in reasons:
             continue
         if not has_tomogram(config, record):
-            reasons[record.key] = f"no tomogram {' or '.join(config.tomograms)}"
+            reasons[record.key] = f"no tomogram {' or '.join(config.tomograms)}; {tomograms_of(record)}"
         elif record.key not in plan.inputs:
             reasons[record.key] = "no target: it has no picks or segmentation of the target classes"
         elif record.key not in used:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from tomoscout.batches import Batch
 from tomoscout.classes import (
     TargetClass,
     TargetPlan,
+    existing_target,
     plan_targets,
     reference_tomograms,
     source_segmentation,
@@ -25,7 +26,8 @@ from tomoscout.errors import TomoscoutError
 from tomoscout.files import read_json
 from tomoscout.geometry import Shape, inside, to_angstrom, to_voxels
 from tomoscout.inventory import RunRecord
-from tomoscout.project import Project
+from tomoscout.labels import from_stored, label_type, to_stored
+from tomoscout.project import Project, Segmentation
 
 ALIGNMENT_TOLERANCE = 4
 """Voxels by which a segmentation's shape may differ from the tomogram's: binning software rounds sizes its own way."""
@@ -106,11 +108,6 @@ def _overlapping_pairs(spheres: Spheres) -> dict[int, list[int]]:
     return pairs
 
 
-def label_type(classes: int) -> type[np.unsignedinteger[Any]]:
-    """The smallest unsigned integer type that holds this many labels."""
-    return np.uint8 if classes <= 255 else np.uint16
-
-
 def align(mask: NDArray[Any], shape: Shape, what: str) -> NDArray[Any]:
     """Crop or pad a volume at its far ends to `shape`: both share the origin.
 
@@ -146,7 +143,9 @@ class _TargetMaker:
         self.project = project
         self.record = record
         self.classes = plan.classes
-        self.allow_missing_chunks = config.targets.allow_missing_chunks
+        self.stored = plan.stored_labels[record.project]
+        self.options = config.targets
+        self.config = config
         # Positions are in Å: the same for every voxel spacing.
         self.picks = {
             entry.label: [(s, project.read_picks(record.run, s).positions) for s in entry.sources if s in record.picks]
@@ -160,6 +159,8 @@ class _TargetMaker:
         labels = np.zeros(shape, dtype=label_type(len(self.classes)))
         drawn = self._draw_segmentations(labels, voxel_spacing)
         spheres, counts = self._collect_spheres(uri, voxel_spacing)
+        if self.options.existing is not None:
+            return self._copy_existing(uri, voxel_spacing, spheres, counts)
         voxels, met = rasterise(labels, spheres)
         classes = []
         for entry in self.classes:
@@ -180,6 +181,46 @@ class _TargetMaker:
             classes.append(facts)
         return labels, {"tomogram": uri, "shape": list(shape), "classes": classes}
 
+    def _copy_existing(
+        self, uri: str, voxel_spacing: float, spheres: Spheres, counts: dict[int, dict[str, Any]]
+    ) -> tuple[NDArray[np.integer], dict[str, Any]]:
+        """The target as somebody else has made it, and how many picks lie on voxels of their class there."""
+        shape = self.record.tomograms[uri]
+        found = existing_target(self.config, self.record, voxel_spacing)
+        if found is None:
+            raise TomoscoutError(f"{self.record.key}: no segmentation {self.options.existing} (targets.existing)")
+        what = f"{self.record.key}: segmentation {found}"
+        values = {**self.stored, **self.options.labels}
+        stored = {entry.name: values[entry.name] for entry in self.classes}
+        labels = from_stored(self._bring_over(found, voxel_spacing, what), stored, what)
+        labels = align(labels, shape, what)
+        there = labels[tuple(np.floor(spheres.centres + 0.5).astype(int).T)]
+        classes = []
+        for entry in self.classes:
+            facts = entry.to_json()
+            facts["voxels"] = int(np.count_nonzero(labels == entry.label))
+            if entry.is_particle:
+                own = spheres.labels == entry.label
+                missed = int(np.count_nonzero(there[own] != entry.label))
+                facts["picks"] = {**counts[entry.label], "overlapping": 0, "without_voxels": missed}
+                if missed > own.sum() / 2:
+                    self._warn(
+                        f"{entry.name}: {missed} of {own.sum()} picks do not lie on its voxels in {found}: are "
+                        "these its labels (targets.labels) and positions?"
+                    )
+            classes.append(facts)
+        return labels, {"tomogram": uri, "shape": list(shape), "existing": str(found), "classes": classes}
+
+    def _bring_over(self, source: Segmentation, voxel_spacing: float, what: str) -> NDArray[Any]:
+        """A segmentation, resampled where it is of another voxel spacing (Å)."""
+        volume = self.project.read_segmentation(
+            self.record.run, source, allow_missing_chunks=self.options.allow_missing_chunks
+        )
+        if source.voxel_spacing == voxel_spacing:
+            return volume
+        print(f"{what} brought to {voxel_spacing} Å, where there is none", file=sys.stderr)
+        return resample(volume, source.voxel_spacing, voxel_spacing)
+
     def _draw_segmentations(self, labels: NDArray[np.integer], voxel_spacing: float) -> dict[int, tuple[str, int]]:
         """Draw the continuous classes; where they meet, the one listed first stays. Returns by label the
         segmentation that was drawn and how many voxels it got."""
@@ -189,18 +230,28 @@ class _TargetMaker:
             if found is None:
                 continue
             what = f"{self.record.key}: segmentation {found}"
-            mask = self.project.read_segmentation(
-                self.record.run, found, allow_missing_chunks=self.allow_missing_chunks
-            )
-            mask = mask > 0
+            mask = self._bring_over(found, voxel_spacing, what)
             if found.voxel_spacing != voxel_spacing:
                 what += f" brought to {voxel_spacing} Å"
-                mask = resample(mask, found.voxel_spacing, voxel_spacing)
-                print(f"{what}, where there is none", file=sys.stderr)
-            free = align(mask, labels.shape, what) & (labels == 0)
+            free = align(self._is_inside(mask, what), labels.shape, what) & (labels == 0)
             labels[free] = entry.label
             drawn[entry.label] = str(found), int(np.count_nonzero(free))
         return drawn
+
+    def _is_inside(self, volume: NDArray[Any], what: str) -> NDArray[np.bool_]:
+        """Which voxels of a segmentation belong to its class."""
+        if volume.dtype.kind != "f":
+            present: NDArray[np.bool_] = volume != 0
+            return present
+        threshold = self.options.segmentation_threshold
+        if not np.isfinite(volume).all():
+            raise TomoscoutError(f"{what}: holds NaN or infinite values")
+        if not np.isin(volume, (0, 1)).all():
+            self._warn(
+                f"{what} holds fractions; voxels from {threshold:g} on belong to it (targets.segmentation_threshold)"
+            )
+        within: NDArray[np.bool_] = volume >= threshold
+        return within
 
     def _collect_spheres(self, uri: str, voxel_spacing: float) -> tuple[Spheres, dict[int, dict[str, Any]]]:
         centres, radii, labels = [np.zeros((0, 3))], [np.zeros(0)], [np.zeros(0, dtype=np.int64)]
@@ -244,8 +295,15 @@ class _TargetMaker:
         print(f"warning: {self.record.key}: {text}", file=sys.stderr)
 
 
-def make_targets(config: Config, plan: TargetPlan, project: Project, record: RunRecord) -> list[dict[str, Any]]:
+def make_targets(
+    config: Config,
+    plan: TargetPlan,
+    project: Project,
+    record: RunRecord,
+    before_writing: Callable[[], None] = lambda: None,
+) -> list[dict[str, Any]]:
     """Make, write and describe the targets of one run, one for every voxel spacing among its tomograms.
+    `before_writing` is called when all are drawn.
 
     Raises:
         TomoscoutError: a source is broken or does not fit the tomogram.
@@ -256,15 +314,33 @@ def make_targets(config: Config, plan: TargetPlan, project: Project, record: Run
         (target_segmentation(config, voxel_spacing), *maker.draw(uri))
         for voxel_spacing, uri in reference_tomograms(config, record).items()
     ]
-    attributes = {"classes": [entry.to_json() for entry in plan.classes]}
+    stored = plan.stored_labels[record.project]
+    classes = [{**entry.to_json(), "stored_label": stored[entry.name]} for entry in plan.classes]
+    attributes = {"classes": classes, "inputs": plan.inputs[record.key]}
+    before_writing()
     return [
         {
             "segmentation": str(wanted),
             **facts,
-            "digest": project.write_segmentation(record.run, wanted, labels, attributes),
+            "digest": project.write_segmentation(record.run, wanted, to_stored(labels, stored), attributes),
         }
         for wanted, labels, facts in drawn
     ]
+
+
+def read_target(
+    project: Project, config: Config, plan: TargetPlan, record: RunRecord, voxel_spacing: float, shape: Shape
+) -> NDArray[np.integer]:
+    """The target of a run at a voxel spacing (Å): labels 1 to C (z, y, x), cropped or padded to `shape`.
+
+    Raises:
+        TomoscoutError: it is not there, not the one that the configuration stands for, or of quite another shape.
+    """
+    wanted = target_segmentation(config, voxel_spacing)
+    project.require(record.run, wanted, plan.inputs[record.key], "targets")
+    what = f"{record.key}: target {wanted}"
+    labels = from_stored(project.read_segmentation(record.run, wanted), plan.stored_labels[record.project], what)
+    return align(labels, shape, what)
 
 
 def run_targets(config: Config, records: Sequence[RunRecord], batch: int, output: Path) -> None:
@@ -274,28 +350,32 @@ def run_targets(config: Config, records: Sequence[RunRecord], batch: int, output
     spacing that is no longer listed.
 
     Raises:
-        TomoscoutError: a source is broken or does not fit the tomogram.
+        TomoscoutError: a source is broken or does not fit the tomogram, or somebody else's segmentation has the name
+            of the targets.
     """
     plan = plan_targets(config, records)
     work = Batch(config, records, batch, output)
-
-    def are_there(record: RunRecord) -> bool:
-        there = work.project(record).segmentations(record.run)
-        return all(target_segmentation(config, spacing) in there for spacing in reference_tomograms(config, record))
-
     for record in work.records:
-        if record.key not in plan.inputs:
-            _remove_targets(config, work, record, kept=())
-            work.manifest_path(record).unlink(missing_ok=True)
-            continue
-        inputs = plan.inputs[record.key]
-        if work.is_done(record, inputs, are_there):
-            continue
-        targets = make_targets(config, plan, work.project(record), record)
-        _remove_targets(config, work, record, kept=reference_tomograms(config, record))
-        work.finish(record, {"targets": targets, "inputs": inputs})
-        print(f"{record.key}: {'; '.join(map(_describe, targets))}", file=sys.stderr)
+        with work.attempt(record):
+            if record.key in plan.inputs:
+                _update_targets(config, plan, work, record)
+            else:
+                _remove_targets(config, work, record, kept=())
+                work.manifest_path(record).unlink(missing_ok=True)
     work.write()
+
+
+def _update_targets(config: Config, plan: TargetPlan, work: Batch, record: RunRecord) -> None:
+    inputs = plan.inputs[record.key]
+    spacings = reference_tomograms(config, record)
+    written = [target_segmentation(config, voxel_spacing) for voxel_spacing in spacings]
+    if work.is_done(record, inputs, written):
+        return
+    project = work.project(record)
+    targets = make_targets(config, plan, project, record, lambda: work.claim(record, inputs, written, "targets.name"))
+    _remove_targets(config, work, record, kept=spacings)
+    work.finish(record, inputs, written, {"targets": targets})
+    print(f"{record.key}: {'; '.join(map(_describe, targets))}", file=sys.stderr)
 
 
 def _describe(target: dict[str, Any]) -> str:
@@ -309,10 +389,10 @@ def _remove_targets(config: Config, work: Batch, record: RunRecord, kept: Collec
     path = work.manifest_path(record)
     if not path.exists():
         return
-    written = {target["segmentation"] for target in read_json(path).get("targets", [])}
+    written = {target["segmentation"] for target in read_json(path, dict).get("targets", [])}
     project = work.project(record)
     for entry in project.segmentations(record.run):
-        is_ours = str(entry) in written and entry == target_segmentation(config, entry.voxel_spacing)
-        if is_ours and entry.voxel_spacing not in kept:
-            project.delete_segmentation(record.run, entry)
+        is_target = str(entry) in written and entry == target_segmentation(config, entry.voxel_spacing)
+        if is_target and entry.voxel_spacing not in kept and work.owns(record, entry):
+            project.delete(record.run, entry)
             print(f"{record.key}: {entry} is not wanted any more, removed", file=sys.stderr)

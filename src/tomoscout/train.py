@@ -85,7 +85,7 @@ def run_train(
     plan = plan_targets(config, records)
     runs = chosen_fold(config.split, make_split(config, records, plan), fold)
     data = TrainingData(config, plan, records, runs)
-    fingerprint = digest([training_fingerprint(config, plan, runs), base_digest(config.train)])
+    fingerprint = digest([training_fingerprint(config, records, plan, runs), base_digest(config.train)])
     base = read_base(config.train) if config.train.base else None
     options = resolve_options(config.train, base, data.training_shapes, data.validation_shapes)
     device = choose_device(options.device)

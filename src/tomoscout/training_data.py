@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tomoscout.classes import TargetClass, TargetPlan, read_reference, target_segmentation
+from tomoscout.classes import TargetClass, TargetPlan, read_reference, sound_reference
 from tomoscout.config import Config, TomogramUri
 from tomoscout.files import digest
 from tomoscout.geometry import inside, to_voxels
@@ -19,7 +19,7 @@ from tomoscout.progress import Progress
 from tomoscout.project import Picks, Project
 from tomoscout.sampling import Centres, largest_jitter
 from tomoscout.splits import Fold, training_tomograms
-from tomoscout.targets import align
+from tomoscout.targets import read_target
 from tomoscout.volumes import LabelledVolume, Storage, labelled_volume, standardise
 
 MOST_VOXELS = 50_000
@@ -66,7 +66,7 @@ class TrainingData:
         progress = Progress(len(self.training))
         volumes = []
         for number, (name, (record, uri)) in enumerate(zip(self.volume_names, self.training, strict=True), 1):
-            inputs = digest([record.tomograms[uri], self.plan.inputs[record.key]])
+            inputs = digest([record.tomograms[uri], record.contents.get(uri), self.plan.inputs[record.key]])
             volumes.append(labelled_volume(name, inputs, partial(self._read, record, uri), patch, storage))
             progress.show(number, f"read tomogram {number} of {len(self.training)}")
         return volumes
@@ -76,9 +76,8 @@ class TrainingData:
         return tomogram, self._target(record, tomogram.shape, TomogramUri.parse(uri).voxel_spacing)
 
     def _target(self, record: RunRecord, shape: tuple[int, ...], voxel_spacing: float) -> NDArray[np.integer]:
-        wanted = target_segmentation(self.config, voxel_spacing)
-        labels = self.projects[record.project].read_segmentation(record.run, wanted)
-        return align(labels, (shape[0], shape[1], shape[2]), f"{record.key}: target {wanted}")
+        project = self.projects[record.project]
+        return read_target(project, self.config, self.plan, record, voxel_spacing, (shape[0], shape[1], shape[2]))
 
     def validation_volumes(self, with_labels: bool) -> list[tuple[NDArray[np.float32], Reference]]:
         """The tomograms that will be segmented, prepared, and their truth."""
@@ -88,9 +87,9 @@ class TrainingData:
         spacing = self.config.voxel_spacing
         tomogram = self.projects[record.project].read_tomogram(record.run, self.config.segment_tomogram)
         picks = {
-            entry.name: _inside(self._picks(record, entry), tomogram.shape, spacing)
+            entry.name: sound_reference(self._picks(record, entry), tomogram.shape, spacing, entry.radius).picks
             for entry in self.plan.classes
-            if entry.is_particle
+            if entry.radius is not None
         }
         labels = self._target(record, tomogram.shape, spacing) if with_labels else None
         return standardise(tomogram), Reference(picks, labels)
@@ -114,7 +113,3 @@ class TrainingData:
             # A crop keeps the whole particle wherever it is moved to, at the finest voxel spacing too.
             reach = max(reach, (entry.target_radius or 0.0) / spacing)
         return Centres(np.concatenate(places), largest_jitter(patch, reach))
-
-
-def _inside(picks: Picks, shape: tuple[int, ...], voxel_spacing: float) -> Picks:
-    return Picks.at(picks.positions[inside(to_voxels(picks.positions, voxel_spacing), (shape[0], shape[1], shape[2]))])

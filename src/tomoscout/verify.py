@@ -11,7 +11,7 @@ from tomoscout.errors import TomoscoutError
 from tomoscout.files import digest_file, read_json
 from tomoscout.inventory import RunRecord
 from tomoscout.model import read_model
-from tomoscout.project import Project
+from tomoscout.project import Probabilities, Project
 
 Comparison = tuple[str, str, str | None]
 """What is compared, the digest in the manifest, and the digest of the data, None where it is gone."""
@@ -26,7 +26,7 @@ def verify(config: Config, records: Sequence[RunRecord], results: Path) -> tuple
     by_key = {record.key: record for record in records}
     for stage, check in (("targets", _targets), ("segment", _segment), ("localize", _localize)):
         for path in sorted((results / stage).glob("*/*/*.json")):
-            manifest = read_json(path)
+            manifest = read_json(path, dict)
             if not {"project", "run", "inputs"} <= manifest.keys() or "picture" in manifest:
                 continue
             record = by_key.get(f"{manifest['project']}/{manifest['run']}")
@@ -43,6 +43,8 @@ def verify(config: Config, records: Sequence[RunRecord], results: Path) -> tuple
                         problems.append(f"{path}: {what} has changed since it was written")
             except TomoscoutError as error:
                 problems.append(f"{path}: {error}")
+            except (KeyError, TypeError, AttributeError, ValueError) as error:
+                problems.append(f"{path}: not a manifest of the {stage} stage ({error!r})")
     for path in sorted((results / "models").glob("*/model.yaml")):
         compared += 1
         try:
@@ -54,8 +56,6 @@ def verify(config: Config, records: Sequence[RunRecord], results: Path) -> tuple
 
 
 def _targets(config: Config, project: Project, record: RunRecord, manifest: dict[str, Any]) -> Iterator[Comparison]:
-    if "targets" not in manifest:
-        raise TomoscoutError("lists no targets; run the targets stage again")
     for target in manifest["targets"]:
         name = target["segmentation"]
         yield f"segmentation {name}", target["digest"], _digest_labels(project, record, name)
@@ -65,7 +65,7 @@ def _segment(config: Config, project: Project, record: RunRecord, manifest: dict
     labels, facts = manifest["segmentation"], manifest["probabilities"]
     yield f"segmentation {labels['name']}", labels["digest"], _digest_labels(project, record, labels["name"])
     if config.segment.keep_probabilities:
-        found = project.digest_probabilities(record.run, manifest["tomogram"], facts["name"])
+        found = project.digest_written(record.run, Probabilities(manifest["tomogram"], facts["name"]))
         yield f"probabilities {facts['name']}", facts["digest"], found
 
 
@@ -81,5 +81,5 @@ def _localize(config: Config, project: Project, record: RunRecord, manifest: dic
     there = project.pick_sources(record.run)
     for facts in manifest["picks"].values():
         source = Source.parse(facts["source"])
-        found = project.digest_picks(record.run, source)[1] if source in there else None
+        found = project.find_picks(record.run, source).digest if source in there else None
         yield f"picks {source}", facts["digest"], found

@@ -266,7 +266,7 @@ class Workflow:
 
     def train_inputs(self, model: str) -> str:
         """What a model depends on."""
-        return training_fingerprint(self.config, self.plan, self.fold(model))
+        return training_fingerprint(self.config, self.records, self.plan, self.fold(model))
 
     def segment_inputs(self, batch: str) -> str:
         """What the probabilities of a batch depend on besides the model."""
@@ -283,7 +283,8 @@ class Workflow:
 
     def report_inputs(self) -> str:
         """What the report depends on besides the other results."""
-        return digest([VERSIONS["report"], self.config.report.model_dump(), self.config.split.fold])
+        contents = [record.contents.get(self.config.segment_tomogram) for record in self.scored.records]
+        return digest([VERSIONS["report"], self.config.report.model_dump(), self.config.split.fold, contents])
 
 
 def _batches(records: Iterable[RunRecord]) -> list[str]:

@@ -73,11 +73,12 @@ rule evaluate_picks:
     params:
         settings=flow.settings,
         inventory=flow.inventory,
+        localized=lambda wildcards, input: os.path.dirname(input[0]),
         folder=lambda wildcards, output: os.path.dirname(output.scores),
         depends_on=guarded(lambda wildcards: flow.evaluate_inputs()),
     shell:
         "tomoscout evaluate --config {params.settings:q} --inventory {params.inventory:q}"
-        " --output {params.folder:q} 2>&1 | tee {log:q}"
+        " --localized {params.localized:q} --output {params.folder:q} 2>&1 | tee {log:q}"
 
 
 rule segment:

@@ -1,6 +1,7 @@
 rule write_report:
     input:
         scores=f"{SCORES}/scores.json",
+        localized=guarded(lambda wildcards: batch_files(LOCALIZED, flow.scored_batches())),
         models=guarded(lambda wildcards: model_files(flow.applied_models())),
         split=SPLIT,
         targets=guarded(lambda wildcards: batch_files(TARGETS, flow.overlay_batches())),
@@ -22,12 +23,13 @@ rule write_report:
         settings=flow.settings,
         inventory=flow.inventory,
         model=lambda wildcards, input: os.path.dirname(input.models[0]),
+        localized=lambda wildcards, input: os.path.dirname(input.localized[0]),
         scores=lambda wildcards, input: os.path.dirname(input.scores),
         targets=lambda wildcards, input: os.path.dirname(input.targets[0]),
-        depends_on=flow.report_inputs(),
+        depends_on=guarded(lambda wildcards: flow.report_inputs()),
     shell:
         "tomoscout report --config {params.settings:q} --inventory {params.inventory:q}"
-        " --model {params.model:q} --scores {params.scores:q} --split {input.split:q}"
+        " --model {params.model:q} --localized {params.localized:q} --scores {params.scores:q} --split {input.split:q}"
         " --targets {params.targets:q} --output {output:q} > {log:q} 2>&1"
 
 

@@ -78,7 +78,7 @@ class Study:
                 "networks": {family: code_digest(NetworkOptions(family=family)) for family in options.networks},
                 "train": train.model_dump(mode="json", exclude=ignored),
                 "shape": [int(size) for size in np.median(shapes, axis=0)],
-                "training": training_fingerprint(config, plan, fold),
+                "training": training_fingerprint(config, records, plan, fold),
             }
         )
         study.check()

@@ -23,10 +23,18 @@ from tomoscout.scores import match_picks, read_scores
 
 
 def run_report(
-    config: Config, records: Sequence[RunRecord], *, model: Path, scores: Path, split: Path, targets: Path, output: Path
+    config: Config,
+    records: Sequence[RunRecord],
+    *,
+    model: Path,
+    localized: Path,
+    scores: Path,
+    split: Path,
+    targets: Path,
+    output: Path,
 ) -> None:
-    """Write the report of one model. The paths are those of the model folder, the folder of the scores, the split
-    file and the folder of the targets.
+    """Write the report of one model. The paths are those of the model folder, the folder of the localisation, the
+    folder of the scores, the split file and the folder of the targets.
 
     Raises:
         TomoscoutError: a stage before this one has not been run.
@@ -45,13 +53,13 @@ def run_report(
         yaml.safe_load((model / "model.yaml").read_text()),
         {**read_json(split), "fold": config.split.fold},
         summarise_targets(read_manifest(targets, record) for record in records if record.key in plan.inputs),
-        _slices(config, records),
+        _slices(config, records, localized),
     )
 
 
-def _slices(config: Config, records: Sequence[RunRecord]) -> list[SlicePicture]:
+def _slices(config: Config, records: Sequence[RunRecord], localized: Path) -> list[SlicePicture]:
     scored = scored_runs(config, records)
-    predictions, references = read_pairs(config, scored)
+    predictions, references, _ = read_pairs(config, scored, localized)
     pictures = []
     for record in scored.records[: config.report.runs]:
         found: list[tuple[np.ndarray, float]] = []

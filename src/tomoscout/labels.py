@@ -1,0 +1,68 @@
+"""Labels of classes: 1 to C inside a training; on disk those of the copick config, as copick's programs read them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tomoscout.errors import TomoscoutError
+from tomoscout.project import read_objects
+
+
+def stored_labels(config: Path, names: Sequence[str]) -> dict[str, int]:
+    """The label on disk of each class: that of the copick config; a class without one there gets the next number above
+    all of them.
+
+    Raises:
+        TomoscoutError: two of the classes have one label.
+    """
+    objects = read_objects(config)
+    labels: dict[str, int] = {}
+    following = max((entry.label or 0 for entry in objects.values()), default=0)
+    for name in names:
+        label = objects[name].label if name in objects else None
+        if label is None:
+            label = following = following + 1
+        for other, value in labels.items():
+            if value == label:
+                raise TomoscoutError(f"{config}: objects '{other}' and '{name}' have one label, {label}; expected two")
+        labels[name] = label
+    return labels
+
+
+def label_type(largest: int) -> type[np.unsignedinteger[Any]]:
+    """The smallest unsigned integer type that holds labels up to `largest`."""
+    return np.uint8 if largest <= 255 else np.uint16
+
+
+def to_stored(labels: NDArray[np.integer], stored: Mapping[str, int]) -> NDArray[np.integer]:
+    """Labels 1 to C, in the order of `stored`, as they are written to disk."""
+    table = np.array([0, *stored.values()], dtype=label_type(max(stored.values(), default=0)))
+    written: NDArray[np.integer] = table[labels]
+    return written
+
+
+def from_stored(labels: NDArray[Any], stored: Mapping[str, int], what: str) -> NDArray[np.integer]:
+    """Labels as they are on disk, as 1 to C in the order of `stored`.
+
+    Raises:
+        TomoscoutError: `what` holds a value that is no label of a class.
+    """
+    if labels.dtype.kind not in "biu":
+        raise TomoscoutError(f"{what}: holds {labels.dtype}, expected whole numbers")
+    labels = labels.view(np.uint8) if labels.dtype.kind == "b" else labels
+    # The last place of the table stands for all that is above.
+    table = np.full(max(stored.values(), default=0) + 2, len(stored) + 1, dtype=label_type(len(stored) + 1))
+    table[[0, *stored.values()]] = np.arange(len(stored) + 1)
+    highest = min(len(table) - 1, int(labels.max(initial=0)))
+    is_below = labels.min(initial=0) < 0
+    mapped: NDArray[np.integer] = table[-1:] if is_below else table[np.minimum(labels, labels.dtype.type(highest))]
+    if (mapped > len(stored)).any():
+        unknown = np.setdiff1d(labels, [0, *stored.values()])[0]
+        known = ", ".join(f"{value} {name}" for name, value in stored.items())
+        raise TomoscoutError(f"{what}: holds the label {unknown}, expected 0 for background or {known}")
+    return mapped
