@@ -15,6 +15,7 @@ import yaml
 from click.testing import Result
 
 from conftest import SHAPE, SmallProject, error_of, succeeded, tomoscout
+from tomoscout.classes import plan_targets
 from tomoscout.files import digest_folder, read_json, write_json
 
 PLACE = (100.0, 100.0, 100.0)
@@ -320,6 +321,115 @@ def test_a_segmentation_at_another_voxel_spacing_of_another_shape(annotated: Sma
         "demo/a: segmentation membrane:expert/0@5.0 brought to 10.0 Å: shape (12, 16, 20) (z, y, x) is more than 4 "
         f"voxels off the tomogram's {SHAPE}"
     )
+
+
+@pytest.mark.parametrize("stage", [overlays, train], ids=["overlays", "train"])
+def test_a_run_that_is_excluded_cannot_stop_a_stage(annotated: SmallProject, stage: Any) -> None:
+    for run in ("c", "d"):
+        annotated.add_run(run)
+        annotated.add_picks(run, "ribosome:expert/0", [PLACE])
+    annotated.write_tomogram("c", np.full(SHAPE, np.nan, dtype=np.float32))
+    annotated.configure(split={"ratios": 0.5, "exclude": {"c": "NaN"}}, train=TRAIN)
+    succeeded(annotated.make_targets())
+    succeeded(stage(annotated))
+
+
+def test_every_run_that_fails_is_named_and_the_others_are_done(annotated: SmallProject) -> None:
+    for run in ("c", "d"):
+        annotated.add_run(run)
+        annotated.add_picks(run, "ribosome:expert/0", [PLACE])
+    for run in ("b", "d"):
+        annotated.write_tomogram(run, np.full(SHAPE, np.nan, dtype=np.float32))
+    assert error_of(overlays(annotated)) == (
+        "2 of 4 runs failed; the others are done: demo/b: tomogram wbp@10.0 holds NaN or infinite values; "
+        "demo/d: tomogram wbp@10.0 holds NaN or infinite values"
+    )
+    pictures = annotated.targets / "pictures"
+    assert sorted(path.name for path in pictures.rglob("*.png")) == ["a.png", "c.png"]
+    assert not (pictures / "batch-0000.json").exists()
+
+
+def test_a_tomogram_that_cannot_be_read_is_told_of_a_run_with_picks(annotated: SmallProject) -> None:
+    (annotated.add_run("b") / "0" / ".zarray").write_text("{")
+    succeeded(annotated.make_targets())
+    [warning] = plan_targets(annotated.config, annotated.refresh()).warnings
+    assert warning.startswith("demo/b: tomogram wbp@10.0 cannot be read and is left out: no readable zarr array: ")
+
+
+# Objects
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"is_particle": "no"}, "is_particle of 'ribosome' is 'no', expected true or false"),
+        ({"label": 0}, "label of 'ribosome' is 0, expected a whole number from 1 to 65535"),
+        ({"label": "seven"}, "label of 'ribosome' is 'seven', expected a whole number"),
+        ({"color": [1, 2]}, "color of 'ribosome' is (1, 2), expected four numbers"),
+    ],
+    ids=str,
+)
+def test_nonsense_in_the_copick_config(annotated: SmallProject, changes: dict[str, Any], message: str) -> None:
+    succeeded(annotated.list_runs())
+    entries = [{**entry, "color": [1, 2, 3, 255]} for entry in annotated.objects]
+    entries[0] |= changes
+    annotated.write_copick_config(pickable_objects=entries)
+    found = error_of(annotated.command("targets", "--batch", "0", "--output", annotated.folder / "x.json"))
+    assert found.startswith(f"{annotated.copick}: a pickable object is malformed (")
+    assert message in found
+
+
+def test_two_objects_of_one_name(annotated: SmallProject) -> None:
+    succeeded(annotated.list_runs())
+    annotated.write_copick_config(pickable_objects=[*annotated.objects, annotated.objects[0]])
+    message = error_of(annotated.command("targets", "--batch", "0", "--output", annotated.folder / "x.json"))
+    assert message == f"{annotated.copick}: two pickable objects have the name 'ribosome'; give each its own"
+
+
+@pytest.mark.parametrize("radius", [math.inf, math.nan, 1e6])
+def test_an_absurd_radius(annotated: SmallProject, radius: float) -> None:
+    succeeded(annotated.list_runs())
+    entries = [{**entry, "color": [1, 2, 3, 255]} for entry in annotated.objects]
+    entries[0] |= {"radius": radius}
+    annotated.write_copick_config(pickable_objects=entries)
+    message = error_of(annotated.command("targets", "--batch", "0", "--output", annotated.folder / "x.json"))
+    assert message == f"{annotated.copick}: object 'ribosome' has the radius {radius:g} Å, expected 100000 Å at most"
+
+
+def test_an_object_whose_picks_are_all_empty_is_left_out_and_told(annotated: SmallProject) -> None:
+    for run in ("a", "b"):
+        annotated.add_picks(run, "ferritin:expert/0", [])
+    annotated.configure(targets={"picks": "expert/0"})
+    plan = plan_targets(annotated.config, annotated.refresh())
+    assert [entry.name for entry in plan.classes] == ["ribosome"]
+    assert plan.warnings == ("targets.picks: ferritin: no pick of expert/0 in any run; left out",)
+    for run in ("a", "b"):
+        annotated.add_picks(run, "ribosome:expert/0", [])
+    assert error_of(annotated.make_targets()) == (
+        "targets.picks: the picks of expert/0 are empty in every run; found picks of: expert/0"
+    )
+
+
+def test_an_object_that_one_project_lacks_is_told_before_the_training(annotated: SmallProject) -> None:
+    other = SmallProject(annotated.folder, "other")
+    other.add_run("c")
+    other.write_copick_config(pickable_objects=[{**annotated.objects[1], "color": [1, 2, 3, 255]}])
+    annotated.configure(projects={"demo": str(annotated.copick), "other": str(other.copick)})
+    assert error_of(annotated.make_targets()) == (
+        f"{other.copick}: no pickable object 'ribosome', so its picks in project other could not be written; add it "
+        "there, or leave these runs out of segment.runs"
+    )
+    annotated.configure(
+        projects={"demo": str(annotated.copick), "other": str(other.copick)}, segment={"runs": ["a", "b"]}
+    )
+    succeeded(annotated.make_targets())
+
+
+def test_a_reference_that_is_not_there_is_named_as_such(annotated: SmallProject) -> None:
+    annotated.configure(split={"ratios": 0.5}, evaluate={"reference": "alice/1", "runs": "all"})
+    succeeded(annotated.list_runs())
+    message = error_of(annotated.command("evaluate", "--localized", annotated.folder, "--output", annotated.folder))
+    assert message == "evaluate.reference: no picks of alice/1 in any run; found picks of: expert/0"
 
 
 # Picks

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 
 import copick
 import numpy as np
 import pytest
+import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import SHAPE, SmallProject, error_of, succeeded
+from tomoscout.classes import plan_targets
 from tomoscout.config import Source
 from tomoscout.errors import TomoscoutError
 from tomoscout.files import write_table
+from tomoscout.fingerprints import segment_fingerprint, training_fingerprint
 from tomoscout.inventory import COLUMNS, PickCount, RunRecord, find_runs, is_fresh, look, read_inventory, refresh
+from tomoscout.splits import chosen_fold, make_split
 
 PLACE = (100.0, 100.0, 100.0)
 
@@ -39,6 +44,12 @@ records = st.builds(
         max_size=3,
     ),
     signature=digests | st.just("config:abc"),
+    unreadable=st.dictionaries(uris, st.text(max_size=9), max_size=2),
+    doubtful=st.dictionaries(names, st.text("\t\n'\",ä", max_size=9), max_size=2),
+).flatmap(
+    lambda record: st.builds(
+        dataclasses.replace, st.just(record), contents=st.fixed_dictionaries(dict.fromkeys(record.tomograms, digests))
+    )
 )
 
 
@@ -315,3 +326,163 @@ def test_runs_that_are_not_there_or_in_two_projects() -> None:
         find_runs(rows, ["a", "b"], "here")
     with pytest.raises(TomoscoutError, match=r"^here: no run 'z' in the projects; there are 3 runs, such as a, b, b$"):
         find_runs(rows, ["z"], "here")
+
+
+# What is written anew under its old name
+
+
+def contents(small: SmallProject, run: str = "a") -> dict[str, str]:
+    return next(record.contents for record in small.refresh() if record.run == run)
+
+
+@pytest.mark.parametrize("how", ["in place", "by copick", "by a folder"])
+def test_a_tomogram_written_anew_is_seen(small: SmallProject, how: str) -> None:
+    folder = small.add_run("a")
+    small.add_run("a", uri="denoised@10.0")
+    before = contents(small)
+    assert fresh(small)
+    volume = -small.project().read_tomogram("a", "wbp@10.0")
+    if how == "in place":
+        zarr.open_array(str(folder / "0"), mode="r+")[:] = volume
+    elif how == "by copick":
+        run = copick.from_file(str(small.copick)).get_run("a")
+        run.get_voxel_spacing(10.0).get_tomograms("wbp")[0].from_numpy(volume)
+    else:
+        small.write_tomogram("a", volume)
+    assert not fresh(small)
+    after = contents(small)
+    assert after["denoised@10.0"] == before["denoised@10.0"]
+    assert after["wbp@10.0"] != before["wbp@10.0"]
+
+
+def test_a_project_that_is_copied_holds_the_same(small: SmallProject, tmp_path: Path) -> None:
+    fill(small, "a")
+    small.add_segmentation("a", "membrane:expert/0", np.ones(SHAPE))
+    [before] = small.refresh()
+    shutil.copytree(small.overlay, tmp_path / "elsewhere", copy_function=shutil.copy)
+    small.write_copick_config(overlay_root=f"local://{tmp_path / 'elsewhere'}")
+    [after] = small.refresh()
+    assert after.signature != before.signature
+    assert dataclasses.replace(after, signature=before.signature) == before
+
+
+def test_what_a_changed_tomogram_makes_again(small: SmallProject) -> None:
+    fill(small, "a", "b", "c")
+    small.configure(split={"train": ["a"], "validate": ["b"]})
+
+    def fingerprints() -> list[str]:
+        config, records = small.config, small.refresh()
+        plan = plan_targets(config, records)
+        fold = chosen_fold(config.split, make_split(config, records, plan))
+        segmented = [segment_fingerprint(config, record) for record in records]
+        return [training_fingerprint(config, records, plan, fold), *segmented, *plan.inputs.values()]
+
+    before = fingerprints()
+    small.write_tomogram("a", np.random.default_rng(7).normal(size=SHAPE).astype(np.float32))
+    changed = [old != new for old, new in zip(before, fingerprints(), strict=True)]
+    # The training and the segmentation of that run; its target does not depend on the voxels.
+    assert changed == [True, True, False, False, False, False, False]
+    before = fingerprints()
+    small.write_tomogram("c", np.random.default_rng(8).normal(size=SHAPE).astype(np.float32))
+    changed = [old != new for old, new in zip(before, fingerprints(), strict=True)]
+    assert changed == [False, False, False, True, False, False, False]
+
+
+# Units
+
+
+def in_voxels(count: int) -> list[tuple[float, ...]]:
+    return [tuple(place) for place in np.random.default_rng(0).uniform(1, 23, (count, 3)).tolist()]
+
+
+def test_picks_in_voxels_are_told(small: SmallProject) -> None:
+    fill(small, "a", "b")
+    for run in ("a", "b"):
+        small.add_picks(run, "ribosome:expert/0", in_voxels(5))
+    expected = "picks ribosome:expert/0: all 5 lie in one corner of the tomogram"
+    assert f"warning: demo/a: {expected}" in succeeded(small.list_runs()).stderr
+    records = small.refresh()
+    plan = plan_targets(small.config, records)
+    [warning] = [warning for warning in plan.warnings if expected in warning]
+    assert warning.endswith("(demo/a, demo/b)")
+    # Kept, and told again where nothing is read again.
+    assert read_inventory(small.inventory) == records
+
+
+def test_picks_all_over_a_tomogram_or_a_few_in_a_corner_are_not_doubted(small: SmallProject) -> None:
+    small.add_run("a")
+    small.add_picks("a", "ribosome:expert/0", [*in_voxels(20), (200.0, 200.0, 100.0)])
+    small.add_picks("a", "ferritin:expert/0", in_voxels(2))
+    [record] = small.refresh()
+    assert record.doubtful == {}
+
+
+@pytest.mark.parametrize("unit", ["pixel", "nanometer", "voxel", 5])
+def test_picks_of_another_unit_are_refused_where_they_are_used(small: SmallProject, unit: object) -> None:
+    fill(small, "a")
+    path = small.add_picks("a", "ferritin:expert/0", [PLACE])
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"unit": unit}))
+    small.refresh()
+    assert plan_targets(small.config, small.refresh()).classes[0].name == "ribosome"
+    small.configure(targets={"picks": ["ferritin:expert/0", "ribosome"]})
+    with pytest.raises(TomoscoutError, match=f"^targets.picks: .*its unit is {unit!r}, expected 'angstrom'"):
+        plan_targets(small.config, small.refresh())
+
+
+# One thing under two names
+
+
+def test_one_project_under_two_names_is_refused(small: SmallProject) -> None:
+    fill(small, "a")
+    with pytest.raises(TomoscoutError, match=r"^projects one and two share .*demo.json: the same data would be in two"):
+        look({"one": str(small.copick), "two": str(small.copick)})
+    other = small.folder / "other.json"
+    shutil.copy(small.copick, other)
+    with pytest.raises(TomoscoutError, match=r"^projects one and two share .*demo-overlay: the same data"):
+        look({"one": str(small.copick), "two": str(other)})
+    linked = small.folder / "linked"
+    linked.symlink_to(small.overlay)
+    other.write_text(small.copick.read_text().replace(str(small.overlay), str(linked)))
+    with pytest.raises(TomoscoutError, match=r"^projects one and two share "):
+        look({"one": str(small.copick), "two": str(other)})
+
+
+def test_one_run_under_two_names_is_refused(small: SmallProject) -> None:
+    fill(small, "a", "b")
+    runs = small.overlay / "ExperimentRuns"
+    (runs / "0-a").symlink_to(runs / "a")
+    with pytest.raises(TomoscoutError, match=r"^project demo: runs a and 0-a share .*/ExperimentRuns/a: the same data"):
+        look(small.config.projects)
+
+
+def test_runs_that_are_links_elsewhere_are_runs(small: SmallProject, tmp_path: Path) -> None:
+    fill(small, "a", "b")
+    runs = small.overlay / "ExperimentRuns"
+    (runs / "b").rename(tmp_path / "moved")
+    (runs / "b").symlink_to(tmp_path / "moved")
+    assert [record.run for record in small.refresh()] == ["a", "b"]
+
+
+# Odd things
+
+
+def test_odd_files_and_folders_do_not_stop_anything(small: SmallProject) -> None:
+    fill(small, "a")
+    run = small.overlay / "ExperimentRuns" / "a"
+    (run / "VoxelSpacing").mkdir()
+    (run / "VoxelSpacing20.000").write_text("a file")
+    (run / "Picks" / "nowhere_0_ribosome.json").symlink_to(run / "gone")
+    (run / "Picks" / "folder_0_ribosome.json").mkdir()
+    (run / "Segmentations").write_text("a file")
+    result = succeeded(small.list_runs())
+    assert "VoxelSpacing is left out: a name that copick cannot read" in result.stderr
+    assert "ribosome:folder/0 is left out: demo/a: " in result.stderr
+    [record] = read_inventory(small.inventory)
+    assert record.tomograms == {"wbp@10.0": SHAPE}
+    assert [str(source) for source in record.picks] == ["ribosome:expert/0"]
+
+
+def test_a_root_that_cannot_be_reached_is_named(small: SmallProject) -> None:
+    small.write_copick_config(static_root="http://127.0.0.1:9/nothing", static_fs_args={})
+    message = error_of(small.list_runs())
+    assert message.startswith(f"project demo ({small.copick}): cannot be listed (")

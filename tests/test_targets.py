@@ -545,7 +545,11 @@ def test_targets_at_two_voxel_spacings_equal_the_reference(picks: dict, seed: in
         small.add_segmentation("a", "vesicle:expert/0", vesicle)
         small.configure(
             tomograms=["wbp@10.0", "denoised@10.0", "wbp@20.0"],
-            targets={"picks": "expert/0", "segmentations": ["membrane", "vesicle"], "radius_scale": scale},
+            targets={
+                "picks": [f"{name}:expert/0" for name in RADII],
+                "segmentations": ["membrane", "vesicle"],
+                "radius_scale": scale,
+            },
         )
         succeeded(small.make_targets())
 
@@ -682,13 +686,13 @@ def test_a_voxel_spacing_more_leaves_runs_without_it_alone(small: SmallProject) 
     for run in ("a", "b"):
         small.add_picks(run, "ribosome:expert/0", [HERE])
     succeeded(small.make_targets())
-    fine, untouched = digest_folder(small.target_folder("a")), stamp(small.target_folder("b"))
+    fine, untouched = digest_folder(small.target_folder("a") / "0"), stamp(small.target_folder("b"))
 
     small.configure(tomograms=["wbp@10.0", "wbp@20.0"])
     result = succeeded(small.make_targets())
     assert "demo/b: up to date" in result.stderr
     assert stamp(small.target_folder("b")) == untouched
-    assert small.target("a")["digest"] == digest_folder(small.target_folder("a")) == fine
+    assert digest_folder(small.target_folder("a") / "0") == fine
     assert small.target_folder("a", 20.0).exists()
     assert "demo/a: up to date" in succeeded(small.make_targets()).stderr
 
@@ -696,7 +700,7 @@ def test_a_voxel_spacing_more_leaves_runs_without_it_alone(small: SmallProject) 
     result = succeeded(small.make_targets())
     assert "demo/a: targets:tomoscout/1@20.0?multilabel=true is not wanted any more, removed" in result.stderr
     assert not small.target_folder("a", 20.0).exists()
-    assert digest_folder(small.target_folder("a")) == fine
+    assert digest_folder(small.target_folder("a") / "0") == fine
     assert len(small.manifest("a")["targets"]) == 1
 
 
@@ -829,3 +833,34 @@ def test_picks_outside_are_counted_and_named(small: SmallProject) -> None:
     assert facts["used"] == 2
     assert facts["outside"] == 3
     assert facts["outside_at"] == [["ribosome:expert/0", *place] for place in beyond]
+
+
+# Segmentations of fractions
+
+
+@pytest.mark.parametrize(("threshold", "expected"), [(None, 0.5), (0.2, 0.2)])
+def test_a_segmentation_of_fractions_is_cut_and_told(
+    small: SmallProject, threshold: float | None, expected: float
+) -> None:
+    small.add_run("a")
+    values = np.random.default_rng(0).random(SHAPE).astype(np.float32)
+    folder = small.add_segmentation("a", "membrane:expert/0", np.ones(SHAPE))
+    zarr.open_group(str(folder), mode="w").create_dataset("0", data=values, dimension_separator="/")
+    options = {} if threshold is None else {"segmentation_threshold": threshold}
+    small.configure(targets={"segmentations": ["membrane"], **options})
+    result = succeeded(small.make_targets())
+    np.testing.assert_array_equal(through_copick(small, "a") > 0, values >= expected)
+    assert (
+        "warning: demo/a: demo/a: segmentation membrane:expert/0@10.0 holds fractions; voxels from "
+        f"{expected:g} on belong to it (targets.segmentation_threshold)"
+    ) in result.stderr
+
+
+def test_a_float_segmentation_of_zeros_and_ones_is_a_mask(small: SmallProject) -> None:
+    small.add_run("a")
+    mask = np.random.default_rng(0).random(SHAPE) < 0.5
+    folder = small.add_segmentation("a", "membrane:expert/0", mask)
+    zarr.open_group(str(folder), mode="w").create_dataset("0", data=mask.astype(float), dimension_separator="/")
+    small.configure(targets={"segmentations": ["membrane"], "segmentation_threshold": 0.9})
+    assert "fractions" not in succeeded(small.make_targets()).stderr
+    np.testing.assert_array_equal(through_copick(small, "a") > 0, mask)

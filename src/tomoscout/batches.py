@@ -130,9 +130,9 @@ class Batch:
         if len(self._failures) == 1:
             raise TomoscoutError(self._failures[0])
         if self._failures:
+            done = "; the others are done" if len(self._failures) < len(self.records) else ""
             raise TomoscoutError(
-                f"{len(self._failures)} of {len(self.records)} runs failed, the others are done: "
-                + "; ".join(self._failures)
+                f"{len(self._failures)} of {len(self.records)} runs failed{done}: {'; '.join(self._failures)}"
             )
         write_json(self.output, {"batch": self.number, "runs": self._done})
 

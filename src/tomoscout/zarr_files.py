@@ -155,7 +155,10 @@ def _check_scale(image: Mapping[str, Any], voxel_spacing: float) -> None:
         for entry in (entry for entries in transforms for entry in entries or []):
             if entry.get("type") == "scale":
                 scale = scale * np.array(entry["scale"][-3:], dtype=float)
-        axes = [axis if isinstance(axis, dict) else {} for axis in (image.get("axes") or [{}] * 3)][-3:]
+        named = image.get("axes")
+        axes = [
+            axis if isinstance(axis, dict) else {} for axis in (named if isinstance(named, list) else [{}] * 3)[-3:]
+        ]
         units = [axis.get("unit") for axis in axes]
         if units == [None] * 3 and (scale == 1).all():
             return
