@@ -102,14 +102,19 @@ def phantom(folder: Path, config: Path | None, **given: Any) -> None:
 @click.option("--config", type=FILE, required=True, help="Configuration (YAML).")
 @click.option("--output", type=FILE, default=Path("results/inventory.tsv"), show_default=True, help="File to write.")
 @click.option("--all", "everything", is_flag=True, help="Read every run again, changed or not.")
-def inventory(config: Path, output: Path, everything: bool) -> None:
+@click.option("--runs", is_flag=True, help="Print what each run holds, of however many there are.")
+@click.option("--quiet", is_flag=True, help="Print no tables.")
+def inventory(config: Path, output: Path, everything: bool, runs: bool, quiet: bool) -> None:
     """List what the projects hold: runs, tomograms, picks, segmentations. Reads only what changed."""
     from tomoscout.config import load_config
     from tomoscout.inventory import refresh
+    from tomoscout.listing import RUNS_SHOWN, list_projects
 
     settings = load_config(config)
     records = refresh(output, settings.projects, settings.runs_per_job, everything=everything)
     click.echo(f"{output}: {len(records)} runs, {sum(bool(r.picks) for r in records)} with picks", err=True)
+    if not quiet:
+        click.echo(list_projects(records, None if runs else RUNS_SHOWN), nl=False)
 
 
 @main.command()

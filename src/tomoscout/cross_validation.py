@@ -12,7 +12,7 @@ import numpy as np
 from tomoscout.config import Split
 from tomoscout.errors import TomoscoutError
 from tomoscout.files import read_json, write_json, write_table
-from tomoscout.scores import aligned
+from tomoscout.tables import aligned
 
 
 def check_folds(options: Split) -> None:

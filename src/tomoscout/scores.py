@@ -15,6 +15,7 @@ from tomoscout.errors import TomoscoutError
 from tomoscout.files import read_json, write_json, write_table
 from tomoscout.matching import Matches, count_matches, f_beta, precision_recall
 from tomoscout.project import Picks
+from tomoscout.tables import aligned
 
 PicksOfRuns = Mapping[str, Mapping[str, Picks]]
 """Run (`project/run`) → object → picks. A run or object without picks may be left out."""
@@ -276,17 +277,6 @@ def format_table(scores: Mapping[str, Any]) -> str:
     lines = aligned([header, *rows])
     rule = "─" * len(lines[0])
     return "\n".join([*describe_runs(scores), "", lines[0], rule, *lines[1:-1], rule, lines[-1]]) + "\n"
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows of cells as lines: the first column to the left, the others to the right, two spaces between."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        )
-        for row in rows
-    ]
 
 
 def _fixed(value: float | None) -> str:

@@ -78,6 +78,7 @@ class Workflow:
             self.settings,
             "--output",
             self.inventory,
+            "--quiet",
         ]
         finished = subprocess.run(command, check=False, stderr=subprocess.PIPE, text=True)
         if finished.returncode:
