@@ -99,7 +99,7 @@ def make_targets(workspace: Workspace, **sections: Any) -> None:
             "--batch",
             str(batch),
             "--output",
-            workspace.folder / f"results/targets/batch-{batch}.json",
+            workspace.folder / f"results/targets/targets/batch-{batch:04d}.json",
         )
     workspace.records()
 
@@ -288,13 +288,14 @@ def test_validation_needs_the_tomogram_that_is_segmented(workspace: Workspace) -
 def test_a_missing_target_is_named(workspace: Workspace) -> None:
     wanted = Segmentation("targets", "tomoscout", "1", 20.0, True)
     workspace.project().delete("phantom-001", wanted)
-    with pytest.raises(TomoscoutError, match=r"phantom/phantom-001: no segmentation targets:tomoscout/1@20\.0"):
+    with pytest.raises(TomoscoutError, match=r"phantom/phantom-001: segmentation targets:tomoscout/1@20\.0.* is not there"):
         run_train(workspace.configure(train=SHORT), workspace.records(), workspace.folder / "new")
 
 
 def test_a_target_of_another_shape_is_refused(workspace: Workspace) -> None:
     wanted = Segmentation("targets", "tomoscout", "1", 20.0, True)
-    workspace.project().write_segmentation("phantom-001", wanted, np.zeros((24, 48, 60), dtype=np.uint8), {})
+    made_from = {"inputs": workspace.project().made_from("phantom-001", wanted)}
+    workspace.project().write_segmentation("phantom-001", wanted, np.zeros((24, 48, 60), dtype=np.uint8), made_from)
     with pytest.raises(TomoscoutError, match=r"phantom/phantom-001: target targets.*\(24, 48, 60\).*\(24, 48, 48\)"):
         run_train(workspace.configure(train=SHORT), workspace.records(), workspace.folder / "new")
 
@@ -311,7 +312,7 @@ def test_validation_without_any_reference_is_an_error(workspace: Workspace) -> N
     records = workspace.records()
     workspace.command(
         *("targets", "--config", workspace.config_path, "--inventory", workspace.inventory_path),
-        *("--batch", "0", "--output", workspace.folder / "results/targets/batch-0.json"),
+        *("--batch", "0", "--output", workspace.folder / "results/targets/targets/batch-0000.json"),
     )
     with pytest.raises(
         TomoscoutError, match=r"split: the validation runs \(phantom/phantom-002\) hold no ribosome, .*; choose others"

@@ -41,7 +41,7 @@ SETTINGS: dict[str, Any] = {
         "seed": 3,
     },
     "tracking": {"enabled": False},
-    "segment": {"tile": [24, 32, 32], "runs": ["phantom-002", "phantom-003"], "device": "cpu"},
+    "segment": {"tile": [24, 32, 32], "runs": ["phantom/phantom-002", "phantom/phantom-003"], "device": "cpu"},
 }
 
 
@@ -112,7 +112,7 @@ def trained(base: Path) -> Workspace:
     options = ("--config", made.config_path, "--inventory", made.inventory_path)
     made.command("phantom", "--config", made.config_path, made.folder / "phantom")
     made.command("inventory", "--config", made.config_path, "--output", made.inventory_path)
-    made.command("targets", *options, "--batch", "0", "--output", made.folder / "results/targets/batch-0.json")
+    made.command("targets", *options, "--batch", "0", "--output", made.folder / "results/targets/targets/batch-0000.json")
     made.command("inventory", "--config", made.config_path, "--output", made.inventory_path)
     made.command("train", *options, "--model", made.model, "--threads", "1")
     return made

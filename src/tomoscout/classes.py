@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,8 +55,8 @@ class TargetPlan:
     classes: tuple[TargetClass, ...]
     inputs: dict[str, str]
     annotated: frozenset[str]
-    stored_labels: dict[str, dict[str, int]]
-    warnings: tuple[str, ...]
+    stored_labels: dict[str, dict[str, int]] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
 
 def plan_targets(config: Config, records: Sequence[RunRecord]) -> TargetPlan:
