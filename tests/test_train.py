@@ -73,10 +73,10 @@ def stop_and_go_on(
     """The same, told to stop in the middle of a step; `between` is called with the folder before it goes on."""
     augment = stage.augment
 
-    def signal_and_augment(*arguments: Any) -> Any:
+    def signal_and_augment(*arguments: Any, **options: Any) -> Any:
         if arguments[-1] == step:
             os.kill(os.getpid(), signal.SIGTERM)
-        return augment(*arguments)
+        return augment(*arguments, **options)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
         patch.setattr(stage, "augment", signal_and_augment)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +43,13 @@ class TargetClass:
 
 @dataclass(frozen=True)
 class TargetPlan:
-    """What will be made: the classes; per run (`project/run`) the digest of everything its targets depend on; and
-    the runs that have any annotation of the classes."""
+    """What will be made: the classes; per run (`project/run`) the digest of everything its targets depend on; the runs
+    that have any annotation of the classes; and, of those, the names of classes that are not annotated in them."""
 
     classes: tuple[TargetClass, ...]
     inputs: dict[str, str]
     annotated: frozenset[str]
+    unannotated: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def plan_targets(config: Config, records: Sequence[RunRecord]) -> TargetPlan:
@@ -67,7 +69,9 @@ def plan_targets(config: Config, records: Sequence[RunRecord]) -> TargetPlan:
     else:
         chosen = {r.key for r in records if r.key in annotated and has_tomogram(config, r)}
         chosen |= {record.key for record in find_runs(list(records), config.split.negatives, "split.negatives")}
-    settings = digest([TARGETS_VERSION, options.model_dump(exclude={"runs"}), [entry.to_json() for entry in classes]])
+    settings = digest(
+        [TARGETS_VERSION, options.model_dump(exclude={"runs", "unannotated"}), [entry.to_json() for entry in classes]]
+    )
     inputs = {record.key: _inputs(config, settings, classes, record) for record in records if record.key in chosen}
     if not inputs:
         have = ", ".join(sorted({uri for record in records for uri in record.tomograms})) or "none"
@@ -81,7 +85,40 @@ def plan_targets(config: Config, records: Sequence[RunRecord]) -> TargetPlan:
             f"targets.picks: {', '.join(map(str, sorted(sources)))} are empty in all {len(inputs)} runs; "
             "expected a point in one of them at least"
         )
-    return TargetPlan(classes, inputs, annotated)
+    return TargetPlan(
+        classes, inputs, annotated, _unannotated(config, classes, [r for r in records if r.key in inputs])
+    )
+
+
+def _unannotated(
+    config: Config, classes: Sequence[TargetClass], records: Sequence[RunRecord]
+) -> dict[str, tuple[str, ...]]:
+    """Classes that are not annotated in runs that others are annotated in. A negative is annotated as empty."""
+    negatives = {record.key for record in find_runs(list(records), config.split.negatives, "split.negatives")}
+    found = {r.key: tuple(e.name for e in classes if not is_annotated(e, r)) for r in records if r.key not in negatives}
+    return {key: names for key, names in found.items() if 0 < len(names) < len(classes)}
+
+
+def ignored_classes(config: Config, plan: TargetPlan, run: str) -> tuple[str, ...]:
+    """Names of the classes that do not count in a run (`project/run`): those that are not annotated in it, where
+    `targets.unannotated` is `ignore`."""
+    return plan.unannotated.get(run, ()) if config.targets.unannotated == "ignore" else ()
+
+
+def warn_of_unannotated(config: Config, plan: TargetPlan) -> None:
+    """Say which classes are taken as absent from runs that they are not annotated in, and what can be done."""
+    if config.targets.unannotated != "background":
+        return
+    for entry in plan.classes:
+        runs = sorted(key for key, names in plan.unannotated.items() if entry.name in names)
+        if runs:
+            some = f"{', '.join(runs[:3])}{' …' if len(runs) > 3 else ''}"
+            print(
+                f"warning: '{entry.name}' is not annotated in {len(runs)} of {len(plan.inputs)} runs with a target "
+                f"({some}), which teach that there is none; if there may be, set targets.unannotated to exclude (leave "
+                "these runs out) or ignore (let it not count there), or give runs without any an empty picks file",
+                file=sys.stderr,
+            )
 
 
 def _inputs(config: Config, settings: str, classes: Sequence[TargetClass], record: RunRecord) -> str:

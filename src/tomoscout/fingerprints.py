@@ -6,9 +6,9 @@ changed method reruns what it touches.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
-from tomoscout.classes import TargetClass, TargetPlan
+from tomoscout.classes import TargetClass, TargetPlan, ignored_classes
 from tomoscout.config import Config
 from tomoscout.files import digest
 from tomoscout.inventory import RunRecord
@@ -20,19 +20,23 @@ VERSIONS = {"overlays": 1, "train": 2, "segment": 1, "localize": 1, "evaluate": 
 """Targets and splits have theirs beside the code that plans them."""
 
 
-def training_fingerprint(config: Config, plan: TargetPlan, fold: Fold) -> str:
-    """What weights depend on: options, classes, the code of a network of the user, and the targets of the runs that
-    train and choose. What a fine-tuning starts from is not in it: for the workflow its files are inputs."""
-    ignored = {"name", "device", "checkpoint_seconds", "memory_gb", "gpu_memory_gb"}
+def training_fingerprint(config: Config, plan: TargetPlan, fold: Fold, leave_out: Collection[str] = ()) -> str:
+    """What weights depend on: options, but those to `leave_out`, classes, the code of a network of the user, and the
+    targets of the runs that train and choose. What a fine-tuning starts from is not in it: for the workflow its files
+    are inputs."""
+    without_effect = {"name", "device", "checkpoint_seconds", "memory_gb", "gpu_memory_gb"}
+    ignored = {key: names for key in fold.train + fold.validate if (names := ignored_classes(config, plan, key))}
     return digest(
         {
             "version": VERSIONS["train"],
-            "train": config.train.model_dump(mode="json", exclude=ignored),
+            "train": config.train.model_dump(mode="json", exclude={*without_effect, *leave_out}),
             "network_code": code_digest(config.train.network),
             "tomograms": [*config.tomograms, config.segment_tomogram],
             "classes": [entry.to_json() for entry in plan.classes],
             "train_runs": {key: plan.inputs[key] for key in fold.train},
             "validate_runs": {key: plan.inputs[key] for key in fold.validate},
+            # Not where there are none, so that a digest of before this option stays.
+            **({"ignored": ignored} if ignored else {}),
         }
     )
 
