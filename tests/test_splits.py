@@ -421,7 +421,10 @@ def test_one_run_cannot_train_and_validate() -> None:
 
 def test_a_class_that_no_training_run_holds() -> None:
     records = [record("a"), record("b", picks=0), record("c", picks=0)]
-    message = r"^split default: no training run of fold 0 has 'ribosome' \(ribosome:expert/0\)"
+    message = (
+        r"^split default: no training run has 'ribosome' \(ribosome:expert/0\), only p/a; list one of these under "
+        r"split\.train$"
+    )
     with pytest.raises(TomoscoutError, match=message):
         split(records, train=["b"], validate=["a"], ratios=0.8)
     assert one(split(records, train=["a", "b"], validate=["c"], ratios=0.8)).validate == keys("c")

@@ -187,28 +187,24 @@ def _with_all_classes_in_training(
 ) -> list[list[str]]:
     """The groups with as few of them exchanged as it takes for those from `start` to `end`, which train, to hold every
     class that any of them holds. The first `measurable` alone can take the place of one that validates or tests."""
-    groups = list(groups)
-    classes = [frozenset().union(*(held[key] for key in group)) for group in groups]
-    counts = Counter(name for found in classes[start:end] for name in found)
-    while missing := frozenset().union(*classes) - {name for name, count in counts.items() if count}:
-        outside = [*range(start), *range(end, len(groups))]
-        # The one that brings most; of equals the first.
-        new = max(outside, key=lambda number: len(classes[number] & missing))
-        gone = next(
-            (
-                number
-                for number in range(start, end)
-                if (number < measurable or new >= end) and all(counts[n] > 1 for n in classes[number] - classes[new])
-            ),
-            None,
-        )
-        if gone is None:
+    placed = [(group, frozenset(name for key in group for name in held[key])) for group in groups]
+    everything = {name for _, names in placed for name in names}
+    counts = Counter(name for _, names in placed[start:end] for name in names)
+    while missing := {name for name in everything if not counts[name]}:
+        # The group that brings most; of equals the first.
+        new = max([*range(start), *range(end, len(placed))], key=lambda number: len(placed[number][1] & missing))
+        brought = placed[new][1]
+        replaceable = [
+            number
+            for number in range(start, end)
+            if (number < measurable or new >= end) and all(counts[name] > 1 for name in placed[number][1] - brought)
+        ]
+        if not replaceable:
             break
-        counts.subtract(classes[gone])
-        counts.update(classes[new])
-        for of_groups in (groups, classes):
-            of_groups[new], of_groups[gone] = of_groups[gone], of_groups[new]
-    return groups
+        counts.subtract(placed[replaceable[0]][1])
+        counts.update(brought)
+        placed[new], placed[replaceable[0]] = placed[replaceable[0]], placed[new]
+    return [group for group, _ in placed]
 
 
 def _shares(ratios: list[float], wanted: list[bool]) -> list[float]:
@@ -285,8 +281,8 @@ def _refuse_absent_classes(
             )
         if config.split.folds or config.split.leave_one_out:
             raise TomoscoutError(
-                f"split {config.split.name}: no training run of fold {number} has {what}: {some} alone, which validates "
-                "or tests; annotate more runs, choose other split.folds, or leave the object out"
+                f"split {config.split.name}: no training run of fold {number} has {what}, only {some}, which "
+                "validate or test there; annotate more runs, choose other split.folds, or leave the object out"
             )
         raise TomoscoutError(
             f"split {config.split.name}: no training run has {what}, only {some}; list one of these under split.train"
