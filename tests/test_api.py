@@ -210,7 +210,7 @@ def test_a_loss_of_the_user_in_a_cross_validation(workspace: Workspace) -> None:
         ({"loss": torch.nn.MSELoss()}, r'^loss_name: missing; what MSELoss computes .* loss_name="my-loss-1"'),
         (
             {"loss": torch.nn.MSELoss, "loss_name": "a"},
-            r"^loss: found MSELoss, expected a torch\.nn\.Module \(an object",
+            r"^loss: found MSELoss, expected a torch\.nn\.Module \(an obj",
         ),
         ({"loss": lambda logits, labels: 0, "loss_name": "a"}, r"^loss: found function, expected a torch"),
         ({"loss": "Dice", "loss_name": "a"}, r"^loss_name: for a loss of your own"),

@@ -24,7 +24,7 @@ from tomoscout.training_options import Augmentation, Train
 
 OPTIONS = {
     "steps": 2,
-    "batch_size": 2,
+    "batch_size": 8,
     "patch": [16, 16, 16],
     "validate_every": 1,
     "device": "cpu",
