@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
+from monai.losses import TverskyLoss
 
 from tomoscout.api import TrainedModel, create_targets, cross_validate, explore, train
 from tomoscout.config import load_config
 from tomoscout.errors import TomoscoutError
 from tomoscout.files import read_json
+from tomoscout.losses import FocalTverskyLoss
 from tomoscout.model import read_model
 from tomoscout.project import Segmentation
 from training_data import Workspace, trained
@@ -156,3 +159,69 @@ def test_exploration(workspace: Workspace) -> None:
     assert [path.name for path in more.best] == ["best", "best-2"]
     recipe = yaml.safe_load((more.best[0] / "train.yaml").read_text())["train"]
     assert workspace.configure(train=recipe).train.learning_rate == recipe["learning_rate"]
+
+
+def test_a_loss_of_the_user(workspace: Workspace) -> None:
+    results_folder = results(workspace)
+
+    class Counted(torch.nn.CrossEntropyLoss):
+        calls = 0
+
+        def forward(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+            Counted.calls += 1
+            assert (logits.ndim, labels.shape[1:], labels.dtype) == (5, logits.shape[2:], torch.int64)
+            return super().forward(logits, labels)
+
+    options: dict[str, Any] = {**SHORT, "name": "own"}
+    first = train(workspace.config_path, results_folder, loss=Counted(), loss_name="counted-1", **options)
+    assert read_json(first.folder / "training.json")["options"]["loss"] == "counted-1"
+    weights = (first.folder / "weights.safetensors").read_bytes()
+    fingerprint = read_model(first.folder).made_from["fingerprint"]
+    # The same name goes on from its checkpoint, which is complete; another trains anew.
+    Counted.calls = 0
+    again = train(workspace.config_path, results_folder, loss=Counted(), loss_name="counted-1", **options)
+    assert Counted.calls <= 1  # looked at for the memory that it takes
+    assert (again.folder / "weights.safetensors").read_bytes() == weights
+    train(workspace.config_path, results_folder, loss=Counted(), loss_name="counted-2", **options)
+    assert Counted.calls >= 2
+    assert (again.folder / "weights.safetensors").read_bytes() == weights
+    assert read_model(first.folder).made_from["fingerprint"] != fingerprint
+    other = train(workspace.config_path, results_folder, loss="CrossEntropy", **{**SHORT, "name": "built-in"})
+    assert (other.folder / "weights.safetensors").read_bytes() != weights
+
+    monai = TverskyLoss(to_onehot_y=True, softmax=True)
+    mixed = {**SHORT, "name": "monai", "augmentation": {"mixup": 1.0}}
+    assert train(workspace.config_path, results_folder, loss=monai, loss_name="monai-tversky", **mixed).history
+
+
+def test_a_loss_of_the_user_in_a_cross_validation(workspace: Workspace) -> None:
+    config = values(workspace)
+    config["split"] = {"folds": 2, "test": ["phantom-003"], "seed": 1}
+    config["targets"]["picks"] = ["ribosome", "hemoglobin"]
+    create_targets(config, results(workspace))
+    models = cross_validate(config, results(workspace), loss=FocalTverskyLoss(), loss_name="focal", **SHORT)
+    options = [read_json(model.folder / "training.json")["options"] for model in models]
+    assert [option["loss"] for option in options] == ["focal", "focal"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"loss": torch.nn.MSELoss()}, r'^loss_name: missing; what MSELoss computes .* loss_name="my-loss-1"'),
+        (
+            {"loss": torch.nn.MSELoss, "loss_name": "a"},
+            r"^loss: found MSELoss, expected a torch\.nn\.Module \(an obj",
+        ),
+        ({"loss": lambda logits, labels: 0, "loss_name": "a"}, r"^loss: found function, expected a torch"),
+        ({"loss": "Dice", "loss_name": "a"}, r"^loss_name: for a loss of your own"),
+        ({"loss_name": "a"}, r"^loss_name: for a loss of your own"),
+        (
+            {"loss": torch.nn.MSELoss(), "loss_name": "a", "class_weights": {"ribosome": 2.0}},
+            r"^train\.class_weights: without effect on a loss of your own",
+        ),
+    ],
+    ids=str,
+)
+def test_losses_that_are_refused(workspace: Workspace, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(TomoscoutError, match=message):
+        train(workspace.config_path, results(workspace), **SHORT, **options)

@@ -10,8 +10,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
-from tomoscout.losses import FocalTverskyLoss, WeightedFocalTverskyLoss, build_loss
+from tomoscout.errors import TomoscoutError
+from tomoscout.losses import FocalTverskyLoss, MarginalLoss, OwnLoss, WeightedFocalTverskyLoss, build_loss
 from tomoscout.training_options import (
     LOSSES,
     CrossEntropy,
@@ -20,6 +22,7 @@ from tomoscout.training_options import (
     FocalTversky,
     GeneralisedDice,
     LossTerm,
+    Train,
     Tversky,
     WeightedFocalTversky,
 )
@@ -416,3 +419,90 @@ def test_octopis_losses_in_half_precision() -> None:
         with torch.autocast("cpu", torch.bfloat16):
             value = loss(rounded, labels)
         torch.testing.assert_close(value, loss(rounded.float(), labels))
+
+
+# Losses of the user, and classes that are not annotated.
+
+
+def crops(batch: int = 3, classes: int = 2) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Logits and two label volumes, with some padding."""
+    generator = torch.Generator().manual_seed(batch)
+    logits = torch.randn(batch, classes + 1, 4, 5, 6, generator=generator, dtype=torch.float64)
+    labels = torch.randint(0, classes + 1, (2, batch, 4, 5, 6), generator=generator)
+    return logits.requires_grad_(), labels[0], labels[1]
+
+
+def test_a_loss_of_the_user_is_called_with_logits_and_labels() -> None:
+    logits, labels, _ = crops()
+    assert OwnLoss(nn.CrossEntropyLoss(), IGNORE)(logits, labels) == nn.functional.cross_entropy(logits, labels)
+    # octopi's losses, given as its guide gives them, are what they are alone.
+    theirs = FocalTverskyLoss(gamma=1.3)
+    assert OwnLoss(theirs, IGNORE)(logits, labels) == theirs(logits, labels)
+    levels = [logits, logits[..., ::2]]
+    whole, half = nn.functional.cross_entropy(logits, labels), nn.functional.cross_entropy(levels[1], labels[..., ::2])
+    found = OwnLoss(nn.CrossEntropyLoss(), IGNORE)(levels, labels)
+    assert found.item() == pytest.approx(((whole + half / 2) / 1.5).item())
+
+
+@pytest.mark.parametrize("inner", [False, True])
+def test_losses_of_monai_that_make_one_hot_labels(inner: bool) -> None:
+    logits, labels, _ = crops()
+    loss = (monai.losses.DiceCELoss if inner else monai.losses.TverskyLoss)(to_onehot_y=True, softmax=True)
+    assert OwnLoss(loss, IGNORE)(logits, labels) == loss(logits, labels[:, None])
+
+
+def test_padding_teaches_a_loss_of_the_user_nothing() -> None:
+    logits, labels, _ = crops()
+    padded = labels.clone()
+    padded[:, 2:] = IGNORE
+    value = OwnLoss(nn.CrossEntropyLoss(reduction="sum"), IGNORE)(logits, padded)
+    expected = nn.functional.cross_entropy(logits[:, :, :2], labels[:, :2], reduction="sum")
+    assert value.item() == pytest.approx(expected.item())
+    value.backward()
+    assert logits.grad is not None
+    assert not logits.grad[:, :, 2:].any()
+    assert logits.grad[:, :, :2].all()
+
+
+def test_mixup_blends_the_values_of_a_loss_of_the_user() -> None:
+    logits, labels, others = crops()
+    share = torch.tensor([1.0, 0.75, 0.5])
+    loss = FocalTverskyLoss(gamma=1.5)
+    expected = [
+        part * loss(logits[row : row + 1], labels[row : row + 1])
+        + (1 - part) * loss(logits[row : row + 1], others[row : row + 1])
+        for row, part in enumerate(share.double())
+    ]
+    found = OwnLoss(loss, IGNORE)(logits, labels, others, share)
+    assert found.item() == pytest.approx(torch.stack(expected).mean().item())
+
+
+def test_a_loss_of_the_user_must_give_one_number() -> None:
+    logits, labels, _ = crops()
+    with pytest.raises(TomoscoutError, match=r"^loss CrossEntropyLoss: expected one number .* found \(3, 4, 5, 6\)$"):
+        OwnLoss(nn.CrossEntropyLoss(reduction="none"), IGNORE)(logits, labels)
+
+
+@pytest.mark.parametrize("name", ["CrossEntropy", "Tversky", "GeneralisedDice", "WeightedFocalTversky"])
+@pytest.mark.parametrize("mixed", [False, True])
+def test_a_class_that_is_not_annotated_counts_as_background(name: str, mixed: bool) -> None:
+    """As a network would be trained that had one output for both."""
+    logits, labels, others = crops()
+    absent = torch.tensor([[False, False, True]]).expand(3, 3)
+    labels = labels.masked_fill(labels == 2, 0)
+    mix = (others, torch.tensor([1.0, 0.75, 0.5])) if mixed else ()
+    terms = Train(loss=name).loss
+    loss = build_loss(terms, torch.ones(3), torch.ones(3), IGNORE)
+    found = MarginalLoss(loss)(logits, absent, labels, *mix)
+    together = torch.stack([torch.logsumexp(logits[:, ::2], dim=1), logits[:, 1]], dim=1)
+    # What is labelled with it in the other crop counts as background, too.
+    mix = (others.masked_fill(others == 2, 0), *mix[1:]) if mixed else ()
+    expected = build_loss(terms, torch.ones(2), torch.ones(2), IGNORE)(together, labels, *mix)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-6)
+    gradients = [torch.autograd.grad(value, logits)[0] for value in (found, expected)]
+    torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-9)
+    # Padding stays padding, and where nothing is absent nothing changes.
+    labels[:, 3:] = IGNORE
+    none = torch.zeros(3, 3, dtype=torch.bool)
+    assert MarginalLoss(loss)([logits], none, labels) == loss([logits], labels)
+    assert torch.isfinite(MarginalLoss(loss)([logits, logits[..., ::2]], absent, labels))

@@ -31,6 +31,15 @@ def test_the_rate_rises_linearly_to_its_peak(schedule: str) -> None:
     assert found[20] == max(found) == 0.5
 
 
+def test_a_warm_up_of_a_number_of_steps() -> None:
+    for steps in (10, 200):
+        found = rates(steps=steps, warmup=20, learning_rate=0.5, schedule="constant")
+        np.testing.assert_allclose(found[:20], 0.5 * np.arange(1, 21)[:steps] / 20)
+        assert set(found[20:]) <= {0.5}
+    with pytest.raises(ValueError, match=r"1\.5 is neither a fraction below 1 nor a whole number of steps"):
+        Train(warmup=1.5)
+
+
 def test_a_cosine_falls_to_its_end() -> None:
     found = rates(steps=200, warmup=0.1, learning_rate=0.5, final_learning_rate=0.02)
     for step in range(20, 200):

@@ -421,7 +421,10 @@ def test_one_run_cannot_train_and_validate() -> None:
 
 def test_a_class_that_no_training_run_holds() -> None:
     records = [record("a"), record("b", picks=0), record("c", picks=0)]
-    message = r"^split default: no training run of fold 0 has 'ribosome' \(ribosome:expert/0\)"
+    message = (
+        r"^split default: no training run has 'ribosome' \(ribosome:expert/0\), only p/a; list one of these under "
+        r"split\.train$"
+    )
     with pytest.raises(TomoscoutError, match=message):
         split(records, train=["b"], validate=["a"], ratios=0.8)
     assert one(split(records, train=["a", "b"], validate=["c"], ratios=0.8)).validate == keys("c")
@@ -448,3 +451,107 @@ def test_the_split_file(small: SmallProject) -> None:
     first = output.read_bytes()
     succeeded(small.command("split", "--output", output))
     assert output.read_bytes() == first
+
+
+# Every class in training
+
+
+def holding(run: str, *names: str) -> RunRecord:
+    """A run with picks of these objects."""
+    picks = {Source(name, "expert", "0"): PickCount(5, "digest") for name in names}
+    return RunRecord("p", run, 0, {"wbp@10.0": (8, 8, 8)}, picks, {}, "")
+
+
+def split_classes(records: Sequence[RunRecord], **options: Any) -> SplitResult:
+    names = sorted({source.name for entry in records for source in entry.picks})
+    classes = tuple(
+        TargetClass(name, label, 60.0, 48.0, (Source(name, "expert", "0"),)) for label, name in enumerate(names, 1)
+    )
+    made = {entry.key: "digest" for entry in records}
+    return make_split(config(**options), records, TargetPlan(classes, made, frozenset(made)))
+
+
+@given(st.integers(4, 30), st.lists(st.integers(0, 29), min_size=1, max_size=2), ratios, seeds)
+@checked
+def test_a_ratio_split_trains_on_every_class(count: int, rare: list[int], ratios: Any, seed: int) -> None:
+    rare = [number % count for number in rare]
+    records = [
+        holding(f"run-{number}", "ribosome", *(f"rare-{n}" for n, at in enumerate(rare) if at == number))
+        for number in range(count)
+    ]
+    before = one(split(records, ratios=ratios, seed=seed))
+    assume(len(before.train) >= len(rare))
+    after = one(split_classes(records, ratios=ratios, seed=seed))
+    wanted = {records[number].key for number in rare}
+    assert wanted <= set(after.train)
+    assert [len(after.part(part)) for part in ("train", "validate", "test")] == [
+        len(before.part(part)) for part in ("train", "validate", "test")
+    ]
+    # No more runs change places than must, and none where every class trained already.
+    assert len(set(after.train) - set(before.train)) == len(wanted - set(before.train))
+
+
+def test_what_cannot_validate_does_not_take_the_place_of_what_does() -> None:
+    records = [holding(f"run-{number}", "ribosome") for number in range(4)]
+    records += [
+        RunRecord("p", f"other-{number}", 0, {"wbp@20.0": (8, 8, 8)}, records[0].picks, {}, "") for number in range(3)
+    ]
+    values = config(ratios=[0.5, 0.3, 0.2]).model_dump(by_alias=True) | {"tomograms": ["wbp@10.0", "wbp@20.0"]}
+    for rare in range(4):
+        held = [*records[:rare], holding(f"run-{rare}", "ribosome", "rare"), *records[rare + 1 :]]
+        classes = tuple(
+            TargetClass(name, label, 60.0, 48.0, (Source(name, "expert", "0"),))
+            for label, name in enumerate(("ribosome", "rare"), 1)
+        )
+        made = {entry.key: "digest" for entry in held}
+        fold = one(make_split(parse_config(values, "my.yaml"), held, TargetPlan(classes, made, frozenset(made))))
+        assert f"p/run-{rare}" in fold.train
+        assert not any("other" in key for key in fold.validate + fold.test)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"folds": 4},
+            "no training run of fold {fold} has 'rare' (rare:expert/0), only p/run-0, which validate or test there; ",
+        ),
+        (
+            {"train": ["run-1"], "ratios": 0.5},
+            "no training run has 'rare' (rare:expert/0), only p/run-0; list one of these under split.train",
+        ),
+        (
+            {"exclude": {"run-0": "thick ice"}},
+            "of 'rare' (rare:expert/0) there is something only in runs that are left out (p/run-0: thick ice)",
+        ),
+    ],
+    ids=str,
+)
+def test_a_class_that_cannot_train_is_named_with_its_runs(options: dict[str, Any], message: str) -> None:
+    records = [holding("run-0", "ribosome", "rare"), *(holding(f"run-{number}", "ribosome") for number in range(1, 4))]
+    with pytest.raises(TomoscoutError) as caught:
+        split_classes(records, **options)
+    folds = [message.format(fold=fold) for fold in range(4)]
+    assert any(str(caught.value).startswith(f"split default: {text}") for text in folds)
+
+
+def test_a_class_that_no_run_holds() -> None:
+    records = [holding(f"run-{number}", "ribosome") for number in range(4)]
+    records[0].picks[Source("rare", "expert", "0")] = PickCount(0, "digest")
+    with pytest.raises(TomoscoutError, match=r"^targets: no run has any 'rare' \(rare:expert/0\); annotate one"):
+        split_classes(records)
+
+
+def test_runs_that_lack_a_class_can_be_left_out() -> None:
+    records = [holding(f"run-{number}", "ribosome", *(["rare"] if number else [])) for number in range(5)]
+    classes = tuple(
+        TargetClass(name, label, 60.0, 48.0, (Source(name, "expert", "0"),))
+        for label, name in enumerate(("ribosome", "rare"), 1)
+    )
+    made = {entry.key: "digest" for entry in records}
+    plan = TargetPlan(classes, made, frozenset(made), {"p/run-0": ("rare",)})
+    values = config().model_dump(by_alias=True)
+    values["targets"]["unannotated"] = "exclude"
+    result = make_split(parse_config(values, "my.yaml"), records, plan)
+    assert result.excluded == {"p/run-0": "rare not annotated (targets.unannotated: exclude)"}
+    assert make_split(config(), records, plan).excluded == {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import math
 import os
@@ -11,7 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from tomoscout.model import load_network, load_weights, read_model
 from tomoscout.networks import head_parameters, parse_network
 from tomoscout.project import Segmentation
 from tomoscout.segment import run_segment
+from tomoscout.so_far import remove_so_far, replace_so_far
 from tomoscout.train import resolve_options, run_train
 from tomoscout.trainer import Interrupted
 from tomoscout.training_options import Train
@@ -73,10 +75,10 @@ def stop_and_go_on(
     """The same, told to stop in the middle of a step; `between` is called with the folder before it goes on."""
     augment = stage.augment
 
-    def signal_and_augment(*arguments: Any) -> Any:
+    def signal_and_augment(*arguments: Any, **options: Any) -> Any:
         if arguments[-1] == step:
             os.kill(os.getpid(), signal.SIGTERM)
-        return augment(*arguments)
+        return augment(*arguments, **options)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
         patch.setattr(stage, "augment", signal_and_augment)
@@ -581,8 +583,15 @@ def test_a_full_disk_leaves_the_earlier_model(workspace: Workspace, small_disk: 
     # And by somebody else while the model is written, when its weights are there already.
     filler.unlink()
     write_json = stage.write_json
+
+    def fill_and_write(path: Path, values: object) -> None:
+        # The best so far is written earlier.
+        if path.parent.name == "new":
+            fill()
+        write_json(path, values)
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stage, "write_json", lambda *arguments: [fill(), write_json(*arguments)])
+        patch.setattr(stage, "write_json", fill_and_write)
         assert error_of(train_by_command(workspace, folder)) == f"{folder}/new/results.json: No space left on device"
     assert_earlier_model()
 
@@ -890,3 +899,112 @@ def test_a_tracking_server_that_is_away_costs_a_warning(workspace: Workspace) ->
     assert warnings[0].startswith(f"warning: not recorded in MLflow: {address}: ")
     assert warnings[0].endswith("; the training goes on, `tomoscout track` records it later")
     assert_same_model(folder, expected)
+
+
+# The best so far, an early end, and more steps
+
+
+def wait_for(path: Path, training: subprocess.Popen[str]) -> None:
+    while not path.exists():
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            training.wait(timeout=0.01)
+            pytest.fail(f"ended before {path} was there: {training.communicate()[1]}")
+
+
+def test_a_running_training_is_finished_early(workspace: Workspace) -> None:
+    """Its best so far is a model that can be applied, and then the model."""
+    workspace.configure(train={"steps": 100_000, "validate_every": 5})
+    folder = workspace.folder / "results/models/early"
+    training = start(workspace, folder)
+    so_far = folder / "so-far"
+    wait_for(so_far / "model.yaml", training)
+    model = read_model(so_far.resolve())
+    assert model.made_from["so_far"]
+    load_network(so_far.resolve(), model, torch.device("cpu"))
+    said = succeeded(tomoscout("train", "finish", folder)).stderr
+    assert f"process {training.pid} on " in said
+    message = training.communicate()[1]
+    assert training.returncode == 0, message
+    assert "finished early, at step " in message
+    model, results = read_model(folder), read_json(folder / "results.json")
+    assert results["finished_early"]
+    assert model.made_from["finished_early"]
+    assert model.made_from["steps"] == results["steps"] < 100_000
+    load_network(folder, model, torch.device("cpu"))
+    assert not [path.name for path in folder.iterdir() if "so-far" in path.name]
+    assert error_of(tomoscout("train", "finish", folder)) == f"{folder}: the training is complete"
+
+    # The same command does not train again.
+    before = {name: (folder / name).read_bytes() for name in MADE}
+    training = start(workspace, folder)
+    message = training.communicate()[1]
+    assert f"resumed at step {results['steps']} of 100000" in message
+    assert {name: (folder / name).read_bytes() for name in MADE} == before
+
+    # Of other settings it does.
+    workspace.configure(train={"steps": 2, "validate_every": 5})
+    message = start(workspace, folder).communicate()[1]
+    assert "finish.json: asked for with other settings or data, without effect" in message
+    assert read_json(folder / "results.json")["steps"] == 2
+    assert "finished_early" not in read_json(folder / "results.json")
+
+
+def test_a_training_that_does_not_run_is_finished_when_it_is_started(workspace: Workspace) -> None:
+    folder = workspace.folder / "results/models/stopped"
+    assert error_of(tomoscout("train", "finish", folder)).startswith(f"{folder}: no training.json; ")
+    workspace.configure(train={"steps": 100_000, "validate_every": 1000})
+    training = start(workspace, folder)
+    interrupt(training, folder / "checkpoint.pt", 3, signal.SIGKILL)
+    assert not (folder / "so-far").exists()
+    assert "it ends when it is started again" in succeeded(tomoscout("train", "finish", folder)).stderr
+    training = start(workspace, folder)
+    message = training.communicate()[1]
+    assert training.returncode == 0, message
+    results = read_json(folder / "results.json")
+    assert results["finished_early"]
+    assert results["best_step"] == results["steps"] < 1000
+
+
+def test_a_trial_is_not_finished(tmp_path: Path) -> None:
+    (tmp_path / "ask.json").write_text("{}")
+    assert "`tomoscout trial give-up` ends one" in error_of(tomoscout("train", "finish", tmp_path))
+
+
+def test_a_training_is_asked_for_with_all_it_needs(workspace: Workspace) -> None:
+    result = tomoscout("train", "--model", workspace.folder / "new")
+    assert result.exit_code == 2
+    assert "Missing option '--config'" in result.stderr
+
+
+def test_readers_of_the_best_so_far_never_see_half_of_it(tmp_path: Path) -> None:
+    def write(number: int) -> Callable[[Path], None]:
+        def write_both(folder: Path) -> None:
+            # The one before is whole while the next is written.
+            if number:
+                assert {path.read_text() for path in reader.iterdir()} == {str(number - 1)}
+                assert {path.read_text() for path in (tmp_path / "so-far").iterdir()} == {str(number - 1)}
+            for name in ("model.yaml", "weights.safetensors"):
+                (folder / name).write_text(str(number))
+
+        return write_both
+
+    reader = tmp_path
+    for number in range(5):
+        replace_so_far(tmp_path, write(number))
+        # Whoever has opened it keeps it while the next comes.
+        reader = (tmp_path / "so-far").resolve()
+    shutil.copytree(tmp_path, tmp_path.with_name("copy"), symlinks=False)
+    replace_so_far(tmp_path.with_name("copy"), write(0))
+    remove_so_far(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_more_steps_later_are_more_steps_from_the_start(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = {"schedule": "constant", "warmup": 2, "validate_every": 2}
+    train(workspace, "longer", {**options, "steps": 3})
+    longer = train(workspace, "longer", {**options, "steps": 7})
+    assert "resumed at step 3 of 7" in capsys.readouterr().err
+    expected = train(workspace, "whole", {**options, "steps": 7})
+    assert_same_model(longer, expected)

@@ -811,3 +811,149 @@ def test_precision_of_a_cpu() -> None:
     assert found == [torch.float32, torch.float32, torch.bfloat16]
     with pytest.raises(TomoscoutError, match=r"train\.precision: fp16 needs a GPU"):
         chosen_precision("fp16", CPU)
+
+
+# What is said, and kept, on the way.
+
+
+def test_a_line_for_every_validation_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def validate(network: nn.Module) -> Validation:
+        score = next(scores)
+        return Validation(score, {"one": score / 2, "two": score}, {})
+
+    scores = iter([0.4, 0.3, 0.5, 0.2])
+    Training(tmp_path, changed(steps=15), base=validate)(validate=validate)
+    lines = [line for line in capsys.readouterr().err.splitlines() if ": score " in line]
+    assert lines[0] == "the base: score 0.4000 (one 0.200, two 0.400)"
+    assert [line.partition(": ")[2] for line in lines[1:]] == [
+        "score 0.3000 (one 0.150, two 0.300); the best so far",
+        "score 0.5000 (one 0.250, two 0.500); the best so far",
+        "score 0.2000 (one 0.100, two 0.200); best so far 0.5000 at step 10",
+    ]
+    assert lines[1].startswith("step 5 of 15, loss 0.")
+
+
+def test_the_best_so_far_is_handed_out(tmp_path: Path) -> None:
+    seen: list[tuple[int, int, bool]] = []
+
+    def keep_best(outcome: Outcome) -> None:
+        seen.append((outcome.progression.step, outcome.progression.best_step, bool(outcome.weights)))
+
+    training = Training(tmp_path, changed(steps=20), every=1, keep_best=keep_best)
+
+    def batches(step: int, scores: Mapping[str, float]) -> Batch:
+        if step == 12:
+            raise PowerCut
+        return toy_batch(step, scores)
+
+    with pytest.raises(PowerCut):
+        training(batches, scripted([0.1, 0.3]))
+    assert seen == [(0, -1, False), (5, 5, True), (10, 10, True)]
+    seen.clear()
+    training(validate=scripted([0.2, 0.4]))
+    assert seen == [(12, 10, True), (20, 20, True)]
+
+
+# An early end, and more steps.
+
+
+def test_a_training_can_be_finished_early(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked: list[bool] = []
+    training = Training(tmp_path / "early", finish=lambda: bool(asked))
+
+    def batches(step: int, scores: Mapping[str, float]) -> Batch:
+        if step == 6:
+            asked.append(True)
+        return toy_batch(step, scores)
+
+    def killed(network: nn.Module) -> Validation:
+        if asked:
+            raise PowerCut
+        return toy_validation(network)
+
+    def refuse(*_: object) -> Batch:
+        raise AssertionError("trained on")
+
+    with pytest.raises(PowerCut):
+        training(batches, killed)
+    early = training(refuse)
+    assert early.finished_early
+    assert early.progression.step == 7
+    assert [row["step"] for row in early.progression.history if "score" in row] == [5, 7]
+    assert "finished early, at step 7 of 23, as asked for" in capsys.readouterr().err
+    assert_equal(training(refuse, refuse), early)
+    # Not asked for any more, it ends as if it never had been.
+    asked.clear()
+    assert_equal(training(), Training(tmp_path / "uninterrupted")())
+
+
+def of_length(folder: Path, options: Train, steps: int, **arguments: Any) -> Training:
+    training = Training(folder, options.model_copy(update={"steps": steps}), **arguments)
+    training.checkpoint.fingerprint, training.checkpoint.kind = f"toy of {steps}", "toy"
+    return training
+
+
+EXTENDABLE = {
+    "constant": changed(schedule="constant", warmup=0),
+    "constant with a warm-up": changed(schedule="constant", warmup=4),
+    "plateau": changed(schedule="plateau", plateau_patience=1, plateau_factor=0.3, warmup=4),
+}
+
+
+@pytest.mark.parametrize("lengths", [(23, 46), (25, 46), (3, 23), (7, 18, 31)], ids=str)
+@pytest.mark.parametrize("name", EXTENDABLE)
+def test_more_steps_give_what_they_would_have_given_from_the_start(
+    tmp_path: Path, name: str, lengths: tuple[int, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    options, earlier = EXTENDABLE[name], 0
+    for steps in lengths:
+        training = of_length(tmp_path / "extended", options, steps)
+
+        seen = [1] * (earlier // 5)
+
+        def validate(network: nn.Module, steps: int = steps, seen: list[int] = seen) -> Validation:
+            # A last step that ends no interval scores best, and must not win.
+            seen.append(1)
+            trapped = steps != lengths[-1] and len(seen) > steps // 5
+            return Validation(1e6, {"one": 0.9}, {}) if trapped else worsening(network)
+
+        outcome, earlier = training(validate=validate), steps
+    expected = of_length(tmp_path / "whole", options, lengths[-1])(validate=worsening)
+    assert f"resumed at step {lengths[-2]} of {lengths[-1]}" in capsys.readouterr().err
+    assert_equal(outcome, expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "steps", "message"),
+    [
+        (
+            changed(warmup=4),
+            46,
+            "the schedule cosine spreads over all steps, and there were 23; with train.schedule con",
+        ),
+        (
+            changed(schedule="constant", warmup=0.2),
+            46,
+            "the learning rate rose over 5 steps and would now rise over 9; ",
+        ),
+        (changed(schedule="constant", warmup=0), 20, "23 steps are done, more than the 20 asked for"),
+    ],
+    ids=["cosine", "share of the steps", "fewer"],
+)
+def test_where_more_steps_start_anew_it_says_why(
+    tmp_path: Path, options: Train, steps: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    of_length(tmp_path / "twice", options, 23)()
+    outcome = of_length(tmp_path / "twice", options, steps)()
+    said = capsys.readouterr().err
+    assert f"checkpoint.pt: the training starts anew: {message}" in said
+    assert "resumed" not in said
+    assert_equal(outcome, of_length(tmp_path / "once", options, steps)())
+
+
+def test_a_warm_up_that_was_a_share_can_be_kept_as_a_number(tmp_path: Path) -> None:
+    of_length(tmp_path / "twice", changed(schedule="constant", warmup=0.2), 23)()
+    kept = changed(schedule="constant", warmup=5)
+    outcome = of_length(tmp_path / "twice", kept, 46)()
+    assert outcome.speed.steps == 23
+    assert_equal(outcome, of_length(tmp_path / "once", kept, 46)())

@@ -19,16 +19,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tomoscout.classes import plan_targets
 from tomoscout.config import Config, load_config, parse_config
 from tomoscout.cross_validation import check_folds, fold_name, run_summary
+from tomoscout.errors import TomoscoutError
 from tomoscout.explore.records import Result, best_names, trial_folder
 from tomoscout.files import read_json
 from tomoscout.inventory import RunRecord, refresh
 from tomoscout.locks import alone_in
 from tomoscout.splits import make_split
+
+if TYPE_CHECKING:
+    from tomoscout.train import NamedLoss
 
 Configuration = Config | Mapping[str, Any] | str | Path
 
@@ -86,35 +90,58 @@ def create_targets(config: Configuration, results: Path | str = "results") -> di
 
 
 def train(
-    config: Configuration, results: Path | str = "results", *, fold: int | None = None, **options: Any
+    config: Configuration,
+    results: Path | str = "results",
+    *,
+    fold: int | None = None,
+    loss_name: str | None = None,
+    **options: Any,
 ) -> TrainedModel:
     """Train a network on the targets; an interrupted training goes on from its checkpoint.
+
+    The option `loss` may also be a loss of your own, a `torch.nn.Module` that returns one number for a batch:
+
+        train(config, loss=torch.nn.CrossEntropyLoss(), loss_name="cross-entropy")
+        train(config, loss=monai.losses.TverskyLoss(to_onehot_y=True, softmax=True), loss_name="monai-tversky")
+
+    It is called with logits in float32 (batch, 1 + classes, z, y, x), background first, and labels in int64
+    (batch, z, y, x). Labels are (batch, 1, z, y, x) where it, or a module in it, has `to_onehot_y` set; losses of MONAI
+    that take one-hot labels need it. What the module computes cannot be seen from outside: `loss_name` stands for it.
+    Another name trains anew, the same goes on from the checkpoint. It must not remember what it was called with, or a
+    training that is taken up ends otherwise. Padding is shown to it as background that was found with certainty. With
+    `augmentation.mixup` it is called crop by crop with the labels of both crops, and the values are blended. Of a
+    network with deep supervision it sees every level. `foreground_weight` and `size_balance` have no effect on it.
 
     Args:
         config: options by section as in config/config.yaml, or the path of such a file.
         results: folder of the results; the model goes to `models/{train.name}` below it.
         fold: which fold of the split, in place of `split.fold`; the model's name then ends in `-fold-N`.
+        loss_name: what a loss of your own is called in the fingerprint of the training.
         options: options of the section `train` in place of the configuration's, such as steps=2000.
 
     Raises:
         TomoscoutError: data is missing or unusable, or an option is wrong.
         tomoscout.trainer.Interrupted: it was told to stop (Ctrl-C in a terminal); the checkpoint is written.
     """
+    loss = _own_loss(options, loss_name)
     settings, records = _prepare(config, Path(results), options)
-    return _train(settings, records, Path(results), fold)
+    return _train(settings, records, Path(results), fold, loss)
 
 
-def cross_validate(config: Configuration, results: Path | str = "results", **options: Any) -> list[TrainedModel]:
+def cross_validate(
+    config: Configuration, results: Path | str = "results", *, loss_name: str | None = None, **options: Any
+) -> list[TrainedModel]:
     """Train a model for every fold, one after the other, and write the table of their scores to
     `cross_validation/{train.name}.csv`. Arguments as of `train`; `split.folds` or `split.leave_one_out` must be set.
 
     Raises:
         TomoscoutError: as `train`, or there are no folds.
     """
+    loss = _own_loss(options, loss_name)
     settings, records = _prepare(config, Path(results), options)
     check_folds(settings.split)
     folds = make_split(settings, records, plan_targets(settings, records)).folds
-    models = [_train(settings, records, Path(results), fold) for fold in range(len(folds))]
+    models = [_train(settings, records, Path(results), fold, loss) for fold in range(len(folds))]
     run_summary([model.folder for model in models], Path(results) / "cross_validation" / f"{settings.train.name}.csv")
     return models
 
@@ -159,13 +186,44 @@ def _prepare(
     return settings, refresh(results / "inventory.tsv", settings.projects, settings.runs_per_job)
 
 
-def _train(config: Config, records: Sequence[RunRecord], results: Path, fold: int | None) -> TrainedModel:
+def _own_loss(options: dict[str, Any], name: str | None) -> NamedLoss | None:
+    """The loss of the user among the options, taken out of them.
+
+    Raises:
+        TomoscoutError: it has no name, or there is a name without a loss of that kind, or the loss is no module.
+    """
+    loss = options.get("loss")
+    if loss is None or isinstance(loss, str | Mapping | list):
+        if name is not None:
+            raise TomoscoutError("loss_name: for a loss of your own (a torch.nn.Module) alone")
+        return None
+    from torch import nn
+
+    from tomoscout.train import NamedLoss
+
+    if not isinstance(loss, nn.Module):
+        raise TomoscoutError(
+            f"loss: found {loss.__name__ if isinstance(loss, type) else type(loss).__name__}, expected a "
+            "torch.nn.Module (an object, not a class), the name of a loss, or a mapping"
+        )
+    if not name:
+        raise TomoscoutError(
+            f"loss_name: missing; what {type(loss).__name__} computes cannot be seen from outside, so give it a name "
+            'of yours, such as loss_name="my-loss-1", and another when it changes'
+        )
+    del options["loss"]
+    return NamedLoss(loss, name)
+
+
+def _train(
+    config: Config, records: Sequence[RunRecord], results: Path, fold: int | None, loss: NamedLoss | None
+) -> TrainedModel:
     # PyTorch takes seconds to import, which creating targets need not wait for.
     from tomoscout.train import run_train
 
     folder = results / "models" / fold_name(config.train.name, fold)
     with alone_in(folder):
-        outcome = run_train(config, records, folder, fold)
+        outcome = run_train(config, records, folder, fold, loss=loss)
     found = read_json(folder / "results.json")
     return TrainedModel(
         folder,

@@ -23,17 +23,24 @@ MIXUP_ALPHA = 0.2
 
 
 def augment(
-    intensities: torch.Tensor, labels: torch.Tensor, options: Augmentation, seed: int, step: int
+    intensities: torch.Tensor,
+    labels: torch.Tensor,
+    options: Augmentation,
+    seed: int,
+    step: int,
+    absent: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
     """Change intensities (batch, 1, *space) and labels (batch, *space) of each crop; space is (z, y, x) or (y, x).
 
     Labels, of any integer type, are moved, never interpolated: no crop gets a label that it did not hold. They come
     back as int64. With every option off, the tensors given come back.
 
+    `absent` (batch, classes): which classes are not annotated in a crop.
+
     Returns:
         Intensities, and the targets: (labels,), or with mixup (labels, other labels, share), where the loss of a crop
         is share × that against its labels + (1 − share) × that against the other labels, and share (batch,) is 1 for
-        crops that were not blended.
+        crops that were not blended. Before them `absent`, if given, of a blended crop for both that it is made of.
 
     Raises:
         TomoscoutError: an option does not fit the shape of the crops.
@@ -46,7 +53,7 @@ def augment(
     intensities = _change_intensities(intensities, options, draws)
     intensities = _add_noise(intensities, options, draws)
     # As they are stored until here: eight times less to move.
-    return _mix(intensities, labels.long(), options, draws)
+    return _mix(intensities, labels.long(), options, draws, absent)
 
 
 def _check_shape(space: tuple[int, ...], options: Augmentation) -> None:
@@ -240,7 +247,11 @@ def _add_noise(intensities: torch.Tensor, options: Augmentation, draws: _Draws) 
 
 
 def _mix(
-    intensities: torch.Tensor, labels: torch.Tensor, options: Augmentation, draws: _Draws
+    intensities: torch.Tensor,
+    labels: torch.Tensor,
+    options: Augmentation,
+    draws: _Draws,
+    absent: torch.Tensor | None,
 ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
     """Blend crops with another of the batch (mixup, Zhang et al. 2018).
 
@@ -248,7 +259,7 @@ def _mix(
     which the batch holds already.
     """
     if not options.mixup:
-        return intensities, (labels,)
+        return intensities, (labels,) if absent is None else (absent, labels)
     blended = (draws.random.random(draws.batch) < options.mixup) & (draws.batch > 1)
     partners = np.arange(draws.batch)
     partners = np.where(
@@ -259,4 +270,5 @@ def _mix(
     others = torch.from_numpy(partners).to(labels.device, non_blocking=True)
     mixed = torch.lerp(intensities[others], intensities, _per_crop(intensities, shares))
     share = torch.from_numpy(shares).to(labels.device, torch.float32, non_blocking=True)
-    return mixed, (labels, labels[others], share)
+    targets = labels, labels[others], share
+    return mixed, targets if absent is None else (absent | absent[others], *targets)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -50,12 +51,14 @@ class TargetClass:
 @dataclass(frozen=True)
 class TargetPlan:
     """What will be made: the classes; per run (`project/run`) the digest of everything its targets depend on; the runs
-    that have any annotation of the classes; per project the label on disk of each class; what a user should know."""
+    that have any annotation of the classes; per project the label on disk of each class; per annotated run the names of
+    classes that are not annotated in it; what a user should know."""
 
     classes: tuple[TargetClass, ...]
     inputs: dict[str, str]
     annotated: frozenset[str]
     stored_labels: dict[str, dict[str, int]] = field(default_factory=dict)
+    unannotated: dict[str, tuple[str, ...]] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
 
@@ -84,7 +87,7 @@ def plan_targets(config: Config, records: Sequence[RunRecord]) -> TargetPlan:
     _check_predictions(config, records, classes)
     names = [entry.name for entry in classes]
     stored = {project: stored_labels(Path(path), names) for project, path in config.projects.items()}
-    settings = options.model_dump(exclude={"runs"})
+    settings = options.model_dump(exclude={"runs", "unannotated"})
     inputs = {
         record.key: _inputs(config, digest([TARGETS_VERSION, settings, stored[record.project]]), classes, record)
         for record in concerned
@@ -102,8 +105,49 @@ def plan_targets(config: Config, records: Sequence[RunRecord]) -> TargetPlan:
             f"targets.picks: {', '.join(map(str, sorted(sources)))} are empty in all {len(inputs)} runs; "
             "expected a point in one of them at least"
         )
+    unannotated = _unannotated(config, classes, concerned)
     warnings += _doubts(concerned, sources) + _unreadable_tomograms(config, used)
-    return TargetPlan(classes, inputs, annotated, stored, tuple(warnings))
+    warnings += _warnings_of_unannotated(config, classes, unannotated, len(inputs))
+    return TargetPlan(classes, inputs, annotated, stored, unannotated, tuple(warnings))
+
+
+def _unannotated(
+    config: Config, classes: Sequence[TargetClass], records: Sequence[RunRecord]
+) -> dict[str, tuple[str, ...]]:
+    """Classes that are not annotated in runs that others are annotated in. A negative is annotated as empty."""
+    if config.targets.existing is not None:
+        return {}
+    negatives = {record.key for record in find_runs(list(records), config.split.negatives, "split.negatives")}
+    found = {r.key: tuple(e.name for e in classes if not is_annotated(e, r)) for r in records if r.key not in negatives}
+    return {key: names for key, names in found.items() if 0 < len(names) < len(classes)}
+
+
+def ignored_classes(config: Config, plan: TargetPlan, run: str) -> tuple[str, ...]:
+    """Names of the classes that do not count in a run (`project/run`): those that are not annotated in it, where
+    `targets.unannotated` is `ignore`."""
+    return plan.unannotated.get(run, ()) if config.targets.unannotated == "ignore" else ()
+
+
+def _warnings_of_unannotated(
+    config: Config, classes: Sequence[TargetClass], unannotated: Mapping[str, Sequence[str]], total: int
+) -> list[str]:
+    """Which classes are taken as absent from runs that they are not annotated in, and what can be done."""
+    warnings = []
+    for entry in classes if config.targets.unannotated == "background" else ():
+        runs = sorted(key for key, names in unannotated.items() if entry.name in names)
+        if runs:
+            warnings.append(
+                f"'{entry.name}' is not annotated in {len(runs)} of {total} runs with a target ({_some(runs)}), which "
+                "teach that there is none; if there may be, set targets.unannotated to exclude (leave these runs out) "
+                "or ignore (let it not count there), or give runs without any an empty picks file"
+            )
+    return warnings
+
+
+def print_warnings(plan: TargetPlan) -> None:
+    """Tell people what they should know of a plan."""
+    for warning in plan.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
 
 
 def refuse_unreadable(records: Iterable[RunRecord], sources: Iterable[Source], option: str) -> None:

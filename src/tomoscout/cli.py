@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -145,11 +145,13 @@ def overlays(config: Path, inventory: Path, targets: Path, batch: int, output: P
 @_output
 def split(config: Path, inventory: Path, output: Path) -> None:
     """Divide the annotated runs into training, validation and test runs."""
-    from tomoscout.classes import plan_targets
+    from tomoscout.classes import plan_targets, print_warnings
     from tomoscout.splits import make_split, write_split
 
     settings, records = _load(config, inventory)
-    result = make_split(settings, records, plan_targets(settings, records))
+    plan = plan_targets(settings, records)
+    print_warnings(plan)
+    result = make_split(settings, records, plan)
     write_split(settings, result, output)
 
 
@@ -172,21 +174,53 @@ def _share_cores() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-@main.command()
-@_options
-@_model
+class _NeededAlone(click.Option):
+    """Required, unless a command follows."""
+
+    def handle_parse_result(
+        self, context: click.Context, opts: Mapping[str, Any], args: list[str]
+    ) -> tuple[Any, list[str]]:
+        self.required = not args
+        return super().handle_parse_result(context, opts, args)
+
+
+@main.group(cls=_Commands, invoke_without_command=True)
+@click.option("--config", type=FILE, cls=_NeededAlone, help="Configuration (YAML).")
+@click.option(
+    "--inventory", type=FILE, default=Path("results/inventory.tsv"), show_default=True, help="The list of runs."
+)
+@click.option("--model", type=FILE, cls=_NeededAlone, help="Model folder.")
 @click.option("--fold", type=click.IntRange(min=0), help="Which fold of the split. Default: split.fold.")
 @_threads
-def train(config: Path, inventory: Path, model: Path, fold: int | None, threads: int | None) -> None:
-    """Train a network. Stopped or killed, the same command goes on from the last checkpoint.
+@click.pass_context
+def train(
+    context: click.Context, config: Path, inventory: Path, model: Path, fold: int | None, threads: int | None
+) -> None:
+    """Train a network, or end a training early. Stopped or killed, the same command goes on from the last checkpoint.
 
     Exits with 75 where SIGTERM or SIGUSR1 stopped it after writing a checkpoint.
     """
+    if context.invoked_subcommand:
+        return
     settings, records = _load(config, inventory)
     with alone_in(model), leased_gpu(settings.train.device), _resumable(model):
         from tomoscout.train import run_train
 
         run_train(settings, records, model, fold, threads)
+
+
+@train.command()
+@click.argument("folder", type=FILE)
+def finish(folder: Path) -> None:
+    """End the training in FOLDER early: it becomes complete with the best model so far.
+
+    One that runs ends after the step it is at and one more validation; another when the same command is given again.
+    """
+    from tomoscout.finish import FINISH, finish_training
+
+    owner = finish_training(folder)
+    when = f"{owner} ends it after its step and a validation" if owner else "it ends when it is started again"
+    click.echo(f"{folder}: {when}; to take this back remove {folder / FINISH}", err=True)
 
 
 @main.command()

@@ -102,6 +102,10 @@ class Targets(Section):
     """User of the multilabel segmentation written."""
     session: Name = "1"
     """Session of the multilabel segmentation written."""
+    unannotated: Literal["background", "exclude", "ignore"] = "background"
+    """What an object means that is not annotated in a run though others are: no picks of its sources, not even an empty
+    file, or no segmentation. background: there is none of it. exclude: the run takes no part in the split. ignore:
+    the object does not count in that run, neither in the loss nor in scores."""
     allow_missing_chunks: bool = False
     """Accept source segmentations whose zarr lacks chunks (some writers leave empty ones out). By default a
     missing chunk counts as a truncated file."""

@@ -6,10 +6,10 @@ changed method reruns what it touches.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from tomoscout.classes import TargetClass, TargetPlan
+from tomoscout.classes import TargetClass, TargetPlan, ignored_classes
 from tomoscout.config import Config
 from tomoscout.files import digest
 from tomoscout.inventory import RunRecord
@@ -22,15 +22,23 @@ VERSIONS = {"overlays": 1, "train": 3, "segment": 2, "localize": 2, "evaluate": 
 """Targets and splits have theirs beside the code that plans them."""
 
 
-def training_fingerprint(config: Config, records: Iterable[RunRecord], plan: TargetPlan, fold: Fold) -> str:
-    """What weights depend on: options, classes, the code of a network of the user, and tomograms and targets of the
-    runs that train and choose. What a fine-tuning starts from is not in it: for the workflow its files are inputs."""
+def training_fingerprint(
+    config: Config,
+    records: Iterable[RunRecord],
+    plan: TargetPlan,
+    fold: Fold,
+    leave_out: Collection[str] = (),
+) -> str:
+    """What weights depend on: options, but those to `leave_out`, classes, the code of a network of the user, and the
+    tomograms and targets of the runs that train and choose. What a fine-tuning starts from is not in it: for the
+    workflow its files are inputs."""
     used, uris = {*fold.train, *fold.validate}, [*config.tomograms, config.segment_tomogram]
-    ignored = {"name", "device", "checkpoint_seconds", "memory_gb", "gpu_memory_gb"}
+    without_effect = {"name", "device", "checkpoint_seconds", "memory_gb", "gpu_memory_gb"}
+    ignored = {key: names for key in fold.train + fold.validate if (names := ignored_classes(config, plan, key))}
     return digest(
         {
             "version": VERSIONS["train"],
-            "train": config.train.model_dump(mode="json", exclude=ignored),
+            "train": config.train.model_dump(mode="json", exclude={*without_effect, *leave_out}),
             "network_code": code_digest(config.train.network),
             "tomograms": uris,
             "classes": [entry.to_json() for entry in plan.classes],
@@ -39,6 +47,7 @@ def training_fingerprint(config: Config, records: Iterable[RunRecord], plan: Tar
             "contents": {
                 record.key: [record.contents.get(uri) for uri in uris] for record in records if record.key in used
             },
+            "ignored": ignored,
         }
     )
 

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from tomoscout.classes import TargetClass
 from tomoscout.errors import TomoscoutError
 from tomoscout.inference import argmax_labels
-from tomoscout.losses import build_loss
+from tomoscout.losses import OwnLoss, build_loss
 from tomoscout.matching import Curve, count_matches, f_beta, precision_recall
 from tomoscout.peaks import LOWEST_SCORE, locate_picks
 from tomoscout.project import Picks
-from tomoscout.trainer import Validation
+from tomoscout.trainer import COLUMNS, Validation
 from tomoscout.training_options import Train
 
 DEFAULT_THRESHOLD = 0.5
@@ -45,10 +45,12 @@ def robust_threshold(curve: Curve, beta: float) -> tuple[float, float | None]:
 
 @dataclass(frozen=True)
 class Reference:
-    """The truth of one validation run: picks by object, and the label volume (z, y, x) for continuous classes."""
+    """The truth of one validation run: picks by object, and the label volume (z, y, x) for continuous classes. The
+    classes named in `ignored` are not scored in it."""
 
     picks: Mapping[str, Picks]
     labels: NDArray[np.integer] | None
+    ignored: frozenset[str] = frozenset()
 
 
 class PickingHead:
@@ -65,7 +67,7 @@ class PickingHead:
         self.options = options
         names = [entry.name for entry in classes]
         for name in names:
-            if name in ("step", "loss", "learning_rate", "score"):
+            if name in COLUMNS:
                 raise TomoscoutError(f"object '{name}': a column of the training's table has that name; rename it")
         for option, known in (("class_weights", ["background", *names]), ("class_sampling", names)):
             for name in getattr(options, option):
@@ -99,13 +101,20 @@ class PickingHead:
             return [entry for entry in self.classes if entry.label == self.options.best_class]
         return [entry for entry in self.classes if self.counts_picks(entry)] or list(self.classes)
 
-    def loss(self, ignore: int) -> torch.nn.Module:
-        """The loss between logits and labels; voxels labelled `ignore` do not count.
+    def loss(self, ignore: int, own: torch.nn.Module | None = None) -> torch.nn.Module:
+        """The loss between logits and labels, `own` or as the options say; voxels labelled `ignore` do not count.
 
         A small sphere has few voxels, so each of them counts more: by the ratio of the largest target radius to its
         own, to the power of `size_balance`.
+
+        Raises:
+            TomoscoutError: `class_weights` are given for a loss that does not take them.
         """
         options = self.options
+        if own is not None:
+            if options.class_weights:
+                raise TomoscoutError("train.class_weights: without effect on a loss of your own; let it weight classes")
+            return OwnLoss(own, ignore)
         given = [options.class_weights.get(name, 1.0) for name in ["background", *(e.name for e in self.classes)]]
         radii = [entry.target_radius for entry in self.classes]
         largest = max((radius for radius in radii if radius), default=1.0)
@@ -158,6 +167,7 @@ class PickingHead:
                     picks[entry.name].positions, picks[entry.name].scores, truth.picks[entry.name].positions, reach
                 )
                 for picks, truth in zip(located, references, strict=True)
+                if entry.name not in truth.ignored
             )
             thresholds[entry.name], scores[entry.name] = robust_threshold(curve, self.options.beta)
         return scores, thresholds
@@ -169,6 +179,8 @@ class PickingHead:
         Dice coefficient. None where no run has a voxel of it."""
         true_positives = predicted = true = 0
         for volume, reference in zip(labels, references, strict=True):
+            if entry.name in reference.ignored:
+                continue
             found, truth = volume == entry.label, reference.labels == entry.label
             true_positives += int(np.count_nonzero(found & truth))
             predicted += int(np.count_nonzero(found))

@@ -13,13 +13,14 @@ same values. There every crop is compared for itself and a class that is not in 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 from torch.nn import functional
 
+from tomoscout.errors import TomoscoutError
 from tomoscout.training_options import (
     CrossEntropy,
     Dice,
@@ -36,6 +37,8 @@ _SMOOTH = 1e-5
 _FLAT = 1e-6
 # The label to ignore where none is.
 _NOTHING = -100
+# A logit of what has no probability.
+_NEVER = -1e4
 
 
 def build_loss(
@@ -102,13 +105,7 @@ class Loss(nn.Module):
             raise ValueError("mixup needs both other_labels and share")
         volumes = [labels] if other_labels is None else [labels, other_labels]
         shares = None if share is None else torch.stack([share, 1 - share])
-        levels = [outputs] if isinstance(outputs, torch.Tensor) else list(outputs)
-        total = torch.zeros((), device=labels.device)
-        with torch.autocast(labels.device.type, enabled=False):
-            for level, logits in enumerate(levels):
-                sized = [_resize(volume, logits.shape[2:]) for volume in volumes]
-                total = total + 0.5**level * self._at_one_size(_single_or_double(logits), sized, shares)
-        return total / sum(0.5**level for level in range(len(levels)))
+        return _over_levels(outputs, volumes, lambda logits, sized: self._at_one_size(logits, sized, shares))
 
     def _at_one_size(
         self, logits: torch.Tensor, volumes: Sequence[torch.Tensor], shares: torch.Tensor | None
@@ -132,6 +129,116 @@ class Loss(nn.Module):
             for weight, part in self.region_parts:
                 total = total + weight * _region_loss(part, regions, self.class_weights.to(logits))
         return total
+
+
+def _over_levels(
+    outputs: torch.Tensor | Sequence[torch.Tensor],
+    volumes: Sequence[torch.Tensor],
+    at_one_size: Callable[[torch.Tensor, list[torch.Tensor]], torch.Tensor],
+) -> torch.Tensor:
+    """The mean of a loss over the levels of deep supervision: they count 1, ½, ¼ … and get label volumes of their size.
+    Logits come in float32, or float64 as they are."""
+    levels = [outputs] if isinstance(outputs, torch.Tensor) else list(outputs)
+    device = volumes[0].device
+    total = torch.zeros((), device=device)
+    with torch.autocast(device.type, enabled=False):
+        for level, logits in enumerate(levels):
+            sized = [_resize(volume, logits.shape[2:]) for volume in volumes]
+            total = total + 0.5**level * at_one_size(_single_or_double(logits), sized)
+    return total / sum(0.5**level for level in range(len(levels)))
+
+
+class OwnLoss(nn.Module):
+    """A loss of the user, called as module(logits (B, C+1, *space) in float32, labels int64 (B, *space)).
+
+    Where the module, or one within it, has `to_onehot_y` set, as MONAI's losses do, labels are (B, 1, *space). Padding,
+    labelled `ignore`, is shown as background that was found with certainty. With mixup the module is called for each
+    crop apart, once with either labels: its values for them are blended. Deep supervision is as in `Loss`.
+    """
+
+    def __init__(self, module: nn.Module, ignore: int) -> None:
+        super().__init__()
+        self.module = module
+        self.ignore = ignore
+        self.with_channel = any(getattr(part, "to_onehot_y", False) for part in module.modules())
+
+    def forward(
+        self,
+        outputs: torch.Tensor | Sequence[torch.Tensor],
+        labels: torch.Tensor,
+        other_labels: torch.Tensor | None = None,
+        share: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """The loss, a scalar, of what `Loss.forward` takes.
+
+        Raises:
+            TomoscoutError: the module returns something else.
+        """
+        if other_labels is None or share is None:
+            return _over_levels(outputs, [labels], lambda logits, sized: self._value(logits, *sized))
+        return _over_levels(outputs, [labels, other_labels], lambda logits, sized: self._mixed(logits, sized, share))
+
+    def _mixed(self, logits: torch.Tensor, volumes: Sequence[torch.Tensor], share: torch.Tensor) -> torch.Tensor:
+        values = []
+        for row, part in enumerate(share.to(logits)):
+            one, other = (self._value(logits[row : row + 1], labels[row : row + 1]) for labels in volumes)
+            values.append(part * one + (1 - part) * other)
+        return torch.stack(values).mean()
+
+    def _value(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        padding = labels == self.ignore
+        certain = logits.new_full((1, logits.shape[1], *[1] * (logits.ndim - 2)), _NEVER)
+        certain[:, 0] = 0
+        logits = torch.where(padding[:, None], certain, logits)
+        labels = labels.masked_fill(padding, 0)
+        value: torch.Tensor = self.module(logits, labels[:, None] if self.with_channel else labels)
+        if not isinstance(value, torch.Tensor) or value.numel() != 1:
+            raise TomoscoutError(
+                f"loss {type(self.module).__name__}: expected one number for a batch, found "
+                f"{tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__}"
+            )
+        return value.reshape(())
+
+
+class MarginalLoss(nn.Module):
+    """Any loss, where not every class is annotated in every crop (the marginal loss of Shi et al. 2021): what may be an
+    object that is not annotated counts as background there, with the sum of both probabilities."""
+
+    def __init__(self, loss: nn.Module) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def forward(
+        self,
+        outputs: torch.Tensor | Sequence[torch.Tensor],
+        absent: torch.Tensor,
+        labels: torch.Tensor,
+        *others: torch.Tensor,
+    ) -> torch.Tensor:
+        """The loss of what `Loss.forward` takes. `absent` (B, C+1): classes that are not annotated in a crop, or, with
+        mixup, in either that it is made of."""
+        levels = [outputs] if isinstance(outputs, torch.Tensor) else list(outputs)
+        with torch.autocast(labels.device.type, enabled=False):
+            merged = [_merged(_single_or_double(logits), absent) for logits in levels]
+        volumes = [_without(labels, absent), *(_without(other, absent) for other in others[:1])]
+        value: torch.Tensor = self.loss(merged, *volumes, *others[1:])
+        return value
+
+
+def _merged(logits: torch.Tensor, absent: torch.Tensor) -> torch.Tensor:
+    """Logits whose background has the probability of the absent classes, too, and these have none."""
+    absent = absent.view(*absent.shape, *[1] * (logits.ndim - 2))
+    together = absent.clone()
+    together[:, 0] = True
+    background = torch.logsumexp(logits.masked_fill(~together, -torch.inf), dim=1, keepdim=True)
+    return torch.cat([background, logits[:, 1:].masked_fill(absent[:, 1:], _NEVER)], dim=1)
+
+
+def _without(labels: torch.Tensor, absent: torch.Tensor) -> torch.Tensor:
+    """Labels (B, *space) with those of absent classes, of the other crop in mixup, turned to background."""
+    highest = absent.shape[1] - 1
+    is_absent = absent.gather(1, labels.clamp(max=highest).flatten(1)).view_as(labels)
+    return labels.masked_fill(is_absent & (labels <= highest), 0)
 
 
 def _parts(term: LossTerm) -> Iterator[tuple[float, Focal | FocalTversky | GeneralisedDice]]:

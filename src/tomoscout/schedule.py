@@ -16,7 +16,7 @@ def learning_rate(options: Train, step: int, scores: Sequence[float] = ()) -> fl
     (Smith & Topin 2018; without its cycling of momentum); or by `plateau_factor` whenever `plateau_patience`
     validations in a row were not better.
     """
-    warmup = max(1, round(options.warmup * options.steps))
+    warmup = warmup_steps(options)
     if step < warmup:
         risen = (step + 1) / warmup
         if options.schedule == "one-cycle":
@@ -24,6 +24,29 @@ def learning_rate(options: Train, step: int, scores: Sequence[float] = ()) -> fl
         return options.learning_rate * risen
     done = (step - warmup) / max(1, options.steps - warmup)
     return options.learning_rate * _remaining(options, done, scores)
+
+
+def warmup_steps(options: Train) -> int:
+    """Steps over which the learning rate rises, one at least."""
+    return max(1, round(options.warmup if options.warmup >= 1 else options.warmup * options.steps))
+
+
+def obstacle_to_going_on(before: Train, now: Train, done: int) -> str | None:
+    """Why the first `done` steps of a training under the options `before` are not those of one under `now`, where only
+    `steps` and `warmup` differ; None where each of them had the learning rate that it would have now."""
+    if done > now.steps:
+        return f"{done} steps are done, more than the {now.steps} asked for"
+    if all(learning_rate(before, step) == learning_rate(now, step) for step in range(done)):
+        return None
+    if now.schedule in ("constant", "plateau"):
+        return (
+            f"the learning rate rose over {warmup_steps(before)} steps and would now rise over {warmup_steps(now)}; "
+            f"train.warmup: {warmup_steps(before)} goes on from it"
+        )
+    return (
+        f"the schedule {now.schedule} spreads over all steps, and there were {before.steps}; with train.schedule "
+        "constant or plateau, and train.warmup a number of steps, more steps go on from where a training was"
+    )
 
 
 def _remaining(options: Train, done: float, scores: Sequence[float]) -> float:

@@ -39,6 +39,8 @@ def run_segment(
     """
     if threads:
         torch.set_num_threads(threads)
+    # The best so far of a running training is a link, which may come to point elsewhere in between.
+    folders = [folder.resolve() for folder in folders]
     model, members = read_ensemble(folders)
     if config.voxel_spacing not in model.voxel_spacings:
         raise TomoscoutError(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from tomoscout.classes import TargetPlan, has_tomogram, is_annotated
+from tomoscout.classes import TargetClass, TargetPlan, has_tomogram, is_annotated
 from tomoscout.config import Config, Split
 from tomoscout.errors import TomoscoutError
 from tomoscout.files import write_json
@@ -73,11 +74,12 @@ def make_split(config: Config, records: Sequence[RunRecord], plan: TargetPlan) -
     free = [group for group in groups if not taken & set(group)]
     measurable = [group for group in free if lacking.isdisjoint(group)]
     others = [group for group in free if not lacking.isdisjoint(group)]
-    folds = tuple(_sort(fold) for fold in _divide(options, explicit, measurable, others))
     by_key = {record.key: record for record in records}
+    held = {key: frozenset(e.name for e in plan.classes if _holds(by_key[key], e)) for key in eligible}
+    folds = tuple(_sort(fold) for fold in _divide(options, explicit, measurable, others, held))
     for number, fold in enumerate(folds):
         _check(fold, number, config, excluded, lacking & eligible)
-        _refuse_absent_classes(config, plan, [by_key[key] for key in fold.train], number)
+        _refuse_absent_classes(config, plan, list(records), fold, number, excluded)
     used = set(folds[0].part("all"))
     excluded |= {key: "neither listed in split nor drawn by split.ratios" for key in eligible if key not in used}
     return SplitResult(folds, excluded)
@@ -96,6 +98,8 @@ def _eligible(config: Config, records: list[RunRecord], plan: TargetPlan) -> tup
             reasons[record.key] = "no target: it has no picks or segmentation of the target classes"
         elif record.key not in used:
             reasons[record.key] = "not annotated; list it under split.negatives to train on it as empty"
+        elif config.targets.unannotated == "exclude" and (names := plan.unannotated.get(record.key)):
+            reasons[record.key] = f"{', '.join(names)} not annotated (targets.unannotated: exclude)"
     return {record.key for record in records} - reasons.keys(), reasons
 
 
@@ -143,9 +147,14 @@ def _refuse_divided_groups(explicit: dict[str, list[str]], groups: list[list[str
 
 
 def _divide(
-    options: Split, explicit: dict[str, list[str]], measurable: list[list[str]], others: list[list[str]]
+    options: Split,
+    explicit: dict[str, list[str]],
+    measurable: list[list[str]],
+    others: list[list[str]],
+    held: Mapping[str, frozenset[str]],
 ) -> list[Fold]:
-    """Folds from what is listed and the free groups: those that can validate and test, and those that cannot."""
+    """Folds from what is listed and the free groups: those that can validate and test, and those that cannot. `held`:
+    the classes that a run holds."""
     train, validate, test = (explicit[part] for part in PARTS)
     if options.folds or options.leave_one_out:
         count = options.folds or len(measurable)
@@ -161,12 +170,39 @@ def _divide(
     free = measurable + others
     shares = _shares(options.ratios, [not given for given in (train, validate, test)])
     counts = _counts(len(free), len(measurable), shares)
+    if not train:
+        free = _with_all_classes_in_training(free, sum(counts[:2]), sum(counts), len(measurable), held)
     chosen: list[tuple[str, ...]] = []
     for count in counts:
         chosen.append(_join(free[:count]))
         free = free[count:]
     drawn_test, drawn_validate, drawn_train = chosen
     return [Fold(tuple(train) or drawn_train, tuple(validate) or drawn_validate, tuple(test) or drawn_test)]
+
+
+def _with_all_classes_in_training(
+    groups: list[list[str]], start: int, end: int, measurable: int, held: Mapping[str, frozenset[str]]
+) -> list[list[str]]:
+    """The groups with as few of them exchanged as it takes for those from `start` to `end`, which train, to hold every
+    class that any of them holds. The first `measurable` alone can take the place of one that validates or tests."""
+    placed = [(group, frozenset(name for key in group for name in held[key])) for group in groups]
+    everything = {name for _, names in placed for name in names}
+    counts = Counter(name for _, names in placed[start:end] for name in names)
+    while missing := {name for name in everything if not counts[name]}:
+        # The group that brings most; of equals the first.
+        new = max([*range(start), *range(end, len(placed))], key=lambda number: len(placed[number][1] & missing))
+        brought = placed[new][1]
+        replaceable = [
+            number
+            for number in range(start, end)
+            if (number < measurable or new >= end) and all(counts[name] > 1 for name in placed[number][1] - brought)
+        ]
+        if not replaceable:
+            break
+        counts.subtract(placed[replaceable[0]][1])
+        counts.update(brought)
+        placed[new], placed[replaceable[0]] = placed[replaceable[0]], placed[new]
+    return [group for group, _ in placed]
 
 
 def _shares(ratios: list[float], wanted: list[bool]) -> list[float]:
@@ -217,17 +253,38 @@ def _check(fold: Fold, number: int, config: Config, excluded: dict[str, str], la
         raise TomoscoutError(f"split {name}: {', '.join(sorted(overlap))} are in more than one part")
 
 
-def _refuse_absent_classes(config: Config, plan: TargetPlan, train: list[RunRecord], number: int) -> None:
+def _holds(record: RunRecord, entry: TargetClass) -> bool:
+    """Whether a run has something of a class: a pick, or a segmentation."""
+    if entry.is_particle:
+        return any(record.picks[source].total for source in entry.sources if source in record.picks)
+    return is_annotated(entry, record)
+
+
+def _refuse_absent_classes(
+    config: Config, plan: TargetPlan, records: list[RunRecord], fold: Fold, number: int, excluded: dict[str, str]
+) -> None:
     for entry in plan.classes:
-        if entry.is_particle:
-            there = any(record.picks[s].total for record in train for s in entry.sources if s in record.picks)
-        else:
-            there = any(is_annotated(entry, record) for record in train)
-        if not there:
+        having = [record.key for record in records if _holds(record, entry)]
+        if set(having) & set(fold.train):
+            continue
+        what = f"'{entry.name}' ({', '.join(map(str, entry.sources))})"
+        if not having:
+            raise TomoscoutError(f"targets: no run has any {what}; annotate one at least, or leave the object out")
+        usable = [key for key in having if key not in excluded]
+        some = ", ".join((usable or having)[:3]) + (" …" if len(usable or having) > 3 else "")
+        if not usable:
             raise TomoscoutError(
-                f"split {config.split.name}: no training run of fold {number} has '{entry.name}' "
-                f"({', '.join(map(str, entry.sources))}); expected one at least: list it under split.train"
+                f"split {config.split.name}: of {what} there is something only in runs that are left out ({some}: "
+                f"{excluded[having[0]]})"
             )
+        if config.split.folds or config.split.leave_one_out:
+            raise TomoscoutError(
+                f"split {config.split.name}: no training run of fold {number} has {what}, only {some}, which "
+                "validate or test there; annotate more runs, choose other split.folds, or leave the object out"
+            )
+        raise TomoscoutError(
+            f"split {config.split.name}: no training run has {what}, only {some}; list one of these under split.train"
+        )
 
 
 def split_to_json(options: Split, result: SplitResult) -> dict[str, Any]:

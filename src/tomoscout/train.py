@@ -19,7 +19,7 @@ from torch import nn
 
 from tomoscout.augment import augment
 from tomoscout.checkpoint import Checkpoint
-from tomoscout.classes import TargetPlan, plan_targets
+from tomoscout.classes import TargetPlan, plan_targets, print_warnings
 from tomoscout.config import Config
 from tomoscout.cross_validation import fold_name
 from tomoscout.device import choose_device
@@ -27,16 +27,19 @@ from tomoscout.errors import TomoscoutError
 from tomoscout.files import digest, write_json, write_table
 from tomoscout.finetune import Base, base_digest, frozen_parameters, read_base, starting_weights
 from tomoscout.fingerprints import training_fingerprint
+from tomoscout.finish import FinishRequest
 from tomoscout.heads import PickingHead
 from tomoscout.inventory import RunRecord
+from tomoscout.losses import MarginalLoss
 from tomoscout.memory import MemoryPlan, plan_training
 from tomoscout.model import Model, save_model, save_weights
 from tomoscout.networks import build_network
 from tomoscout.networks.options import NetworkOptions
 from tomoscout.sampling import CropSampler, cut
+from tomoscout.so_far import SO_FAR, remove_so_far, replace_so_far
 from tomoscout.splits import Fold, chosen_fold, make_split
 from tomoscout.tracking import Tracker, default_uri
-from tomoscout.trainer import Outcome, Progression, Speed, fit
+from tomoscout.trainer import COLUMNS, Outcome, Progression, Speed, fit
 from tomoscout.training_data import Shape, TrainingData
 from tomoscout.training_options import Train
 from tomoscout.validation import (
@@ -51,8 +54,18 @@ from tomoscout.volumes import Storage, remove_volumes
 
 
 @dataclass(frozen=True)
+class NamedLoss:
+    """A loss of the user: called with logits (B, C+1, z, y, x) and labels (B, z, y, x); the name stands for all that it
+    computes in the fingerprint of the training."""
+
+    module: nn.Module
+    name: str
+
+
+@dataclass(frozen=True)
 class _Job:
-    """What is decided before anything large is read."""
+    """What is decided before anything large is read. `fingerprint` stands for all that the weights depend on, `kind`
+    for the same but how long the training is."""
 
     config: Config
     options: Train
@@ -62,6 +75,8 @@ class _Job:
     folder: Path
     device: torch.device
     fingerprint: str
+    kind: str
+    loss: NamedLoss | None
 
 
 def run_train(
@@ -71,9 +86,11 @@ def run_train(
     fold: int | None = None,
     threads: int | None = None,
     watch: Callable[[Progression], None] = lambda progression: None,
+    loss: NamedLoss | None = None,
 ) -> Outcome:
     """Train a model into `folder`, taking up an interrupted training where it was. `fold`: which fold of the split,
-    in place of `split.fold`. `watch`: called after every validation; what it raises ends the training.
+    in place of `split.fold`. `watch`: called after every validation; what it raises ends the training. `loss`: in place
+    of `train.loss`.
 
     Raises:
         TrainingFailed: it cannot succeed with these options.
@@ -83,14 +100,17 @@ def run_train(
     if threads:
         torch.set_num_threads(threads)
     plan = plan_targets(config, records)
+    print_warnings(plan)
     runs = chosen_fold(config.split, make_split(config, records, plan), fold)
     data = TrainingData(config, plan, records, runs)
-    fingerprint = digest([training_fingerprint(config, records, plan, runs), base_digest(config.train)])
+    besides = [base_digest(config.train), *([loss.name] if loss else [])]
+    fingerprint = digest([training_fingerprint(config, records, plan, runs), *besides])
+    kind = digest([training_fingerprint(config, records, plan, runs, leave_out=("steps", "warmup")), *besides])
     base = read_base(config.train) if config.train.base else None
     options = resolve_options(config.train, base, data.training_shapes, data.validation_shapes)
     device = choose_device(options.device)
     name = fold_name(config.train.name, fold)
-    job = _Job(config, options, plan, runs, name, folder, device, fingerprint)
+    job = _Job(config, options, plan, runs, name, folder, device, fingerprint, kind, loss)
     return _train(job, data, base, watch)
 
 
@@ -100,7 +120,7 @@ def _train(job: _Job, data: TrainingData, base: Base | None, watch: Callable[[Pr
     network = _build(options, head.outputs, base, job.plan)
     frozen = frozen_parameters(options, options.network, head.outputs)
     scratch = job.folder / "volumes"
-    loss = head.loss(Storage("files", device, len(classes), scratch).ignore)
+    loss = head.loss(Storage("files", device, len(classes), scratch).ignore, job.loss.module if job.loss else None)
     memory = plan_training(
         network,
         loss,
@@ -119,6 +139,7 @@ def _train(job: _Job, data: TrainingData, base: Base | None, watch: Callable[[Pr
     validator.check_references(job.runs.validate)
     remove_volumes(scratch, keep=data.volume_names if memory.storage.tier == "files" else ())
     volumes = data.training_volumes(options.crop, memory.storage)
+    absent = data.absent
     sampler = CropSampler(
         [tuple(volume.labels.shape) for volume in volumes],
         [data.centres(entry, volumes, options.crop) for entry in classes],
@@ -132,7 +153,14 @@ def _train(job: _Job, data: TrainingData, base: Base | None, watch: Callable[[Pr
 
     def batches(step: int, scores: Mapping[str, float]) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
         crops = sampler.crops(step, [scores.get(entry.name) for entry in classes])
-        return augment(*cut(volumes, crops, options.crop, device), options.augmentation, options.seed, step)
+        of_crops = None if absent is None else torch.from_numpy(absent[[crop.volume for crop in crops]]).to(device)
+        drawn = cut(volumes, crops, options.crop, device)
+        return augment(*drawn, options.augmentation, options.seed, step, absent=of_crops)
+
+    def keep_best(outcome: Outcome) -> None:
+        # From here on, `finish` finds which training it is.
+        tracker.describe(outcome.progression.history)
+        _keep_best(job, outcome, base)
 
     def report(progression: Progression, speed: Speed) -> None:
         tracker.update(progression.history, _facts_of(speed))
@@ -142,10 +170,10 @@ def _train(job: _Job, data: TrainingData, base: Base | None, watch: Callable[[Pr
         outcome = fit(
             network,
             batches,
-            loss.to(device),
+            (loss if absent is None else MarginalLoss(loss)).to(device),
             validator,
             options,
-            Checkpoint(job.folder / "checkpoint.pt", job.fingerprint, options.checkpoint_seconds),
+            Checkpoint(job.folder / "checkpoint.pt", job.fingerprint, options.checkpoint_seconds, job.kind),
             device,
             validate_every=options.validate_every or LEAST_INTERVAL,
             parts=memory.parts,
@@ -153,13 +181,27 @@ def _train(job: _Job, data: TrainingData, base: Base | None, watch: Callable[[Pr
             keep_base=base is not None and base.knows(classes) and options.promote == "better",
             frozen=frozen,
             report=report,
+            keep_best=keep_best,
+            finish=FinishRequest(job.folder, job.fingerprint),
         )
         tracker.update(outcome.progression.history, _facts_of(outcome.speed))
         with _replaced_together(job.folder) as new:
             _write_model(job, outcome, base, new)
         tracker.finish()
+    remove_so_far(job.folder)
     remove_volumes(scratch)
     return outcome
+
+
+def _keep_best(job: _Job, outcome: Outcome, base: Base | None) -> None:
+    """Let the best so far be a model folder for all to use."""
+    if not outcome.weights:
+        remove_so_far(job.folder)
+        return
+    try:
+        replace_so_far(job.folder, lambda folder: _write_model(job, outcome, base, folder, complete=False))
+    except OSError as error:
+        print(f"warning: {job.folder / SO_FAR}: not written ({error.strerror or error})", file=sys.stderr)
 
 
 def _facts_of(speed: Speed) -> dict[str, float]:
@@ -230,7 +272,7 @@ def _tracker(job: _Job, memory: MemoryPlan) -> Tracker:
         "validate": list(job.runs.validate),
         "device": _device_name(job.device),
         "versions": {name: version(name) for name in ("tomoscout", "torch", "monai", "numpy", "copick", "zarr")},
-        "options": job.options.model_dump(mode="json"),
+        "options": job.options.model_dump(mode="json") | ({"loss": job.loss.name} if job.loss else {}),
         "memory": {use.what: {"place": use.place, "bytes": use.size} for use in memory.uses()},
     }
     return Tracker(job.folder, job.config.tracking, default_uri(job.folder.absolute().parent.parent), facts)
@@ -251,14 +293,16 @@ def _replaced_together(folder: Path) -> Iterator[Path]:
         shutil.rmtree(new, ignore_errors=True)
 
 
-def _write_model(job: _Job, outcome: Outcome, base: Base | None, folder: Path) -> None:
+def _write_model(job: _Job, outcome: Outcome, base: Base | None, folder: Path, *, complete: bool = True) -> None:
+    """Write the files of a model, of a `complete` training or of the best so far."""
     from tomoscout.report.pictures import draw_history
 
     progression, classes = outcome.progression, job.plan.classes
     names = [entry.name for entry in classes]
     weights = save_weights(folder, outcome.weights)
-    write_table(folder / "metrics.csv", ["step", "loss", "learning_rate", "score", *names], progression.history)
-    draw_history(progression.history, folder / "history.png")
+    write_table(folder / "metrics.csv", [*COLUMNS, *names], progression.history)
+    if complete:
+        draw_history(progression.history, folder / "history.png")
     results: dict[str, Any] = {
         "classes": names,
         "metric": f"{job.options.best_metric} of {job.options.best_metric_on}",
@@ -267,9 +311,16 @@ def _write_model(job: _Job, outcome: Outcome, base: Base | None, folder: Path) -
         "steps": progression.step,
         **progression.best_details,
     }
+    state: dict[str, Any] = {}
+    if not complete:
+        state = {"steps": progression.step, "so_far": True}
+    elif outcome.finished_early:
+        state = {"steps": progression.step, "finished_early": True}
+    results |= state
     if base:
         results["base_score"] = progression.base_score
-        print(_compare_with_base(progression, base, job), file=sys.stderr)
+        if complete:
+            print(_compare_with_base(progression, base, job), file=sys.stderr)
     write_json(folder / "results.json", results)
     save_model(
         folder,
@@ -289,6 +340,7 @@ def _write_model(job: _Job, outcome: Outcome, base: Base | None, folder: Path) -
                 "validate": list(job.runs.validate),
                 "score": progression.best_score,
                 "step": progression.best_step,
+                **state,
             },
             weights,
         ),

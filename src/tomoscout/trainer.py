@@ -20,11 +20,15 @@ from tomoscout.device import GIB, GpuMemory, is_out_of_memory
 from tomoscout.errors import TomoscoutError, TrainingFailed
 from tomoscout.precision import autocast, chosen_precision
 from tomoscout.progress import Progress
-from tomoscout.schedule import learning_rate, validations_without_progress
+from tomoscout.schedule import learning_rate, obstacle_to_going_on, validations_without_progress
 from tomoscout.training_options import Train
 
 EXIT_INTERRUPTED = 75
 """Exit code of a training that was told to stop and can go on from its checkpoint (EX_TEMPFAIL of sysexits.h)."""
+
+
+COLUMNS = ("step", "loss", "learning_rate", "score")
+"""Columns of the history; all others are scores by name."""
 
 
 class Interrupted(Exception):
@@ -68,6 +72,11 @@ class Progression:
         """The row of the last validation, or nothing."""
         return next((row for row in reversed(self.history) if "score" in row), {})
 
+    @property
+    def is_validated(self) -> bool:
+        """Whether the weights of this step were validated."""
+        return self.latest.get("step") == self.step
+
 
 @dataclass(frozen=True)
 class Speed:
@@ -80,11 +89,12 @@ class Speed:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The best weights and how they came about."""
+    """The best weights and how they came about. `finished_early`: the training was ended before its last step."""
 
     weights: dict[str, torch.Tensor]
     progression: Progression
     speed: Speed
+    finished_early: bool = False
 
 
 class Batches(Protocol):
@@ -109,6 +119,8 @@ def fit(
     keep_base: bool = False,
     frozen: Callable[[int], frozenset[str]] = lambda step: frozenset(),
     report: Callable[[Progression, Speed], None] = lambda progression, speed: None,
+    keep_best: Callable[[Outcome], None] = lambda outcome: None,
+    finish: Callable[[], bool] = lambda: False,
 ) -> Outcome:
     """Train, validating the averaged weights as it goes, and return the best of them.
 
@@ -122,6 +134,9 @@ def fit(
         keep_base: whether these are the outcome unless others score better.
         frozen: names of the parameters that are kept as they are at a step.
         report: called after every validation, with how fast it went so far.
+        keep_best: called with the best so far: where a training begins or is taken up (without weights where nothing
+            was validated yet), and after every validation that was better.
+        finish: asked after every step whether to end the training now, with the best so far.
 
     Raises:
         Interrupted: SIGTERM, SIGUSR1 or SIGINT arrived; the step was finished and the checkpoint written.
@@ -130,7 +145,9 @@ def fit(
             something else occupies.
     """
     state = _State(network.to(device), options, device, parts, frozen)
-    state.restore(checkpoint.load())
+    state.restore(checkpoint.load(state.obstacle_to_going_on))
+    if not (state.progression.step == options.steps or finish()):
+        state.take_back_validation()
     progression = state.progression
     progress = Progress(options.steps, progression.step)
     if progression.step:
@@ -139,44 +156,57 @@ def fit(
         state.network.compile()
     first, started, validating = progression.step, time.monotonic(), 0.0
 
+    def is_over() -> bool:
+        return _is_complete(progression, options) or (progression.step > 0 and finish())
+
     def speed() -> Speed:
         return Speed(progression.step - first, time.monotonic() - started - validating, validating)
 
-    def measure(validation: Callable[[nn.Module], Validation], *, keep: bool) -> None:
+    def measure(validation: Callable[[nn.Module], Validation], *, keep: bool, scheduled: bool = True) -> None:
         nonlocal validating
         state.check_finite()
+        if not scheduled:
+            state.set_aside()
         begun = time.monotonic()
         result = validation(state.averaged)
         validating += time.monotonic() - begun
         state.record(result, keep=keep)
+        progress.note(_validation_line(progression, options))
         report(progression, speed())
+        if progression.best_step == progression.step:
+            keep_best(Outcome(state.best_weights, progression, speed()))
 
     try:
         with _stop_requested() as stop:
+            if not is_over():
+                keep_best(Outcome(state.best_weights, progression, speed()))
             if base is not None and progression.base_score is None:
                 measure(base, keep=keep_base)
-                progress.note(f"the base scores {progression.base_score:.4f}")
-            while not _is_complete(progression, options):
+            while not is_over():
                 inputs, targets = batches(progression.step, progression.latest)
                 state.update(inputs, targets, loss, progress)
                 progress.show(progression.step, _line(progression, options))
-                if progression.step % validate_every == 0 or progression.step == options.steps:
-                    measure(validate, keep=True)
-                    better = "  best so far" if progression.best_step == progression.step else ""
-                    progress.show(progression.step, _line(progression, options) + better, now=True)
+                scheduled = progression.step % validate_every == 0
+                if scheduled or progression.step == options.steps:
+                    measure(validate, keep=True, scheduled=scheduled)
                 # Asked once: a signal that comes in between waits for the next step.
                 stopped = stop.is_set()
                 if stopped or checkpoint.is_due():
                     checkpoint.save(state.to_dict())
                 if stopped:
                     raise Interrupted
+            if not progression.is_validated:
+                progress.note(f"finished early, at step {progression.step} of {options.steps}, as asked for")
+                # Killed while it validates, the training ends at the same step.
+                checkpoint.save(state.to_dict())
+                measure(validate, keep=True, scheduled=False)
     except TrainingFailed as error:
         error.validations = progression.validations
         raise
     # A training asked for again with the same settings and data is complete at once.
     checkpoint.save(state.to_dict())
     checkpoint.remove_previous()
-    return Outcome(state.best_weights, progression, speed())
+    return Outcome(state.best_weights, progression, speed(), not _is_complete(progression, options))
 
 
 def too_large(crop: Sequence[int], gpu: GpuMemory | None) -> TomoscoutError:
@@ -207,6 +237,20 @@ def _line(progression: Progression, options: Train) -> str:
     loss = f"  loss {progression.history[-1]['loss']:.4f}" if "loss" in (progression.history or [{}])[-1] else ""
     score = f"{progression.best_score:.4f}" if progression.best_step >= 0 else "–"
     return f"step {progression.step}/{options.steps}{loss}  best score {score}"
+
+
+def _validation_line(progression: Progression, options: Train) -> str:
+    """What the last validation found: score, score of each class, and the best so far and when it was."""
+    row = progression.latest
+    by_name = ", ".join(f"{name} {score:.3f}" for name, score in row.items() if name not in COLUMNS)
+    loss = f", loss {row['loss']:.4f}" if "loss" in row else ""
+    what = f"step {progression.step} of {options.steps}{loss}" if progression.step else "the base"
+    best = ""
+    if progression.best_step == progression.step:
+        best = "; the best so far"
+    elif progression.best_step >= 0:
+        best = f"; best so far {progression.best_score:.4f} at step {progression.best_step}"
+    return f"{what}: score {row['score']:.4f}{by_name and f' ({by_name})'}{best}"
 
 
 @contextmanager
@@ -258,6 +302,7 @@ class _State:
         # On the device: reading the loss of every step would make the processor wait for the GPU.
         self._loss_sum = torch.zeros((), dtype=torch.float64, device=device)
         self.best_weights: dict[str, torch.Tensor] = {}
+        self._before_validation: dict[str, Any] | None = None
 
     def update(
         self, inputs: torch.Tensor, targets: tuple[torch.Tensor, ...], loss: nn.Module, progress: Progress
@@ -386,6 +431,25 @@ class _State:
                 name: value.detach().cpu().clone() for name, value in self.averaged.state_dict().items()
             }
 
+    def set_aside(self) -> None:
+        """Remember what a validation off the interval will change: a longer training would not have had it."""
+        self.progression.loss_sum = float(self._loss_sum)
+        self._before_validation = {
+            "progression": copy.deepcopy(vars(self.progression)),
+            "best_weights": self.best_weights,
+        }
+
+    def take_back_validation(self) -> None:
+        """Undo a validation off the interval, where the training goes on after all."""
+        if self._before_validation:
+            self._restore_progression(self._before_validation)
+            self._before_validation = None
+
+    def obstacle_to_going_on(self, state: Mapping[str, Any]) -> str | None:
+        """Why the training of a saved state, of another length than this one, cannot be gone on from, if it cannot."""
+        before = self.options.model_copy(update=state["length"])
+        return obstacle_to_going_on(before, self.options, state["progression"]["step"])
+
     def to_dict(self) -> dict[str, Any]:
         """Everything, as plain data and tensors."""
         self.check_finite()
@@ -397,6 +461,8 @@ class _State:
             "scaler": self.scaler.state_dict(),
             "progression": vars(self.progression),
             "best_weights": self.best_weights,
+            "before_validation": self._before_validation,
+            "length": self.options.model_dump(include={"steps", "warmup"}),
         }
 
     def restore(self, state: dict[str, Any] | None) -> None:
@@ -408,6 +474,11 @@ class _State:
         self.optimiser.load_state_dict(state["optimiser"])
         if state["scaler"]:  # nothing in it where the precision needed no scaling
             self.scaler.load_state_dict(state["scaler"])
+        self._restore_progression(state)
+        # Of a checkpoint that an earlier version wrote there is none.
+        self._before_validation = state.get("before_validation")
+
+    def _restore_progression(self, state: Mapping[str, Any]) -> None:
         self.progression = Progression(**state["progression"])
         self._loss_sum.fill_(self.progression.loss_sum)
         self.best_weights = state["best_weights"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tomoscout.classes import TargetClass, TargetPlan, read_reference, sound_reference
+from tomoscout.classes import TargetClass, TargetPlan, ignored_classes, read_reference, sound_reference
 from tomoscout.config import Config, TomogramUri
 from tomoscout.files import digest
 from tomoscout.geometry import inside, to_voxels
@@ -61,6 +61,14 @@ class TrainingData:
         """Names of the training volumes."""
         return [f"{record.key} {uri}" for record, uri in self.training]
 
+    @property
+    def absent(self) -> NDArray[np.bool_] | None:
+        """Which classes (with background) do not count in which training volumes (volume, class); None where all count
+        everywhere."""
+        ignored = [ignored_classes(self.config, self.plan, record.key) for record, _ in self.training]
+        names = ["", *(entry.name for entry in self.plan.classes)]
+        return np.array([[name in of_run for name in names] for of_run in ignored]) if any(ignored) else None
+
     def training_volumes(self, patch: Sequence[int], storage: Storage) -> list[LabelledVolume]:
         """Every training tomogram with its target, put where `storage` says."""
         progress = Progress(len(self.training))
@@ -92,7 +100,8 @@ class TrainingData:
             if entry.radius is not None
         }
         labels = self._target(record, tomogram.shape, spacing) if with_labels else None
-        return standardise(tomogram), Reference(picks, labels)
+        ignored = frozenset(ignored_classes(self.config, self.plan, record.key))
+        return standardise(tomogram), Reference(picks, labels, ignored)
 
     def _picks(self, record: RunRecord, entry: TargetClass) -> Picks:
         return read_reference(self.projects[record.project], record, entry)

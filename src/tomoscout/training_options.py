@@ -182,8 +182,10 @@ class Train(Section):
     """Peak learning rate of AdamW."""
     schedule: Literal["cosine", "polynomial", "one-cycle", "plateau", "constant"] = "cosine"
     """How the learning rate falls after the warm-up. plateau: lowered when validation stops improving."""
-    warmup: float = Field(default=0.03, ge=0, lt=1)
-    """Fraction of the steps over which the learning rate rises to its peak."""
+    warmup: float = Field(default=0.03, ge=0)
+    """Over what the learning rate rises to its peak: below 1 a fraction of the steps, else a number of steps. With a
+    number (or 0) and the schedule `constant` or `plateau`, a training that is given more `steps` later goes on from
+    its checkpoint, and ends as if it had had them from the start."""
     final_learning_rate: float = Field(default=0.01, ge=0, le=1)
     """Learning rate at the end (plateau: at the least), as a fraction of the peak."""
     polynomial_power: float = Field(default=0.9, gt=0)
@@ -261,6 +263,13 @@ class Train(Section):
         """One loss, by name or as a mapping, is a list of one."""
         terms = value if isinstance(value, list) else [value]
         return [{"name": term} if isinstance(term, str) else term for term in terms]
+
+    @field_validator("warmup")
+    @classmethod
+    def _check_warmup(cls, value: float) -> float:
+        if value >= 1 and not value.is_integer():
+            raise ValueError(f"{value} is neither a fraction below 1 nor a whole number of steps")
+        return value
 
     @field_validator("best_metric")
     @classmethod

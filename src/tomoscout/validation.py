@@ -93,9 +93,10 @@ class Validator:
         classes, references = self.head.classes, self.references
 
         def is_there(entry: TargetClass) -> bool:
+            counted = [reference for reference in references if entry.name not in reference.ignored]
             if self.head.counts_picks(entry):
-                return any(len(reference.picks[entry.name]) for reference in references)
-            return any(np.any(reference.labels == entry.label) for reference in references)
+                return any(len(reference.picks[entry.name]) for reference in counted)
+            return any(np.any(reference.labels == entry.label) for reference in counted)
 
         absent = [entry for entry in classes if not is_there(entry)]
         deciding = self.head.deciding

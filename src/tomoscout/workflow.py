@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tomoscout.classes import TargetPlan, plan_targets
+from tomoscout.classes import TargetPlan, plan_targets, print_warnings
 from tomoscout.config import Config, parse_config
 from tomoscout.cross_validation import check_folds, fold_name, fold_number
 from tomoscout.errors import TomoscoutError
@@ -50,6 +50,7 @@ class Workflow:
         self.settings = str(self.results / "config.json")
         self.inventory = str(self.results / "inventory.tsv")
         self.phantom = str(self.results / "phantom" / "copick.json")
+        self._main = main
         if main:
             self._write_settings()
             if self.is_ready:
@@ -95,7 +96,10 @@ class Workflow:
     @cached_property
     def plan(self) -> TargetPlan:
         """Classes and runs of the targets."""
-        return plan_targets(self.config, self.records)
+        plan = plan_targets(self.config, self.records)
+        if self._main:
+            print_warnings(plan)
+        return plan
 
     @cached_property
     def split(self) -> SplitResult:

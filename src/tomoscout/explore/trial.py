@@ -16,6 +16,7 @@ from tomoscout.explore.study import Study, frozen_trials, rebuild
 from tomoscout.files import read_json, write_json
 from tomoscout.inventory import RunRecord
 from tomoscout.locks import alone_in, owner_of
+from tomoscout.so_far import remove_so_far
 from tomoscout.training_options import Train
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ def _clear(folder: Path) -> None:
         for checkpoint in folder.glob(pattern):
             checkpoint.unlink(missing_ok=True)
     shutil.rmtree(folder / "volumes", ignore_errors=True)
+    remove_so_far(folder)
 
 
 def _train(config: Config, records: Sequence[RunRecord], study: Study, study_folder: Path, ask: Ask) -> Result:

@@ -59,13 +59,23 @@ class Tracker:
         begun a moment ago, recording is left for the next time.
         """
         try:
-            columns = dict.fromkeys(["step", *(name for row in history for name in row)])
-            write_table(self._folder / "metrics.csv", list(columns), history)
-            write_json(self._folder / "training.json", self._facts | dict(speed or {}))
+            self._write(history, speed)
             if self._enabled and self._is_idle() and time.monotonic() >= self._started + self._pause:
                 self._start()
         except Exception as error:
             self._warn(reason(error))
+
+    def describe(self, history: Sequence[Mapping[str, float]], speed: Mapping[str, float] | None = None) -> None:
+        """Write what is known so far, as `update` does, without having it recorded."""
+        try:
+            self._write(history, speed)
+        except Exception as error:
+            self._warn(reason(error))
+
+    def _write(self, history: Sequence[Mapping[str, float]], speed: Mapping[str, float] | None) -> None:
+        columns = dict.fromkeys(["step", *(name for row in history for name in row)])
+        write_table(self._folder / "metrics.csv", list(columns), history)
+        write_json(self._folder / "training.json", self._facts | dict(speed or {}))
 
     def finish(self, seconds: float = 60.0) -> None:
         """Record the finished folder, waiting for at most so many seconds."""
