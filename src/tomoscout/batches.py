@@ -46,7 +46,7 @@ class Batch:
         path = self.manifest_path(record)
         if not path.exists():
             return False
-        manifest = read_json(path)
+        manifest = read_json(path, project=str, run=str)
         if manifest.get("inputs") == inputs and is_there(record):
             self._done[record.key] = digest(manifest)
             print(f"{record.key}: up to date", file=sys.stderr)
@@ -74,7 +74,7 @@ def read_manifest(folder: Path, record: RunRecord) -> dict[str, Any]:
     path = _manifest_path(folder, record)
     if not path.exists():
         raise TomoscoutError(f"{path}: no manifest; {record.key} has not been through this stage")
-    manifest: dict[str, Any] = read_json(path)
+    manifest: dict[str, Any] = read_json(path, project=str, run=str)
     return manifest
 
 

@@ -99,7 +99,7 @@ def read_inventory(path: Path) -> list[RunRecord]:
         TomoscoutError: the file is missing or has other columns.
     """
     try:
-        with path.open(newline="") as handle:
+        with path.open(newline="", encoding="utf-8") as handle:
             rows = csv.DictReader(handle, delimiter="\t")
             if rows.fieldnames != COLUMNS:
                 raise TomoscoutError(f"{path}: expected the columns {', '.join(COLUMNS)}, found {rows.fieldnames}")

@@ -386,7 +386,7 @@ def create_project(folder: Path, objects: Iterable[PickableObject], name: str) -
     }
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "copick.json"
-    path.write_text(json.dumps(config, indent=2) + "\n")
+    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     return path
 
 
@@ -397,7 +397,7 @@ def read_copick_config(config: Path) -> dict[str, Any]:
         TomoscoutError: the file is missing, is not JSON, or has no pickable objects.
     """
     try:
-        values = json.loads(config.read_text())
+        values = json.loads(config.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise TomoscoutError(f"{config}: no such copick config") from None
     except ValueError as error:
