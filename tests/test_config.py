@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,9 +18,11 @@ from tomoscout.config import Config, Source, TomogramUri, load_config, parse_con
 from tomoscout.errors import TomoscoutError
 from tomoscout.networks import FAMILIES, parse_network
 from tomoscout.networks.options import NetworkOptions
+from tomoscout.other_names import ELSEWHERE
 from tomoscout.reference import json_schema
 from tomoscout.sections import Section
-from tomoscout.training_options import LOSSES, CrossEntropy, Dice, Focal, Train
+from tomoscout.training_options import LOSSES, CrossEntropy, Dice, Focal, Train, Tversky
+from tomoscout.workflow import Workflow
 
 ROOT = Path(__file__).parent.parent
 LEAST: dict[str, Any] = {
@@ -173,7 +177,7 @@ def test_several_voxel_spacings() -> None:
 def test_sessions_of_predictions() -> None:
     assert parse(train={"name": "mine"}).session == "mine"
     assert parse(train={"name": "mine"}, segment={"models": "folds"}).session == "mine-folds"
-    assert parse(segment={"models": ["/models/my_unet (2)", "other"]}).session == "my-unet--2-"
+    assert parse(segment={"models": ["/models/my_unet (2)", "other"]}).session == "my-unet--2"
     assert parse(segment={"models": ["other"]}, localize={"session": "best"}).session == "best"
 
 
@@ -238,7 +242,6 @@ def test_a_key_like_no_other_is_refused_with_all() -> None:
         ("train", 5, 5),
         ("targets.radius_scale", 0, 0),
         ("targets.radius_scale", "big", "big"),
-        ("targets.runs", "a", "a"),
         ("split.folds", 1, 1),
         ("split.ratios", [0.7, -0.1], -0.1),
         ("split.exclude", {"a": 1}, 1),
@@ -248,7 +251,6 @@ def test_a_key_like_no_other_is_refused_with_all() -> None:
         ("evaluate.runs", "some", "some"),
         ("projects", {}, {}),
         ("projects", "copick.json", "copick.json"),
-        ("tomograms", "wbp@10.0", "wbp@10.0"),
         ("runs_per_job", 0, 0),
     ],
     ids=str,
@@ -281,7 +283,7 @@ def test_what_must_be_given(missing: str) -> None:
         ({"segment": {"tomogram": "wbp"}}, "segment.tomogram: 'wbp' is not a tomogram URI"),
         ({"targets": {"picks": "ribosome"}}, "targets.picks: 'ribosome' is not user/session"),
         ({"targets": {"picks": ["a:b"]}}, "targets.picks: 'a:b' is not a source"),
-        ({"targets": {"segmentations": ["a b"]}}, "targets.segmentations: 'a b' is not a source"),
+        ({"targets": {"segmentations": ["a:b"]}}, "targets.segmentations: 'a:b' is not a source"),
         ({"split": {"ratios": [0.7, 0.4]}}, "split.ratios: [0.7, 0.4] are not one to three fractions of at most 1"),
         ({"split": {"ratios": "0.7,most"}}, "split.ratios: could not convert string to float: 'most'"),
         ({"split": {"folds": 3, "leave_one_out": True}}, "split: give folds or leave_one_out, not both"),
@@ -304,7 +306,7 @@ def test_what_must_be_given(missing: str) -> None:
             {"train": {"network": {"family": "ViT"}}},
             "train.network: unknown family 'ViT'; known: UNet, AttentionUNet, ",
         ),
-        ({"train": {"network": {"family": "unet"}}}, "train.network: unknown family 'unet'; did you mean 'UNet'?"),
+        ({"train": {"network": {"family": "unets"}}}, "train.network: unknown family 'unets'; did you mean 'UNet'?"),
         ({"train": {"network": {"family": "nowhere.py"}}}, "train.network: family 'nowhere.py': no such file"),
         ({"train": {"network": {"family": 5}}}, "train.network: family must be a name or a Python file, found 5"),
         ({"train": {"loss": "Jaccard"}}, "train.loss.0: Input tag 'Jaccard' found using 'name' does not match any of"),
@@ -318,8 +320,49 @@ def test_what_must_be_given(missing: str) -> None:
         ({"train": {"freeze_steps": 5}}, "train: freeze_steps is for a fine-tuning; give base, a model folder, too"),
         ({"train": {"base_weights": "a"}}, "train: base_weights is for a fine-tuning; give base, a model folder, too"),
         ({"segment": {"models": []}}, "segment.models: an empty list; leave it out to apply the model that is trained"),
-        ({"targets": {"session": "my session"}}, "targets.session: a name must hold no space, no underscore"),
-        ({"train": {"name": "my_unet"}}, "train.name: a name must hold no space, no underscore"),
+        ({"targets": {"session": "my/session"}}, "targets.session: a name must hold no space, no underscore"),
+        ({"train": {"name": ".."}}, "train.name: a name must hold no space, no underscore"),
+        ({"train": {"name": "a{b}"}}, "train.name: a name must hold no space, no underscore"),
+        ({"train": {"name": ""}}, "train.name: a name must hold no space, no underscore"),
+        ({"train": {"name": "n" * 101}}, "train.name: String should have at most 100 characters"),
+        ({"projects": {".": "copick.json"}}, "projects: a name must hold no space, slash or colon, and be more than"),
+        ({"projects": {"p": ""}}, "projects.p: String should have at least 1 character"),
+        (
+            {"pathvars": {"results": "$SCRATCH/me"}},
+            "pathvars: results is '$SCRATCH/me': Snakemake takes it as it stands",
+        ),
+        (
+            {"evaluate": {"reference": "alice"}},
+            "evaluate.reference: 'alice' is not user/session (such as data-portal/0)",
+        ),
+        ({"evaluate": {"reference": ["a:b"]}}, "evaluate.reference: 'a:b' is not a source"),
+        (
+            {"evaluate": {"weights": {"ribosome": -1}}},
+            "evaluate.weights.ribosome: Input should be greater than or equal",
+        ),
+        ({"segment": {"tile": [0, 0, 0]}}, "segment.tile.0: Input should be greater than or equal to 1, found 0"),
+        ({"tomograms": ["wbp@0"]}, "tomograms: 'wbp@0' has a spacing of 0 Å, expected more than 0 and at most 10,000"),
+        ({"tomograms": ["wbp@1.2.3"]}, "tomograms: 'wbp@1.2.3' is not a tomogram URI"),
+        ({"train": {"patch": [0, 64, 64], "base": "a"}}, "train: patch [0, 64, 64] must be three numbers of voxels"),
+        (
+            {"train": {"steps": True}},
+            "train.steps: Input should be a valid integer, unable to parse string as an integer",
+        ),
+        ({"train": {"network": {"dropout": True}}}, "train.network.dropout: Input should be a valid number"),
+        ({"train": {"memory_gb": 1e300}}, "train.memory_gb: Input should be less than or equal to 1000000"),
+        ({"train": {"best_metric": "fBeta" + "9" * 400}}, "train.best_metric: 'fBeta999"),
+        ({"runs_per_job": 10**30}, "runs_per_job: expected a number below 9.2e+18"),
+        (
+            {"explore": {"space": {"batch_size": {"choices": [10**400]}}}},
+            "explore.space.batch_size.choices.0: expected",
+        ),
+        ({"report": {"title": "a\0b"}}, "report.title: not text, found 'a\\x00b'"),
+        ({"report": {"title": "\ud800"}}, "report.title: not text, found '\\ud800'"),
+        ({"split": {"exclude": [["a"]]}}, "split.exclude: Input should be a valid dictionary"),
+        (
+            {"localize": {"threshold": {"a_b": 0.1, "a-b": 0.2}}},
+            "localize: two of the keys ['a_b', 'a-b'] mean the same",
+        ),
     ],
     ids=str,
 )
@@ -341,6 +384,321 @@ def test_files_that_are_no_configuration(tmp_path: Path) -> None:
     path.write_text("")
     with pytest.raises(TomoscoutError, match=f"^{path}: expected a mapping of options, found NoneType$"):
         load_config(path)
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan, "inf", "nan"], ids=str)
+@pytest.mark.parametrize(
+    "key",
+    [
+        "train.learning_rate",
+        "train.class_weights.ribosome",
+        "train.loss.alpha",
+        "evaluate.distance",
+        "phantom.defocus.0",
+    ],
+)
+def test_numbers_without_end_are_refused(key: str, value: object) -> None:
+    section, *inner = key.split(".")
+    values: Any = value
+    for part in reversed(inner):
+        values = [values, 1.0] if part == "0" else {part: values}
+    if "loss" in values:
+        values["loss"]["name"] = "Tversky"
+    message = refusal(**{section: values})
+    assert message.startswith(f"my.yaml: {section}.{inner[0]}")
+    assert "finite number" in message
+
+
+def test_long_values_are_cut() -> None:
+    long = "x" * 5000
+    for values in (
+        {"train": {"device": long}},
+        {"train": {"best_metric": long}},
+        {"train": {"network": {"family": long}}},
+        {"targets": {"picks": long}},
+        {"targets": {"segmentations": [f"{long}:a"]}},
+        {"split": {"train": {"a": list(range(2000))}}},
+        {"tomograms": [long]},
+        {long: 1},
+    ):
+        assert len(refusal(**values)) < 2000
+
+
+# What YAML would drop or change
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "my.yaml"
+    path.write_text("projects: {mydata: copick.json}\ntomograms: [wbp@10]\n" + text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "twice"),
+    [
+        ("train: {steps: 5}\nsegment: {}\ntrain: {batch_size: 2}\n", "'train' stands there twice, in lines 3 and 5"),
+        ("train:\n  steps: 5\n  picking:\n    smoothing: 1\n    smoothing: 2\n", "'train.picking.smoothing' stands"),
+        ("explore:\n  space:\n  - {a: 1, a: 2}\n", "'explore.space.0.a' stands there twice, in lines 5 and 5"),
+    ],
+)
+def test_a_key_twice_is_refused_with_both_lines(tmp_path: Path, text: str, twice: str) -> None:
+    path = written(tmp_path, text)
+    with pytest.raises(TomoscoutError) as caught:
+        load_config(path)
+    assert str(caught.value).startswith(f"{path}: {twice}")
+    # Snakemake, which keeps the last, is told by the main process.
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    with pytest.raises(TomoscoutError, match="stands there twice"):
+        Workflow(values, str(tmp_path / "results"), main=True, files=[path])
+
+
+def test_a_key_twice_in_json(tmp_path: Path) -> None:
+    path = tmp_path / "my.json"
+    path.write_text('{"train": {"steps": 5, "steps": 6}}')
+    with pytest.raises(TomoscoutError, match=f"^{path}: 'steps' stands there twice"):
+        load_config(path)
+
+
+def test_json_keeps_its_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(LEAST | {"explore": {"space": {"weight_decay": {"choices": [1e-05, 0.1]}}}}))
+    assert load_config(path).explore.space["weight_decay"].choices == [1e-05, 0.1]
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "line"),
+    [
+        ("split: {train: [a, 007]}", "split.train.1", 3),
+        ("split:\n  test: [2024_01]", "split.test.0", 4),
+        ("split: {negatives: [no]}", "split.negatives.0", 3),
+        ("split: {negatives: [1.0]}", "split.negatives.0", 3),
+        ("split: {negatives: [2024-01-31]}", "split.negatives.0", 3),
+        ("split: {exclude: {007: thick}}", "split.exclude", 3),
+        ("split: {exclude: {no: thick}}", "split.exclude", 3),
+        ("targets: {session: 01}", "targets.session", 3),
+        ("targets: {user: 0x10}", "targets.user", 3),
+    ],
+)
+def test_names_that_yaml_changes_are_to_be_quoted(tmp_path: Path, text: str, key: str, line: int) -> None:
+    path = written(tmp_path, text + "\n")
+    name = re.search(r"[\w.-]*(?:\d|no)[\w.-]*(?=[\]}]|: )", text)
+    assert name
+    expected = f': {key}: text is expected, and YAML takes {name[0]} for .*; put it in quotes, "{name[0]}" '
+    with pytest.raises(TomoscoutError, match=re.escape(str(path)) + expected + rf"\({path}, line {line}\)"):
+        load_config(path)
+    # What Snakemake made of it is told by what stands in the file.
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    with pytest.raises(TomoscoutError, match="config" + expected):
+        Workflow(values, str(tmp_path / "results"), main=True, files=[path])
+
+
+def test_numbers_of_options_may_be_written_in_any_form(tmp_path: Path) -> None:
+    config = load_config(written(tmp_path, "train: {steps: 1_000, learning_rate: 1e-3, seed: 007}\n"))
+    assert (config.train.steps, config.train.learning_rate, config.train.seed) == (1000, 1e-3, 7)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a: &a [*a]\n", "an alias stands inside of what it repeats"),
+        ("a: &a [" + "1, " * 99 + "1]\n", "unknown key 'a'"),
+        ("a: " + "[" * 5000 + "]" * 5000 + "\n", "nested too deeply for a configuration"),
+        ("a: " + "9" * 5000 + "\n", "a value cannot be read"),
+        ("a: !!python/object/apply:os.getcwd []\n", "not valid YAML"),
+        ("a: \x01\n", "not valid YAML"),
+    ],
+    ids=["inside itself", "wide", "deep", "long number", "code", "control character"],
+)
+def test_yaml_that_is_no_configuration(tmp_path: Path, text: str, expected: str) -> None:
+    path = written(tmp_path, text)
+    with pytest.raises(TomoscoutError, match=expected) as caught:
+        load_config(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_aliases_that_grow_beyond_all_measure(tmp_path: Path) -> None:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]
+    with pytest.raises(TomoscoutError, match="holds more than 1,000,000 values"):
+        load_config(written(tmp_path, "\n".join(lines) + "\n"))
+
+
+def test_text_that_is_not_utf8(tmp_path: Path) -> None:
+    path = tmp_path / "my.yaml"
+    path.write_bytes("projects: {Zürich: a}\n".encode("latin-1"))
+    with pytest.raises(TomoscoutError, match=f"^{path}: text that is not UTF-8: byte 0xfc at position 12"):
+        load_config(path)
+
+
+# What is taken for what it means
+
+
+@pytest.mark.parametrize(
+    ("given", "place", "taken", "note"),
+    [
+        ({"targets": {"session": 1}}, "targets.session", "1", "targets.session: 1 is taken as '1'"),
+        ({"targets": {"name": "my_targets"}}, "targets.name", "my-targets", "'my_targets' is taken as 'my-targets'"),
+        ({"train": {"name": "my unet"}}, "train.name", "my-unet", "train.name: 'my unet' is taken as 'my-unet'"),
+        (
+            {"targets": {"picks": "my_ribo:al_ice/1, apo"}},
+            "targets.picks",
+            ["my-ribo:al-ice/1", "apo"],
+            "targets.picks: 'my_ribo:al_ice/1, apo' is taken as ['my-ribo:al-ice/1', 'apo']",
+        ),
+        ({"targets": {"segmentations": "a:b/1"}}, "targets.segmentations", ["a:b/1"], None),
+        ({"targets": {"picks": "ribosome,me,1"}}, "targets.picks", ["ribosome,me,1"], None),
+        ({"evaluate": {"reference": "my_ribo:me/1"}}, "evaluate.reference", ["my-ribo:me/1"], "evaluate.reference: "),
+        ({"tomograms": "wbp@10,denoised@10"}, "tomograms", ["wbp@10.0", "denoised@10.0"], "tomograms: 'wbp@10,"),
+        (
+            {"train": {"patch": "64,64,32"}},
+            "train.patch",
+            [64, 64, 32],
+            "train.patch: '64,64,32' is taken as [64, 64, 32]",
+        ),
+        ({"train": {"patch": 96}}, "train.patch", [96, 96, 96], "train.patch: 96 is taken as [96, 96, 96]"),
+        ({"train": {"patch": (64, 64, 64)}}, "train.patch", [64, 64, 64], None),
+        ({"segment": {"tile": 128}}, "segment.tile", [128, 128, 128], "segment.tile: 128 is taken as [128, 128, 128]"),
+        ({"segment": {"models": "my/model"}}, "segment.models", ["my/model"], "segment.models: "),
+        ({"split": {"train": "TS_1,TS_2"}}, "split.train", ["TS_1", "TS_2"], "split.train: "),
+        ({"split": {"test": [7]}}, "split.test", ["7"], "split.test: [7] is taken as ['7']"),
+        ({"split": {"exclude": {7: "thick"}}}, "split.exclude", {"7": "thick"}, "split.exclude: "),
+        ({"localize": {"threshold": {"my_ribo": 0.4}}}, "localize.threshold", {"my-ribo": 0.4}, "localize.threshold: "),
+        ({"train": {"network": {"family": "Unet"}}}, "train.network.family", "UNet", "train.network.family: 'Unet' is"),
+        (
+            {"train": {"network": {"family": "swin-unetr"}, "patch": "auto"}},
+            "train.network.family",
+            "SwinUNETR",
+            "note: ",
+        ),
+        (
+            {"train": {"network": {"channels": "8,16", "strides": "2"}}},
+            "train.network.channels",
+            [8, 16],
+            "train.network.channels: '8,16' is taken as [8, 16]",
+        ),
+        ({"train": {"loss": "TverskyLoss"}}, "train.loss", [Tversky()], "train.loss.name: 'TverskyLoss' is taken as"),
+        (
+            {"train": {"loss": ["dice", {"name": "cross_entropy"}]}},
+            "train.loss",
+            [Dice(), CrossEntropy()],
+            "train.loss",
+        ),
+        (
+            {"explore": {"networks": "unet, Segresnet"}},
+            "explore.networks",
+            {"UNet": {}, "SegResNet": {}},
+            "explore.netw",
+        ),
+    ],
+    ids=lambda value: str(value)[:60],
+)
+def test_what_can_only_mean_one_thing_is_taken(
+    given: dict[str, Any], place: str, taken: object, note: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config: Any = parse(**given)
+    value = config
+    for part in place.split("."):
+        value = getattr(value, part)
+    assert value == taken
+    notes = capsys.readouterr().err
+    assert (note is None) == (notes == "")
+    assert (note or "") in notes
+    assert all(line.startswith("note: ") for line in notes.splitlines())
+    # What is written of it, and read by every job, says nothing more.
+    assert parse_config(config.model_dump(mode="json", by_alias=True), "written") == config
+    assert capsys.readouterr().err == ""
+
+
+def test_the_common_short_forms_are_no_change(capsys: pytest.CaptureFixture[str]) -> None:
+    parse(split={"ratios": 0.8, "exclude": ["a"]}, train={"loss": "Dice", "network": [{"family": "UNet"}]})
+    parse(split={"ratios": "0.7,0.1"}, segment={"models": "folds"}, localize={"threshold": 0.4})
+    assert capsys.readouterr().err == ""
+
+
+def test_a_job_does_not_repeat_the_notes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Workflow(LEAST | {"tomograms": "wbp@10"}, str(tmp_path / "results"), main=False)
+    assert capsys.readouterr().err == ""
+
+
+def test_tuples_as_python_writes_them(tmp_path: Path) -> None:
+    path = written(tmp_path, "train:\n  patch: !!python/tuple [64, 64, 64]\n")
+    assert load_config(path).train.patch == [64, 64, 64]
+
+
+@pytest.mark.parametrize("path", ["~/p.json", "$HERE/p.json", "${HERE}/p.json"])
+def test_home_and_variables_in_paths(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("HERE", str(tmp_path))
+    config = parse(
+        projects={"p": path},
+        train={"base": path, "network": {"family": "UNet"}},
+        segment={"models": [path]},
+        phantom={"maps": {"ribosome": path}},
+        container=path,
+    )
+    found = [config.projects["p"], config.train.base, *(config.segment.models or []), config.container]
+    assert [*found, config.phantom.maps["ribosome"]] == [f"{tmp_path}/p.json"] * 5
+    shutil.copy(ROOT / "config" / "examples" / "my_network.py", tmp_path / "mine.py")
+    family = path.replace("p.json", "mine.py")
+    assert parse(train={"network": {"family": family}, "patch": "auto"}).train.network.family == f"{tmp_path}/mine.py"
+
+
+def test_a_variable_that_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NOWHERE", raising=False)
+    message = "'$NOWHERE/p.json': the environment has no variable NOWHERE"
+    assert refusal(projects={"p": "$NOWHERE/p.json"}) == f"my.yaml: projects.p: {message}"
+    assert refusal(segment={"models": ["$NOWHERE/p.json"]}).startswith(f"my.yaml: segment.models.0: {message}")
+    assert refusal(container="$NOWHERE/p.json") == f"my.yaml: container: {message}"
+    assert parse(container="docker://a/$NOWHERE").container == "docker://a/$NOWHERE"
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "https://me:hush@example.org",
+        "https://me:hu/sh@example.org/path",
+        "https://me:hu@sh@example.org",
+        "https://hush@example.org",
+        "postgresql://me:hush@example.org/db",
+        "https://example.org?password=hush",
+        "https://example.org/?a=1&api_key=hush",
+    ],
+)
+def test_passwords_are_refused_and_not_repeated(uri: str) -> None:
+    for message in (refusal(tracking={"uri": uri}), refusal(tracking=uri), refusal(train={"device": uri})):
+        assert "hush" not in message
+        assert "hu/sh" not in message
+        assert "sh@" not in message
+    assert "MLFLOW_TRACKING_PASSWORD" in refusal(tracking={"uri": uri})
+
+
+@pytest.mark.parametrize(
+    "uri", ["https://example.org:5000/a", "sqlite:////home/a@b/mlflow.db", "file:///a@b", "$SERVER"]
+)
+def test_addresses_without_passwords(uri: str) -> None:
+    assert parse(tracking={"uri": uri}).tracking.uri == uri
+
+
+# Names that others have for options
+
+
+def test_names_of_others_are_explained_wherever_they_stand() -> None:
+    assert refusal(train={"num_epochs": 5}).startswith(
+        "my.yaml: train: unknown key 'num_epochs'; in tomoscout: `train.steps`, counted in optimiser updates"
+    )
+    assert "`train.learning_rate`" in refusal(lr=1)
+    assert "`split.train`" in refusal(split={"trainRunIDs": []})
+    assert "`train.patch`" in refusal(segment={"--dim-in": 96})
+    assert "`train.learning_rate`" in refusal(train={"network": {"lr": 1}})
+    # What not every family has is not promised.
+    assert "known keys: family, init_filters" in refusal(train={"network": {"family": "SegResNet", "strides": [2]}})
+
+
+def test_the_names_of_others_lead_to_options_that_are_there() -> None:
+    known = {".".join((*path, key)) for path, keys in sections() for key in keys} | {"user", "session", "split"}
+    for text in ELSEWHERE.values():
+        for option in re.findall(r"`([a-z][\w.]*)`", text):
+            assert option in known, option
 
 
 # The files beside it

@@ -122,11 +122,11 @@ def test_a_lock_given_up_while_it_is_asked_for_is_still_a_lock(tmp_path: Path, m
     assert held
     read_text = Path.read_text
 
-    def after_the_end(path: Path) -> str:
+    def after_the_end(path: Path, encoding: str) -> str:
         if path.exists():
             path.unlink()
             release(held)
-        return read_text(path)
+        return read_text(path, encoding)
 
     monkeypatch.setattr(Path, "read_text", after_the_end)
     monkeypatch.setattr(locks, "_PAUSE", 0.0)

@@ -290,7 +290,7 @@ def test_validation_needs_the_tomogram_that_is_segmented(workspace: Workspace) -
 def test_a_missing_target_is_named(workspace: Workspace) -> None:
     wanted = Segmentation("targets", "tomoscout", "1", 20.0, True)
     workspace.project().delete("phantom-001", wanted)
-    with pytest.raises(TomoscoutError, match=r"phantom/phantom-001: segmentation targets:tomoscout/1@20\.0.* is not there"):
+    with pytest.raises(TomoscoutError, match=r"phantom-001: segmentation targets:tomoscout/1@20\.0.* is not there"):
         run_train(workspace.configure(train=SHORT), workspace.records(), workspace.folder / "new")
 
 

@@ -112,7 +112,8 @@ def trained(base: Path) -> Workspace:
     options = ("--config", made.config_path, "--inventory", made.inventory_path)
     made.command("phantom", "--config", made.config_path, made.folder / "phantom")
     made.command("inventory", "--config", made.config_path, "--output", made.inventory_path)
-    made.command("targets", *options, "--batch", "0", "--output", made.folder / "results/targets/targets/batch-0000.json")
+    output = made.folder / "results/targets/targets/batch-0000.json"
+    made.command("targets", *options, "--batch", "0", "--output", output)
     made.command("inventory", "--config", made.config_path, "--output", made.inventory_path)
     made.command("train", *options, "--model", made.model, "--threads", "1")
     return made

@@ -224,7 +224,7 @@ def _train(
     folder = results / "models" / fold_name(config.train.name, fold)
     with alone_in(folder):
         outcome = run_train(config, records, folder, fold, loss=loss)
-    found = read_json(folder / "results.json")
+    found = read_json(folder / "results.json", best_step=int, score=float, scores=dict, thresholds=dict)
     return TrainedModel(
         folder,
         outcome.progression.history,

@@ -73,7 +73,7 @@ class Batch:
 
     def _manifest(self, record: RunRecord) -> dict[str, Any] | None:
         path = self.manifest_path(record)
-        return read_json(path, dict) if path.exists() else None
+        return read_json(path, project=str, run=str) if path.exists() else None
 
     def claim(self, record: RunRecord, inputs: str, written: Sequence[Written], option: str) -> None:
         """Say what is about to be written into a project, so that a job that is killed finds it to be its own.
@@ -146,7 +146,7 @@ def read_manifest(folder: Path, record: RunRecord) -> dict[str, Any]:
     path = _manifest_path(folder, record)
     if not path.exists():
         raise TomoscoutError(f"{path}: no manifest; {record.key} has not been through this stage")
-    manifest: dict[str, Any] = read_json(path, dict)
+    manifest: dict[str, Any] = read_json(path, project=str, run=str)
     return manifest
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from typing import Any
 import click
 
 from tomoscout import __version__
-from tomoscout.errors import TomoscoutError
+from tomoscout.errors import TomoscoutError, foreseen, printing_never_fails
 from tomoscout.lease import leased_gpu
 from tomoscout.locks import alone_in
 
@@ -25,16 +26,24 @@ class _Commands(click.Group):
     def list_commands(self, context: click.Context) -> list[str]:
         return list(self.commands)
 
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        printing_never_fails()
+        return super().main(*args, **kwargs)
+
     def invoke(self, context: click.Context) -> Any:
         try:
             return super().invoke(context)
-        except TomoscoutError as error:
-            click.echo(f"error: {error}", err=True)
-            sys.exit(1)
-        except OSError as error:
-            if error.filename is None:
+        except BrokenPipeError:
+            # Who reads what is printed has seen enough; click ends without a word.
+            raise
+        except KeyboardInterrupt:
+            click.echo("stopped", err=True)
+            sys.exit(128 + signal.SIGINT)
+        except Exception as error:
+            line = foreseen(error)
+            if line is None:
                 raise
-            click.echo(f"error: {error.filename}: {error.strerror}", err=True)
+            click.echo(f"error: {line}", err=True)
             sys.exit(1)
 
 
@@ -64,6 +73,11 @@ def _load(config: Path, inventory: Path) -> tuple[Any, Any]:
     return load_config(config), read_inventory(inventory)
 
 
+def _echo_file(text: str) -> None:
+    """Print what is meant to become a file: UTF-8, whatever the locale."""
+    click.echo(text.encode(), nl=False)
+
+
 _batch = click.option("--batch", type=int, required=True, help="Which batch of runs (a column of the inventory).")
 _output = click.option("--output", type=FILE, required=True, help="File to write last, when all else is done.")
 _model = click.option("--model", type=FILE, required=True, help="Model folder.")
@@ -84,7 +98,7 @@ def phantom(folder: Path, config: Path | None, **given: Any) -> None:
     """Write a copick project of made-up tomograms whose particles are known, into FOLDER."""
     from pydantic import ValidationError
 
-    from tomoscout.config import Phantom, load_config
+    from tomoscout.config import Phantom, first_error, load_config
     from tomoscout.phantom import make_phantom
 
     options = load_config(config).phantom if config else Phantom()
@@ -93,8 +107,7 @@ def phantom(folder: Path, config: Path | None, **given: Any) -> None:
             options.model_dump() | {name: value for name, value in given.items() if value is not None}
         )
     except ValidationError as error:
-        first = error.errors()[0]
-        raise TomoscoutError(f"phantom: {first['loc'][0]}: {first['msg']}, found {first['input']!r}") from None
+        raise TomoscoutError(f"phantom: {first_error(error)}") from None
     click.echo(make_phantom(folder, options))
 
 
@@ -267,7 +280,7 @@ def space(config: Path | None) -> None:
     from tomoscout.explore.space import SearchSpace, describe_space
 
     options = load_config(config).explore if config else Explore()
-    click.echo(describe_space(SearchSpace.of(options), list(options.networks)), nl=False)
+    _echo_file(describe_space(SearchSpace.of(options), list(options.networks)))
 
 
 @explore.command()
@@ -474,4 +487,4 @@ def options(form: str) -> None:
     from tomoscout import reference
 
     texts = {"schema": reference.json_schema, "yaml": reference.commented_yaml, "markdown": reference.markdown}
-    click.echo(texts[form](), nl=False)
+    _echo_file(texts[form]())

@@ -5,19 +5,38 @@ The workflow, the command line and the files in `config/` all come from here.
 
 from __future__ import annotations
 
+import math
 import re
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
-import yaml
-from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from tomoscout.errors import TomoscoutError
+from tomoscout.config_file import ConfigFile, WrittenNumber, as_written, read_config_file
+from tomoscout.errors import TomoscoutError, cut, shown
 from tomoscout.explore.options import Explore
-from tomoscout.sections import Fraction, Name, Section
+from tomoscout.networks.options import NetworkOptions
+from tomoscout.sections import (
+    NAME_RULE,
+    FilePath,
+    Fraction,
+    Name,
+    Note,
+    ObjectName,
+    ProjectName,
+    RunName,
+    Section,
+    as_meant,
+    collected_notes,
+    copick_name,
+    expand_path,
+    note_change,
+)
 from tomoscout.training_options import Tracking, Train
 
-ProjectName = Annotated[str, Field(pattern=r"^[^/:\s]+$")]
+Size = Annotated[int, Field(ge=1, le=100_000)]
 
 
 class TomogramUri(NamedTuple):
@@ -33,9 +52,13 @@ class TomogramUri(NamedTuple):
         Raises:
             ValueError: the text has another form.
         """
-        match = re.fullmatch(r"([^@:\s]+)@([0-9.]+)", text.strip())
+        match = re.fullmatch(r"([^@:\s]+)@(\d+\.?\d*|\.\d+)", text.strip())
         if not match:
-            raise ValueError(f"'{text}' is not a tomogram URI; expected algorithm@spacing, such as wbp@10.0")
+            raise ValueError(f"'{cut(text)}' is not a tomogram URI; expected algorithm@spacing, such as wbp@10.0")
+        if not 0 < float(match[2]) <= 10_000:
+            raise ValueError(
+                f"'{cut(text)}' has a spacing of {cut(match[2])} Å, expected more than 0 and at most 10,000"
+            )
         return cls(match[1], float(match[2]))
 
     def __str__(self) -> str:
@@ -58,7 +81,7 @@ class Source(NamedTuple):
         """
         match = re.fullmatch(r"([^:/,\s]+)(?:(?::([^:/,\s]+)/([^:/,\s]+))|(?:,([^:/,\s]+),([^:/,\s]+)))?", text.strip())
         if not match:
-            raise ValueError(f"'{text}' is not a source; expected name, name:user/session or name,user,session")
+            raise ValueError(f"'{cut(text)}' is not a source; expected name, name:user/session or name,user,session")
         return cls(match[1], match[2] or match[4], match[3] or match[5])
 
     def __str__(self) -> str:
@@ -70,6 +93,42 @@ def split_ratios(value: Any) -> Any:
     if isinstance(value, str):
         return [float(part) for part in value.split(",")]
     return [value] if isinstance(value, int | float) else value
+
+
+def read_sources(section: type[Section], key: str, value: Any) -> Any:
+    """Sources as they may be given, alone or several with commas between them: a list, in copick's characters.
+    `user/session` stays as it is, and so does what is no source at all."""
+    single = isinstance(value, str)
+    if single and key != "segmentations" and not re.search("[:,]", value):
+        return _source_name(value)
+    old_form = single and re.fullmatch(r"[^:/,]+,[^:/,]+,[^:/,]+", value)
+    texts = [value] if old_form else value.split(",") if single else value
+    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+        return value
+    taken = [_source_name(text) for text in texts]
+    if [text.strip() for text in texts] != taken or (single and len(taken) > 1):
+        note_change(section, key, value, taken)
+    return taken
+
+
+def check_sources(value: str | list[str]) -> str | list[str]:
+    """Refuse what names no picks.
+
+    Raises:
+        ValueError: it is neither `user/session` nor a list of sources.
+    """
+    if isinstance(value, list):
+        for entry in value:
+            Source.parse(entry)
+    elif not re.fullmatch(r"[^:/,\s]+/[^:/,\s]+", value):
+        raise ValueError(f"'{cut(value)}' is not user/session (such as data-portal/0) and not a list of sources")
+    return value
+
+
+def _source_name(text: str) -> str:
+    """A source with its names as copick writes them."""
+    parts = re.split(r"\s*([:/,])\s*", text.strip())
+    return "".join(part if part in tuple(":/,") else copick_name(part) for part in parts)
 
 
 class Targets(Section):
@@ -91,7 +150,7 @@ class Targets(Section):
     labels: dict[str, int] = {}
     """The value that each class has in `existing`. Default: the object's `label` in the copick config. Classes named
     here that are not among `picks` are continuous ones."""
-    runs: list[str] | None = None
+    runs: list[RunName] | None = None
     """Make targets for these runs alone (`run` or `project/run`), even where they have no picks at all. Default:
     every run that has picks or a segmentation of the sources above, empty ones included."""
     radius_scale: float = Field(default=0.8, gt=0, le=2)
@@ -110,18 +169,10 @@ class Targets(Section):
     """Accept source segmentations whose zarr lacks chunks (some writers leave empty ones out). By default a
     missing chunk counts as a truncated file."""
 
-    @field_validator("picks")
+    @field_validator("picks", "segmentations", mode="before")
     @classmethod
-    def _check_picks(cls, value: str | list[str]) -> str | list[str]:
-        if isinstance(value, str):
-            if ":" in value or "," in value:
-                return cls._check_picks([value])
-            if not re.fullmatch(r"[^:/,\s]+/[^:/,\s]+", value):
-                raise ValueError(f"'{value}' is not user/session (such as data-portal/0) and not a list of sources")
-        else:
-            for entry in value:
-                Source.parse(entry)
-        return value
+    def _read_sources(cls, value: Any, info: ValidationInfo) -> Any:
+        return read_sources(cls, info.field_name or "", value)
 
     @field_validator("existing")
     @classmethod
@@ -138,12 +189,10 @@ class Targets(Section):
             raise ValueError("existing holds all classes; leave out segmentations, or existing")
         return self
 
-    @field_validator("segmentations")
+    @field_validator("picks", "segmentations")
     @classmethod
-    def _check_segmentations(cls, value: list[str]) -> list[str]:
-        for entry in value:
-            Source.parse(entry)
-        return value
+    def _check_sources(cls, value: str | list[str]) -> str | list[str]:
+        return check_sources(value)
 
 
 class Split(Section):
@@ -154,26 +203,26 @@ class Split(Section):
     """Name of the split: `results/splits/{name}.json`."""
     ratios: list[Fraction] = [0.7, 0.1]
     """`0.8`: train and validation. `0.7,0.1`: train, validation, and the rest is the test set."""
-    train: list[str] | None = None
+    train: list[RunName] | None = None
     """Explicit training runs."""
-    validate_: list[str] | None = Field(default=None, alias="validate")
+    validate_: list[RunName] | None = Field(default=None, alias="validate")
     """Explicit validation runs."""
-    test: list[str] | None = None
+    test: list[RunName] | None = None
     """Explicit test runs, never seen by training or model choice."""
-    folds: int | None = Field(default=None, ge=2)
+    folds: int | None = Field(default=None, ge=2, le=10_000)
     """Cross-validation with this many folds over all runs that are not test runs."""
     leave_one_out: bool = False
     """Cross-validation with one run (or group) left out per fold."""
-    fold: int = Field(default=0, ge=0)
+    fold: int = Field(default=0, ge=0, le=10_000)
     """Which fold a single training uses."""
     group_pattern: str | None = None
     """Regular expression with one group, matched against the run name: runs whose group is the same (one
     grid, one session) are never divided between train, validation and test."""
-    seed: int = 42
+    seed: int = Field(default=42, ge=0, lt=2**32)
     """Seed of the random assignment."""
-    exclude: dict[str, str] = {}
+    exclude: dict[RunName, str] = {}
     """Runs to leave out, each with the reason."""
-    negatives: list[str] = []
+    negatives: list[RunName] = []
     """Runs without any picks to train on as true negatives."""
 
     model_config = ConfigDict(populate_by_name=True)
@@ -186,7 +235,14 @@ class Split(Section):
     @field_validator("exclude", mode="before", json_schema_input_type=list[str] | dict[str, str])
     @classmethod
     def _exclude_list(cls, value: Any) -> Any:
-        return dict.fromkeys(value, "excluded in the config") if isinstance(value, list) else value
+        if isinstance(value, dict):
+            meant = as_meant(value, dict[RunName, str])
+            if meant is not value:
+                note_change(cls, "exclude", value, meant)
+            return meant
+        runs = as_meant(value, list[RunName])
+        named = isinstance(runs, list | tuple) and all(isinstance(run, str) for run in runs)
+        return dict.fromkeys(runs, "excluded in the config") if named else runs
 
     @field_validator("ratios")
     @classmethod
@@ -218,17 +274,17 @@ class Split(Section):
 class Segment(Section):
     """How a model is applied to tomograms."""
 
-    runs: list[str] | None = None
+    runs: list[RunName] | None = None
     """Apply to these runs alone. Default: every run that has the tomogram."""
-    models: Literal["folds", "explored"] | list[str] | None = None
+    models: Literal["folds", "explored"] | list[FilePath] | None = None
     """Which model is applied. Default: the one trained here. `folds`: all of the cross-validation together, an
     ensemble. `explored`: the best of the exploration, or its best `explore.top` together. Or a list of model folders
     from anywhere; several are an ensemble."""
     tomogram: str | None = None
     """Which kind of tomogram. Default: the first of `tomograms`."""
-    tile: list[int] = Field(default=[160, 160, 160], min_length=3, max_length=3)
+    tile: list[Size] = Field(default=[160, 160, 160], min_length=3, max_length=3)
     """Largest tile in voxels, z, y, x; made smaller where memory is short."""
-    overlap: float = Field(default=0.25, ge=0, lt=1)
+    overlap: float = Field(default=0.25, ge=0, le=0.95)
     """Overlap of neighbouring tiles as a fraction of the tile."""
     flips: int = Field(default=1, ge=1, le=8)
     """Test-time augmentation: average over this many mirrored copies (1 = none, 8 = all)."""
@@ -254,7 +310,7 @@ class Segment(Section):
 class Localize(Section):
     """How probabilities become picks."""
 
-    threshold: Fraction | dict[str, Fraction] | None = None
+    threshold: Fraction | dict[ObjectName, Fraction] | None = None
     """Smallest score of a pick, for all objects or per object. Default: the model's, chosen on the validation runs."""
     smoothing: float | None = Field(default=None, ge=0, le=2)
     """Another smoothing than the model's, as `train.picking.smoothing`."""
@@ -275,15 +331,25 @@ class Evaluate(Section):
     runs: Literal["test", "validate", "train", "all"] = "test"
     """Which part of the split is scored. `all` covers runs the model was trained on. Where the split has no test
     runs, the validation runs are scored and the report says so."""
-    distance: float = Field(default=0.5, gt=0)
+    distance: float = Field(default=0.5, gt=0, le=10)
     """A prediction matches a reference pick within this many radii."""
-    beta: float = Field(default=4.0, gt=0)
+    beta: float = Field(default=4.0, gt=0, le=100)
     """Beta of the F score."""
     counting: Literal["one-to-one", "challenge"] = "one-to-one"
     """one-to-one: a prediction and a reference are used once. challenge: the CZII challenge's counting, in which
     any prediction near a reference makes it found and all others are false."""
-    weights: dict[str, float] = {}
+    weights: dict[ObjectName, Annotated[float, Field(ge=0)]] = {}
     """Weight of an object in the overall score; 1 where none is given."""
+
+    @field_validator("reference", mode="before")
+    @classmethod
+    def _read_reference(cls, value: Any) -> Any:
+        return read_sources(cls, "reference", value)
+
+    @field_validator("reference")
+    @classmethod
+    def _check_reference(cls, value: str | list[str] | None) -> str | list[str] | None:
+        return value if value is None else check_sources(value)
 
 
 class Report(Section):
@@ -293,39 +359,39 @@ class Report(Section):
     """Heading of the page."""
     slices_per_run: int = Field(default=3, ge=1, le=20)
     """Tomogram slices shown per scored run."""
-    runs: int = Field(default=6, ge=1)
+    runs: int = Field(default=6, ge=1, le=10_000)
     """Largest number of runs shown."""
 
 
 class Phantom(Section):
     """A project whose truth is known."""
 
-    runs: int = Field(default=6, ge=1)
+    runs: int = Field(default=6, ge=1, le=100_000)
     """Number of tomograms."""
-    shape: list[Annotated[int, Field(ge=1)]] = Field(default=[64, 192, 192], min_length=3, max_length=3)
+    shape: list[Size] = Field(default=[64, 192, 192], min_length=3, max_length=3)
     """Voxels z, y, x."""
-    voxel_spacing: float = Field(default=10.0, gt=0)
+    voxel_spacing: float = Field(default=10.0, gt=0, le=10_000)
     """Å per voxel."""
-    particles: int = Field(default=12, ge=0)
+    particles: int = Field(default=12, ge=0, le=100_000)
     """Particles of every kind per tomogram, as far as they fit."""
-    signal_to_noise: float = Field(default=0.15, gt=0)
+    signal_to_noise: float = Field(default=0.15, ge=1e-6, le=1e6)
     """Variance of the signal inside particles over the variance of the noise."""
     tilt_range: float = Field(default=60.0, gt=0, le=90)
     """Largest tilt in degrees; what lies beyond is the missing wedge."""
-    defocus: list[Annotated[float, Field(gt=0)]] = Field(default=[2.0, 4.0], min_length=2, max_length=2)
+    defocus: list[Annotated[float, Field(gt=0, le=100)]] = Field(default=[2.0, 4.0], min_length=2, max_length=2)
     """Range of the defocus in µm; each run has its own."""
-    membranes: int = Field(default=0, ge=0)
+    membranes: int = Field(default=0, ge=0, le=10_000)
     """Vesicles per tomogram, written as a segmentation named membrane."""
-    maps: dict[Name, str] = {}
+    maps: dict[Name, FilePath] = {}
     """Density maps (MRC) in place of the built-in shapes: object name → file."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**32)
     """Seed of everything random."""
 
 
 class Config(Section):
     """The whole configuration. `projects`, `tomograms` and `targets.picks` are enough for a start."""
 
-    projects: dict[ProjectName, str] = Field(min_length=1)
+    projects: dict[ProjectName, FilePath] = Field(min_length=1)
     """Copick projects: a name of yours → the path of its config file (relative to the working directory)."""
     tomograms: list[str] = Field(min_length=1)
     """Kinds of tomogram to train on, `algorithm@spacing in Å`; a batch mixes all that a run has."""
@@ -333,7 +399,7 @@ class Config(Section):
     """Write over targets, segmentations, probabilities and picks in the projects that tomoscout has made for other
     results: of another working directory, or of results that were removed. What others have made is never written
     over."""
-    runs_per_job: int = Field(default=10, ge=1)
+    runs_per_job: int = Field(default=10, ge=1, le=1_000_000)
     """Runs handled by one job of the stages that work run by run. Changing it later moves no run to another job."""
     targets: Targets = Targets()
     split: Split = Split()
@@ -345,15 +411,28 @@ class Config(Section):
     evaluate: Evaluate = Evaluate()
     report: Report = Report()
     phantom: Phantom = Phantom()
-    container: str = "containers/tomoscout.sif"
+    container: str = Field(default="containers/tomoscout.sif", min_length=1)
     """Image used with `--sdm apptainer`: a file or a registry address."""
-    pathvars: dict[str, str] = {}
+    pathvars: dict[str, Annotated[str, Field(min_length=1)]] = {}
     """Snakemake's path variables, such as `results`, to write elsewhere."""
 
     @field_validator("tomograms")
     @classmethod
     def _check_tomograms(cls, value: list[str]) -> list[str]:
         return list(dict.fromkeys(str(TomogramUri.parse(entry)) for entry in value))
+
+    @field_validator("container")
+    @classmethod
+    def _expand_container(cls, value: str) -> str:
+        return value if "://" in value else expand_path(value)
+
+    @field_validator("pathvars")
+    @classmethod
+    def _check_pathvars(cls, value: dict[str, str]) -> dict[str, str]:
+        for name, path in value.items():
+            if path.startswith("~") or "$" in path:
+                raise ValueError(f"{name} is {shown(path)}: Snakemake takes it as it stands; write the folder out")
+        return value
 
     @model_validator(mode="after")
     def _check_segmented(self) -> Self:
@@ -388,49 +467,116 @@ class Config(Section):
         if isinstance(models, str):
             return f"{self.train.name}-folds" if models == "folds" else f"{self.explore.name}-best"
         # Copick would replace what a name must not hold, and not find it again.
-        return re.sub(r"[^\w.-]|_", "-", Path(models[0]).name)
+        return re.sub(r"[^\w.-]|_", "-", Path(models[0]).name).strip("-.") or "models"
 
 
-def parse_config(values: object, origin: str) -> Config:
-    """Validate a configuration; `origin` names it in messages.
+def parse_config(values: object, origin: str, files: Sequence[ConfigFile] = (), *, quiet: bool = False) -> Config:
+    """Validate a configuration.
+
+    Args:
+        values: options by section.
+        origin: names them in messages.
+        files: where they come from, for messages; numbers are taken as they are written there.
+        quiet: do not note on stderr what was changed.
 
     Raises:
         TomoscoutError: the first thing wrong, with its key.
     """
     if not isinstance(values, dict):
         raise TomoscoutError(f"{origin}: expected a mapping of options, found {type(values).__name__}")
+    for file in files:
+        values = as_written(values, file.values)
     try:
-        return Config.model_validate(values)
+        _refuse_odd_values(values, (), origin)
+        with collected_notes() as notes:
+            config = Config.model_validate(values)
     except ValidationError as error:
-        errors = error.errors(include_url=False)
-        first, where = errors[0], key_of(errors[0]["loc"])
-        # Where there is a choice of types, each says what it would take.
-        messages = dict.fromkeys(entry["msg"] for entry in errors if key_of(entry["loc"]) == where)
-        message = ", or ".join(messages).removeprefix("Value error, ")
-        if first["type"] == "string_pattern_mismatch":
-            message = 'a name must hold no space, no underscore and none of < > : " / \\ | ? *'
-            if first["loc"][0] == "projects":
-                message = "a name must hold no space, slash or colon"
-        found = "" if first["type"] in ("missing", "value_error") else f", found {first['input']!r}"
-        raise TomoscoutError(f"{origin}: {where}: {message}{found}") from None
+        raise TomoscoutError(f"{origin}: {first_error(error, files)}") from None
+    except RecursionError:
+        raise TomoscoutError(f"{origin}: nested too deeply for a configuration") from None
+    if not quiet:
+        for line in dict.fromkeys(map(_describe_note, notes)):
+            print(f"note: {line}", file=sys.stderr)
+    return config
 
 
-def key_of(path: tuple[int | str, ...]) -> str:
+def _refuse_odd_values(value: Any, place: tuple[Any, ...], origin: str) -> None:
+    """Refuse what no option can mean: infinite numbers, and what the system's names and numbers cannot hold."""
+    if isinstance(value, dict | list | tuple):
+        parts = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, part in parts:
+            _refuse_odd_values(key, (*place, key), origin)
+            _refuse_odd_values(part, (*place, key), origin)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise TomoscoutError(f"{origin}: {key_of(place)}: expected a finite number, found {value}")
+    elif isinstance(value, int) and abs(value) >= 2**63:
+        raise TomoscoutError(f"{origin}: {key_of(place)}: expected a number below {2**63:.1e}, found a larger one")
+    elif isinstance(value, str) and ("\0" in value or re.search("[\ud800-\udfff]", value)):
+        raise TomoscoutError(f"{origin}: {key_of(place)}: not text, found {ascii(value)[:100]}")
+
+
+def first_error(error: ValidationError, files: Sequence[ConfigFile] = ()) -> str:
+    """The first thing wrong: its key, what was expected and, where the message does not say it, what was found."""
+    errors = error.errors(include_url=False)
+    # Where there is a choice of types, what is wrong with a value of the right one says more than that it is no other.
+    inside = [entry for entry in errors if key_of(entry["loc"]).startswith(key_of(errors[0]["loc"]))]
+    first = next((entry for entry in inside if entry["type"] == "value_error"), errors[0])
+    where = key_of(first["loc"])
+    # Otherwise each type says what it would take.
+    messages = dict.fromkeys(entry["msg"] for entry in errors if key_of(entry["loc"]) == where)
+    message = cut(", or ".join(messages).removeprefix("Value error, "), 1500)
+    if first["type"] == "string_pattern_mismatch":
+        message = NAME_RULE
+        if first["loc"][0] == "projects":
+            message = "a name must hold no space, slash or colon, and be more than dots"
+    if first["type"] == "string_type" and first["input"] is not None and not isinstance(first["input"], dict | list):
+        return f"{where}: {_unquoted(first['input'], first['loc'], files)}"
+    found = "" if first["type"] in ("missing", "value_error") else f", found {shown(first['input'])}"
+    return f"{where}: {message}{found}"
+
+
+def _unquoted(value: object, place: tuple[int | str, ...], files: Sequence[ConfigFile]) -> str:
+    """What to do where text is expected and YAML took what stands there for something else."""
+    known = [(file.path, *written) for file in files if (written := file.written(place, value))]
+    text = value.text if isinstance(value, WrittenNumber) else known[-1][1] if known else str(value)
+    where = f" ({known[-1][0]}, line {known[-1][2]})" if known else ""
+    kind = {bool: "a yes or no", float: "a number", int: "a number", WrittenNumber: "a number"}
+    return (
+        f"text is expected, and YAML takes {cut(text)} for {kind.get(type(value), 'a date')}; put it in quotes, "
+        f'"{cut(text)}"{where}, found {shown(value)}'
+    )
+
+
+def key_of(path: Sequence[int | str]) -> str:
     """The key that a path of pydantic's stands for: without the types among it."""
     types = re.compile(r"function-|\w+\[|(constrained-\w+|str|int|float)$")
-    return ".".join(str(part) for part in path if not types.match(str(part))) or "top level"
+    # Of a key that is wrong itself, the mapping that it stands in.
+    path = path[:-2] if path and path[-1] == "[key]" else path
+    return ".".join(cut(str(part)) for part in path if not types.match(str(part))) or "top level"
+
+
+def _describe_note(note: Note) -> str:
+    section = note.section
+    if isinstance(section, type):
+        section = dict(section_paths()).get(
+            section, "train.network" if issubclass(section, NetworkOptions) else "train.loss"
+        )
+    return f"{section}.{note.key}: {note.text}".removeprefix(".")
+
+
+def section_paths(section: type[Section] = Config, path: str = "") -> Iterator[tuple[type[Section], str]]:
+    """Every section with its path, such as `train.augmentation`; the networks and losses to choose from left aside."""
+    yield section, path
+    for name, field in section.model_fields.items():
+        if isinstance(kind := field.annotation, type) and issubclass(kind, Section):
+            yield from section_paths(kind, f"{path}.{name}".removeprefix("."))
 
 
 def load_config(path: Path) -> Config:
-    """Read and validate a YAML configuration file.
+    """Read and validate a YAML or JSON configuration file.
 
     Raises:
-        TomoscoutError: the file is missing, is not YAML, or holds a bad option.
+        TomoscoutError: the file is missing, is neither, or holds a bad option or a key twice.
     """
-    try:
-        values = yaml.safe_load(path.read_text())
-    except FileNotFoundError:
-        raise TomoscoutError(f"{path}: no such configuration file") from None
-    except yaml.YAMLError as error:
-        raise TomoscoutError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
-    return parse_config(values, str(path))
+    file = read_config_file(path)
+    return parse_config(file.values, str(path), [file])

@@ -47,7 +47,8 @@ def summarise(folders: Sequence[Path]) -> list[dict[str, Any]]:
 
 
 def _read_results(folders: Sequence[Path]) -> list[dict[str, Any]]:
-    return [read_json(folder / "results.json") for folder in folders]
+    expected: dict[str, type] = {"classes": list, "metric": str, "score": float, "scores": dict}
+    return [read_json(folder / "results.json", **expected) for folder in folders]
 
 
 def _rows(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -156,7 +156,7 @@ def memory_limit(wanted: float | None) -> int:
 def own_memory() -> int:
     """Bytes of main memory that this process holds."""
     try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+        return int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1]) * resource.getpagesize()
     except OSError:  # No Linux: the most it ever held.
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else peak * 1024
@@ -173,7 +173,7 @@ def available_memory(root: Path = Path("/"), environment: Mapping[str, str] = os
 
 def _free_memory(root: Path) -> int:
     try:
-        lines = (root / "proc/meminfo").read_text().splitlines()
+        lines = (root / "proc/meminfo").read_text(encoding="utf-8").splitlines()
     except OSError:  # No Linux: half of what is built in.
         return os.sysconf("SC_PHYS_PAGES") * resource.getpagesize() // 2
     values = dict(line.split(":", 1) for line in lines if ":" in line)
@@ -191,7 +191,7 @@ _GROUP_FILES = {
 def _left_in_groups(root: Path) -> Iterator[int]:
     """What the control groups of this process and those around them leave, bytes each."""
     try:
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
+        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
     except OSError:
         return
     for line in lines:
@@ -207,9 +207,9 @@ def _left_in_groups(root: Path) -> Iterator[int]:
 
 def _left_in_group(folder: Path, limit: str, usage: str, file_copies: tuple[str, ...]) -> Iterator[int]:
     try:
-        most = (folder / limit).read_text().strip()
-        used = int((folder / usage).read_text())
-        statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        most = (folder / limit).read_text(encoding="utf-8").strip()
+        used = int((folder / usage).read_text(encoding="utf-8"))
+        statistics = dict(line.split() for line in (folder / "memory.stat").read_text(encoding="utf-8").splitlines())
     except OSError:
         return
     if most != "max":

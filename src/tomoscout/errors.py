@@ -1,4 +1,16 @@
-"""The errors a user is meant to read."""
+"""The errors a user is meant to read, and how they show what was found."""
+
+from __future__ import annotations
+
+import errno
+import io
+import re
+import sys
+
+MOST_SHOWN = 120
+"""Characters of a value that a message shows."""
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 
 
 class TomoscoutError(Exception):
@@ -16,3 +28,61 @@ class TrainingFailed(TomoscoutError):
     def __init__(self, message: str) -> None:
         super().__init__(message)
         self.validations = []
+
+
+def shown(value: object) -> str:
+    """A value as a message shows it: as Python writes it, cut where it is long, without passwords."""
+    return cut(without_passwords(repr(value)))
+
+
+def cut(text: str, most: int = MOST_SHOWN) -> str:
+    """The text in one line; of a long one its beginning and its end."""
+    text = " ".join(text.split())
+    if len(text) <= most:
+        return text
+    return f"{text[: most * 2 // 3]} … {text[-most // 4 :]} ({len(text):,} characters)"
+
+
+def without_passwords(text: str) -> str:
+    """The text without what stands for user and password in the addresses in it. A password may hold / and @."""
+    text = re.sub(r"(?<!/)//(?!/)[^/\s@:]*(?::\S*)?@", "//", text)
+    return re.sub(r"([?&;][^=&;\s]*(?:pass|pwd|token|secret|key)[^=&;\s]*=)[^&;\s]*", r"\1…", text, flags=re.I)
+
+
+def printing_never_fails() -> None:
+    """Print question marks for letters that the locale lacks: it must not end what took hours."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def foreseen(error: BaseException) -> str | None:
+    """The line in which an error ends that a user can do something about; None for a fault of the program."""
+    if isinstance(error, TomoscoutError):
+        return str(error)
+    if isinstance(error, UnicodeDecodeError):
+        byte = error.object[error.start]
+        return f"text that is not UTF-8: byte 0x{byte:02x} at position {error.start:,} ({error.reason})"
+    if isinstance(error, OSError):
+        return _system_error(error)
+    # PyTorch, safetensors and SQLite wrap what the system said in errors of their own.
+    if cause := error.__cause__ or error.__context__:
+        wrapped = next((inner for inner in _chain(cause) if isinstance(inner, OSError) and inner.errno in _FULL), None)
+        if wrapped:
+            return _system_error(wrapped)
+    if re.search(r"No space left on device|disk is full|Disk quota exceeded", str(error)):
+        return cut(str(error), 300)
+    return None
+
+
+def _chain(error: BaseException | None) -> list[BaseException]:
+    found: list[BaseException] = []
+    while error and error not in found:
+        found.append(error)
+        error = error.__cause__ or error.__context__
+    return found
+
+
+def _system_error(error: OSError) -> str:
+    reason = error.strerror or cut(str(error), 300) or type(error).__name__
+    return f"{error.filename}: {reason}" if error.filename is not None else reason

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tomoscout.errors import TomoscoutError
+from tomoscout.errors import TomoscoutError, foreseen, shown
 
 
 @contextlib.contextmanager
@@ -59,21 +59,53 @@ def write_json(path: Path, value: object) -> None:
     write_text(path, to_json(value))
 
 
-def read_json(path: Path, kind: type = object) -> Any:
-    """Read a JSON file that holds a value of a kind.
+def read_text(path: Path) -> str:
+    """Read a text file, which is UTF-8 whatever the locale.
 
     Raises:
-        TomoscoutError: the file is missing, is not JSON, or holds something else.
+        TomoscoutError: the file is missing or is not UTF-8.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(value, kind):
-            raise ValueError(f"expected {kind.__name__}, found {type(value).__name__}")
-        return value
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise TomoscoutError(f"{path}: no such file") from None
-    except ValueError as error:
+    except UnicodeDecodeError as error:
+        raise TomoscoutError(f"{path}: {foreseen(error)}") from None
+
+
+def read_json(path: Path, **expected: type) -> Any:
+    """Read a JSON file. `expected`: entries that the mapping in it must have, with their types; a float may be any
+    number.
+
+    Raises:
+        TomoscoutError: the file is missing, is not JSON, or lacks an expected entry: somebody changed it.
+    """
+    try:
+        value = json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
         raise TomoscoutError(f"{path}: not valid JSON ({error})") from None
+    if expected:
+        check_entries(value, expected, path)
+    return value
+
+
+def check_entries(value: object, expected: Mapping[str, type], origin: object) -> None:
+    """Refuse what is no mapping with these entries of these types; `origin` names it in messages.
+
+    Raises:
+        TomoscoutError: it is none.
+    """
+    if not isinstance(value, dict):
+        raise TomoscoutError(f"{origin}: holds {shown(value)}, expected a mapping with {', '.join(expected)}")
+    for key, kind in expected.items():
+        if key not in value:
+            raise TomoscoutError(f"{origin}: has no '{key}', expected {_NAMES[kind]}")
+        found = value[key]
+        if not isinstance(found, (int, float) if kind is float else kind) or isinstance(found, bool):
+            raise TomoscoutError(f"{origin}: {key} is {shown(found)}, expected {_NAMES[kind]}")
+
+
+_NAMES = {dict: "a mapping", list: "a list", str: "text", int: "a whole number", float: "a number"}
 
 
 def write_table(path: Path, columns: list[str], rows: Iterable[Mapping[str, object]]) -> None:

@@ -20,11 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tomoscout.config import Config, Source, TomogramUri
-from tomoscout.errors import TomoscoutError
+from tomoscout.errors import TomoscoutError, shown
 from tomoscout.files import digest, digest_file, write_table
 from tomoscout.geometry import Shape
 from tomoscout.project import Project, read_copick_config
-from tomoscout.zarr_files import shown
 
 COLUMNS = ["project", "run", "batch", "tomograms", "picks", "segmentations", "unreadable", "doubtful", "signature"]
 
@@ -125,7 +124,7 @@ def read_inventory(path: Path) -> list[RunRecord]:
         TomoscoutError: the file is missing or has other columns.
     """
     try:
-        with path.open(newline="") as handle:
+        with path.open(newline="", encoding="utf-8") as handle:
             rows = csv.DictReader(handle, delimiter="\t")
             if rows.fieldnames != COLUMNS:
                 raise TomoscoutError(f"{path}: expected the columns {', '.join(COLUMNS)}, found {rows.fieldnames}")

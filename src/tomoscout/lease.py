@@ -139,7 +139,9 @@ def _list_gpus() -> dict[str, list[str]]:
     if command is None:
         return {}
     try:
-        listing = subprocess.run([command, "-L"], capture_output=True, text=True, timeout=_LISTING_TIME).stdout
+        listing = subprocess.run(
+            [command, "-L"], capture_output=True, encoding="utf-8", errors="replace", timeout=_LISTING_TIME
+        ).stdout
     except subprocess.TimeoutExpired:
         raise TomoscoutError(f"{command} -L: no answer within {_LISTING_TIME} s, expected a list of GPUs") from None
     slices: dict[str, list[str]] = {}

@@ -45,7 +45,7 @@ def alone_in(folder: Path) -> Iterator[None]:
     finally:
         # Not another's: somebody may have removed this one, as a waiting process advises.
         with contextlib.suppress(OSError):
-            if _is_at(path, os.fstat(lock.fileno())) if lock else path.read_text() == owner:
+            if _is_at(path, os.fstat(lock.fileno())) if lock else path.read_text(encoding="utf-8") == owner:
                 path.unlink()
         if lock:
             release(lock)
@@ -76,7 +76,7 @@ def _wait_for(path: Path, owner: str) -> io.FileIO | None:
         except OSError as error:
             if error.errno in _NO_LOCKS and not told:
                 _warn(f"warning: {path}: no lock ({error.strerror}); let nothing else work in this folder")
-                path.write_text(owner)
+                path.write_text(owner, encoding="utf-8")
                 return None
             if error.errno not in _PASSING + _NO_LOCKS:
                 raise TomoscoutError(f"{path}: cannot be locked ({error.strerror}); remove it") from None
@@ -90,7 +90,7 @@ def _wait_for(path: Path, owner: str) -> io.FileIO | None:
 def _tell_holder(path: Path) -> bool:
     """Say who is waited for, where the file is there to be read."""
     try:
-        holder = path.read_text() or "another process"
+        holder = path.read_text(encoding="utf-8") or "another process"
     except OSError:
         return False
     _warn(f"waiting: {holder} is at work in {path.parent}; where it is not, as its machine is gone, remove {path}")

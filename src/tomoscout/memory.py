@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from tomoscout.device import GIB, GPU_CONTEXT, GpuMemory, cap_gpu_memory, memory_limit
+from tomoscout.device import GIB, GPU_CONTEXT, GpuMemory, cap_gpu_memory, memory_limit, own_memory
 from tomoscout.dry_run import StepMemory, step_memory
 from tomoscout.errors import TomoscoutError, TrainingFailed
 from tomoscout.inference import InputSizes
@@ -67,13 +67,16 @@ class Use:
 
 @dataclass(frozen=True)
 class Limits:
-    """Bytes that a training may take. `gpu_memory` is for its tensors, without what the driver takes; `gpu`: the one
-    that is here, if any."""
+    """Bytes that a training may take. `memory` is what the process may take besides what it holds already, `process`,
+    where `train.memory_gb` states how much both may be; `gpu_memory` is for tensors, without what the driver takes;
+    `gpu`: the one that is here, if any."""
 
     memory: int
     gpu_memory: int
     disk: int
     gpu: GpuMemory | None = None
+    process: int = 0
+    stated_memory: int | None = None
 
     @classmethod
     def here(cls, options: Train, device: torch.device, folder: Path) -> Limits:
@@ -81,16 +84,16 @@ class Limits:
         existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
         held = sum(path.stat().st_size for path in folder.glob("*") if path.is_file())
         gpu = GpuMemory.of(device, options.gpu_memory_gb) if device.type == "cuda" else None
-        return cls(
-            memory_limit(options.memory_gb), gpu.limit if gpu else 0, shutil.disk_usage(existing).free + held, gpu
-        )
+        disk = shutil.disk_usage(existing).free + held
+        memory, process = memory_limit(options.memory_gb), own_memory()
+        return cls(memory, gpu.limit if gpu else 0, disk, gpu, process, _stated_bytes(options))
 
     @classmethod
     def stated(cls, options: Train) -> Limits:
         """Those that the options state for machines that are not there; what is not stated has no limit."""
         gpu = GIB * options.gpu_memory_gb - GPU_CONTEXT if options.gpu_memory_gb else _UNLIMITED
         memory = GIB * options.memory_gb - PROCESS if options.memory_gb else _UNLIMITED
-        return cls(max(0, round(memory)), max(0, round(gpu)), _UNLIMITED)
+        return cls(max(0, round(memory)), max(0, round(gpu)), _UNLIMITED, None, PROCESS, _stated_bytes(options))
 
     def of(self, place: Place) -> int:
         """The limit of a place."""
@@ -211,9 +214,14 @@ class MemoryPlan:
 
     def shortage(self, place: Place, phase: Phase | None = None) -> str:
         """What a place would have to hold and what it can."""
-        return (
-            f"{_THE[place]} would have to hold {_gib(self.needed(place, phase))} of {_gib(self.limits.of(place))} GiB"
-        )
+        needed, limits = self.needed(place, phase), self.limits
+        if place == "main memory" and limits.stated_memory is not None:
+            # The process has taken a part of what is stated, if not more.
+            return (
+                f"main memory would have to hold {_gib(needed + limits.process)} of {_gib(limits.stated_memory)} GiB, "
+                f"{_gib(limits.process)} of it for Python and its libraries"
+            )
+        return f"{_THE[place]} would have to hold {_gib(needed)} of {_gib(limits.of(place))} GiB"
 
     def lines(self) -> list[str]:
         """The announcement: what each place holds of what it can, what takes it, and why it is not elsewhere."""
@@ -371,6 +379,10 @@ def plan_training(
     if limits.gpu and limits.gpu.stated is not None:
         cap_gpu_memory(device, limits.gpu.promised)
     return plan_memory(work, limits, device, folder)
+
+
+def _stated_bytes(options: Train) -> int | None:
+    return None if options.memory_gb is None else round(options.memory_gb * GIB)
 
 
 def _text(shape: Shape) -> str:

@@ -91,7 +91,7 @@ def read_model(folder: Path) -> Model:
     if not path.is_file():
         raise TomoscoutError(f"{path}: no model there; train it first")
     try:
-        values = yaml.safe_load(path.read_text())
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
         if values.get("format") != FORMAT or values["head"] != "picking" or values["normalisation"] != "standardise":
             raise TomoscoutError(f"{path}: format {values.get('format')!r}, expected {FORMAT} with the head 'picking'")
         _check_code(path, values["network"]["family"], values["network_code"])

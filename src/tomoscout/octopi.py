@@ -79,7 +79,7 @@ _Loader.add_constructor("tag:yaml.org,2002:python/tuple", _list_of)
 
 def _read_config(path: Path) -> dict[Any, Any]:
     try:
-        config = yaml.load(path.read_text(), _Loader)  # A safe loader: it makes plain values alone.
+        config = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # A safe loader: it makes plain values alone.
     except OSError as error:
         raise TomoscoutError(f"{path}: {error.strerror}; expected octopi's model_config.yaml") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

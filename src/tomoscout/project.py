@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tomoscout.config import Source, TomogramUri
-from tomoscout.errors import TomoscoutError
+from tomoscout.errors import TomoscoutError, cut, shown
 from tomoscout.files import digest, digest_folder, write_text
 from tomoscout.geometry import Shape
-from tomoscout.zarr_files import VolumeError, digest_samples, one_line, open_volume, shown, write_volume
+from tomoscout.zarr_files import VolumeError, digest_samples, open_volume, write_volume
 
 OURS = "tomoscout"
 """The key under which is kept, in attributes and picks files, what something was made from."""
@@ -131,7 +131,9 @@ class Project:
             self._runs = {run.name: run for run in self._root.query()}
         except Exception as error:
             # Every kind of storage has errors of its own.
-            raise TomoscoutError(f"project {self.name} ({self.config}): cannot be listed ({one_line(error)})") from None
+            raise TomoscoutError(
+                f"project {self.name} ({self.config}): cannot be listed ({cut(str(error) or repr(error))})"
+            ) from None
         return sorted(self._runs)
 
     def passed_over(self, run: str) -> list[str]:
@@ -336,7 +338,7 @@ class Project:
         except FileNotFoundError:
             raise
         except (ValueError, OSError, RecursionError) as error:
-            reason = one_line(error)
+            reason = cut(str(error) or repr(error))
             raise TomoscoutError(f"{self.name}/{run}: {entry.path}: not a copick picks file ({reason})") from None
         if not isinstance(values, dict):
             raise TomoscoutError(f"{self.name}/{run}: {entry.path}: not a copick picks file (no list 'points')")
@@ -586,4 +588,4 @@ def _open(config: Path) -> Any:
 
         return copick.from_file(str(config))
     except (ValueError, AttributeError, TypeError) as error:
-        raise TomoscoutError(f"{config}: not a copick config ({one_line(error)})") from None
+        raise TomoscoutError(f"{config}: not a copick config ({cut(str(error) or repr(error))})") from None

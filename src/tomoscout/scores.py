@@ -212,14 +212,16 @@ def read_scores(folder: Path) -> dict[str, Any]:
     Raises:
         TomoscoutError: a file is missing or broken.
     """
-    scores: dict[str, Any] = read_json(folder / "scores.json")
+    scores: dict[str, Any] = read_json(
+        folder / "scores.json", objects=list, beta=float, runs_scored=list, runs_kind=str
+    )
     path = folder / "curves.csv"
     numbers = {"threshold": float, "predictions": int, "true_positives": int, **dict.fromkeys(RATIOS, float)}
     curves: dict[str, dict[str, list[float]]] = {
         entry["object"]: {key: [] for key in numbers} for entry in scores["objects"]
     }
     try:
-        with path.open(newline="") as handle:
+        with path.open(newline="", encoding="utf-8") as handle:
             for row in csv.DictReader(handle):
                 row["f"] = row[f_name(scores["beta"])]
                 for key, number in numbers.items():

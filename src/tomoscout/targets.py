@@ -389,7 +389,7 @@ def _remove_targets(config: Config, work: Batch, record: RunRecord, kept: Collec
     path = work.manifest_path(record)
     if not path.exists():
         return
-    written = {target["segmentation"] for target in read_json(path, dict).get("targets", [])}
+    written = {target["segmentation"] for target in read_json(path, project=str, run=str).get("targets", [])}
     project = work.project(record)
     for entry in project.segmentations(record.run):
         is_target = str(entry) in written and entry == target_segmentation(config, entry.voxel_spacing)

@@ -6,11 +6,13 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, model_validator
+from annotated_types import MinLen
+from pydantic import BeforeValidator, ConfigDict, Field, SerializeAsAny, field_validator, model_validator
 
+from tomoscout.errors import shown, without_passwords
 from tomoscout.networks import parse_network
 from tomoscout.networks.options import NetworkOptions
-from tomoscout.sections import Fraction, Name, Section
+from tomoscout.sections import FilePath, Fraction, Name, ObjectName, Section, as_meant, note_change
 
 Network = Annotated[SerializeAsAny[NetworkOptions], BeforeValidator(parse_network)]
 
@@ -105,6 +107,22 @@ LOSSES: tuple[type[LossTerm], ...] = (
     FocalTversky,
     WeightedFocalTversky,
 )
+_BY_LETTERS = {name.lower(): name for loss in LOSSES for name in [loss.model_fields["name"].default]}
+
+
+def _is_named(term: Any) -> bool:
+    return isinstance(term, dict) and isinstance(term.get("name"), str)
+
+
+def _loss_name(given: str) -> str:
+    """The name of a loss from one in any case, or octopi's and MONAI's, such as TverskyLoss."""
+    letters = re.sub("[^a-z]", "", given.lower()).removesuffix("loss").replace("generalized", "generalised")
+    name: str = _BY_LETTERS.get(letters, given)
+    if name != given:
+        note_change("train.loss", "name", given, name)
+    return name
+
+
 _LossName: Any = Literal[tuple(loss.model_fields["name"].default for loss in LOSSES)]
 
 
@@ -165,20 +183,20 @@ class Train(Section):
     """The loss: `name` and its options, or a list of losses that are added up, each with a `weight`."""
     augmentation: Augmentation = Augmentation()
     picking: Picking = Picking()
-    steps: int = Field(default=10_000, ge=1)
+    steps: int = Field(default=10_000, ge=1, le=10**9)
     """Optimiser updates in all. octopi's epochs: epochs × training tomograms (15 at most count)."""
-    batch_size: int = Field(default=8, ge=1)
+    batch_size: int = Field(default=8, ge=1, le=100_000)
     """Crops per step, drawn from all training tomograms alike."""
-    accumulation: int = Field(default=1, ge=1)
+    accumulation: int = Field(default=1, ge=1, le=100_000)
     """Work through a batch in this many parts and add up their gradients: nearly the same step (losses that compare
     whole batches compare the parts) with less memory. Raised by itself where the device runs out of memory."""
     patch: list[int] | Literal["auto"] = [64, 64, 64]
     """Crop size in voxels, z, y, x: multiples of what the network halves. `auto`: planned with the network from the
     median tomogram and `plan_memory_gb`."""
-    plan_memory_gb: float = Field(default=8.0, gt=0)
+    plan_memory_gb: float = Field(default=8.0, gt=0, le=1e6)
     """Memory in GiB that a training step may take where patch or network are planned. nnU-Net's rules mean a step of
     two crops: set accumulation to half of batch_size for larger batches."""
-    learning_rate: float = Field(default=2e-3, gt=0)
+    learning_rate: float = Field(default=2e-3, gt=0, le=10)
     """Peak learning rate of AdamW."""
     schedule: Literal["cosine", "polynomial", "one-cycle", "plateau", "constant"] = "cosine"
     """How the learning rate falls after the warm-up. plateau: lowered when validation stops improving."""
@@ -188,13 +206,13 @@ class Train(Section):
     its checkpoint, and ends as if it had had them from the start."""
     final_learning_rate: float = Field(default=0.01, ge=0, le=1)
     """Learning rate at the end (plateau: at the least), as a fraction of the peak."""
-    polynomial_power: float = Field(default=0.9, gt=0)
+    polynomial_power: float = Field(default=0.9, gt=0, le=100)
     """Power of the polynomial schedule."""
     plateau_patience: int = Field(default=3, ge=1)
     """Validations without a better score before the plateau schedule lowers the learning rate."""
     plateau_factor: float = Field(default=0.5, gt=0, lt=1)
     """What the plateau schedule multiplies it by."""
-    weight_decay: float = Field(default=1e-2, ge=0)
+    weight_decay: float = Field(default=1e-2, ge=0, le=10)
     """Weight decay of AdamW."""
     gradient_clip: float = Field(default=1.0, ge=0)
     """Largest norm of the gradient; 0 for no limit."""
@@ -206,10 +224,10 @@ class Train(Section):
     """Arithmetic of the network. auto: bf16 on a GPU that computes with it, fp16 on an older one, float32 on a CPU."""
     compile: bool = False
     """Let torch.compile translate the network first: minutes at the start for faster steps on some GPUs."""
-    class_weights: dict[str, Annotated[float, Field(gt=0)]] = {}
+    class_weights: dict[ObjectName, Annotated[float, Field(gt=0)]] = {}
     """Weight of a class (by name, or `background`) in the loss: of its voxels in cross-entropy and focal losses, on
     top of foreground_weight and size_balance; of the class in the mean over classes in the others. Default 1."""
-    foreground_weight: float = Field(default=8.0, gt=0)
+    foreground_weight: float = Field(default=8.0, gt=0, le=1e6)
     """Weight of a voxel of any class against a background voxel in cross-entropy and focal losses."""
     size_balance: float = Field(default=1.0, ge=0, le=3)
     """How far small objects are favoured there: a voxel counts foreground_weight × (largest radius / own radius) to
@@ -217,7 +235,7 @@ class Train(Section):
     background_fraction: Fraction = 0.1
     """Fraction of crops drawn at random places of any training tomogram; the others are centred near a particle or on
     a voxel of a continuous class."""
-    class_sampling: dict[str, Annotated[float, Field(ge=0)]] = {}
+    class_sampling: dict[ObjectName, Annotated[float, Field(ge=0)]] = {}
     """How often crops are centred on a class (by name), against 1 for the others."""
     harder_classes: Fraction = 0.0
     """Draw classes more often that the last validation found badly: a class is drawn 1 − this × its score times as
@@ -231,9 +249,9 @@ class Train(Section):
     avg_f1: the same as fBeta1."""
     best_metric_on: Literal["particles", "voxels"] = "particles"
     """What best_metric counts: particles found, or voxels labelled right."""
-    base: str | None = None
+    base: FilePath | None = None
     """Fine-tune from this model folder, or from an octopi `model_config.yaml`. Its network is taken over."""
-    base_weights: str | None = None
+    base_weights: FilePath | None = None
     """The `.pth` of an octopi base. Default: `best_model.pth` beside its `model_config.yaml`."""
     freeze: Literal["nothing", "body"] | list[str] = "nothing"
     """Parameters of the base that are kept as they are: `body` is all but the layers that make the classes; or a list
@@ -247,10 +265,10 @@ class Train(Section):
     """Seconds between checkpoints. Does not change the result, only what a killed job loses."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train."""
-    memory_gb: float | None = Field(default=None, gt=0)
+    memory_gb: float | None = Field(default=None, gt=0, le=1e6)
     """Main memory in GiB that the training may take. Default: what the machine, or the job, has left. Tomograms that
     do not fit are read from files beside the model while training."""
-    gpu_memory_gb: float | None = Field(default=None, gt=0)
+    gpu_memory_gb: float | None = Field(default=None, gt=0, le=1e6)
     """GPU memory in GiB that the training may take. Default: what is free. A training that needs more is over for good;
     one that only finds less free, or a smaller GPU than stated, can be tried again elsewhere. Of an exploration it is
     a setting as others are: another makes another study."""
@@ -261,8 +279,18 @@ class Train(Section):
     @classmethod
     def _list_losses(cls, value: Any) -> Any:
         """One loss, by name or as a mapping, is a list of one."""
-        terms = value if isinstance(value, list) else [value]
-        return [{"name": term} if isinstance(term, str) else term for term in terms]
+        terms = value if isinstance(value, list | tuple) else [value]
+        named = [{"name": term} if isinstance(term, str) else term for term in terms]
+        return [{**term, "name": _loss_name(term["name"])} if _is_named(term) else term for term in named]
+
+    @field_validator("patch", mode="before", json_schema_input_type=list[int] | Literal["auto"])
+    @classmethod
+    def _read_patch(cls, value: Any) -> Any:
+        """One number, as octopi's dim_in, is that of all sides."""
+        meant = value if value == "auto" else as_meant(value, list[int], [MinLen(3)])
+        if meant is not value:
+            note_change(cls, "patch", value, meant)
+        return meant
 
     @field_validator("warmup")
     @classmethod
@@ -274,8 +302,8 @@ class Train(Section):
     @field_validator("best_metric")
     @classmethod
     def _check_metric(cls, value: str) -> str:
-        if value != "avg_f1" and not re.fullmatch(r"fBeta\d+(\.\d+)?(_class[1-9]\d*)?", value):
-            raise ValueError(f"'{value}' is not avg_f1, fBetaN or fBetaN_classK with numbers N and K")
+        if value != "avg_f1" and not re.fullmatch(r"fBeta\d{1,3}(\.\d{1,3})?(_class[1-9]\d{0,5})?", value):
+            raise ValueError(f"{shown(value)} is not avg_f1, fBetaN or fBetaN_classK with numbers N and K")
         return value
 
     @property
@@ -313,10 +341,12 @@ class Train(Section):
         if self.patch == "auto":
             return self
         if len(self.patch) != 3:
-            raise ValueError(f"patch {self.patch} must be three numbers of voxels, z, y, x")
+            raise ValueError(f"patch {shown(self.patch)} must be three numbers of voxels, z, y, x")
         # The network of a fine-tuning is that of its base, which is not known before the training.
         if self.base is None:
             self.check_patch_of(self.network)
+        elif min(self.patch) < 1:
+            raise ValueError(f"patch {self.patch} must be three numbers of voxels, z, y, x, from 1 on")
         if self.augmentation.rotate90 and self.patch[1] != self.patch[2]:
             raise ValueError(f"augmentation.rotate90 needs a patch as wide as it is high, found {self.patch} (z, y, x)")
         return self
@@ -335,11 +365,27 @@ class Train(Section):
 class Tracking(Section):
     """A record of every training in MLflow. Nothing that goes wrong here stops a training."""
 
+    # An address may hold a password.
+    model_config = ConfigDict(hide_input_in_errors=True)
+
     enabled: bool = True
     """Whether trainings are recorded."""
-    uri: str | None = None
+    uri: str | None = Field(default=None, min_length=1)
     """A tracking server, such as https://mlflow.example.org; MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in
-    the environment log in. Default: the file `results/mlflow.db`, to look at with `mlflow ui --backend-store-uri
-    sqlite:///results/mlflow.db`; a copy of the model folders, made again by `snakemake track` if it is lost."""
-    experiment: str = "tomoscout"
+    the environment log in. `$NAME`: the address that this variable of the environment holds, read only where MLflow is
+    connected, so that a password in it is written nowhere. Default: the file `results/mlflow.db`, to look at with
+    `mlflow ui --backend-store-uri sqlite:///results/mlflow.db`; a copy of the model folders, made again by `snakemake
+    track` if it is lost."""
+    experiment: str = Field(default="tomoscout", min_length=1)
     """Name of the experiment."""
+
+    @field_validator("uri")
+    @classmethod
+    def _refuse_password(cls, value: str | None) -> str | None:
+        """What stands in the configuration is copied into results, logs and messages."""
+        if value is not None and without_passwords(value) != value:
+            raise ValueError(
+                "the address holds a user or a password; leave them out and set MLFLOW_TRACKING_USERNAME and "
+                "MLFLOW_TRACKING_PASSWORD in the environment, or give $NAME for a variable with the whole address"
+            )
+        return value

@@ -5,6 +5,7 @@ Imported while Snakemake parses, in every job of a cluster too: no copick, no to
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
@@ -14,8 +15,9 @@ from typing import Any
 
 from tomoscout.classes import TargetPlan, plan_targets, print_warnings
 from tomoscout.config import Config, parse_config
+from tomoscout.config_file import read_config_file
 from tomoscout.cross_validation import check_folds, fold_name, fold_number
-from tomoscout.errors import TomoscoutError
+from tomoscout.errors import TomoscoutError, printing_never_fails
 from tomoscout.evaluate import Scored, scored_runs
 from tomoscout.explore.records import best_names, trial_name
 from tomoscout.explore.study import Study
@@ -38,14 +40,20 @@ class Workflow:
     """One configuration over one inventory. Everything is decided on first use, so that a target asks only for
     what it needs."""
 
-    def __init__(self, values: Mapping[str, Any], results: str, *, main: bool) -> None:
+    def __init__(
+        self, values: Mapping[str, Any], results: str, *, main: bool, files: Iterable[str | Path] = ()
+    ) -> None:
         """`values`: Snakemake's config. `results`: folder of the results. `main`: whether this is the main process,
-        which alone writes the settings for the jobs and keeps the inventory fresh.
+        which alone writes the settings for the jobs, keeps the inventory fresh and says what it changed in what it
+        read. `files`: those that the values are from.
 
         Raises:
             TomoscoutError: the configuration or a project is at fault.
         """
-        self.config: Config = parse_config(dict(values), "config")
+        printing_never_fails()
+        # Snakemake has read them: of two sections of one name it kept the last.
+        written = [read_config_file(Path(file)) for file in files] if main else []
+        self.config: Config = parse_config(dict(values), "config", written, quiet=not main)
         self.results = Path(results)
         self.settings = str(self.results / "config.json")
         self.inventory = str(self.results / "inventory.tsv")
@@ -64,7 +72,7 @@ class Workflow:
     def _write_settings(self) -> None:
         text = to_json(self.config.model_dump(mode="json", by_alias=True))
         path = Path(self.settings)
-        if not path.exists() or path.read_text() != text:
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
             write_text(path, text)
 
     def _refresh(self) -> None:
@@ -81,7 +89,9 @@ class Workflow:
             self.inventory,
             "--quiet",
         ]
-        finished = subprocess.run(command, check=False, stderr=subprocess.PIPE, text=True)
+        # Whatever the locale, what it says comes as UTF-8.
+        environment = os.environ | {"PYTHONIOENCODING": "utf-8"}
+        finished = subprocess.run(command, check=False, stderr=subprocess.PIPE, encoding="utf-8", env=environment)
         if finished.returncode:
             raise TomoscoutError(finished.stderr.strip().splitlines()[-1].removeprefix("error: "))
         sys.stderr.write(finished.stderr)

@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tomoscout.errors import cut
+
 LARGEST_CHUNK = 256
 """Voxels along a side, as copick writes them; made smaller so that chunks divide a volume evenly."""
 
@@ -56,7 +58,7 @@ class Volume:
         try:
             return np.asarray(array[(*leading, *region) or ...])
         except (RuntimeError, ValueError, OSError, EOFError, zlib.error) as error:
-            raise VolumeError(f"a chunk cannot be decoded ({one_line(error)})") from None
+            raise VolumeError(f"a chunk cannot be decoded ({cut(str(error) or repr(error))})") from None
 
 
 def open_volume(fs: Any, path: str, voxel_spacing: float, channels: int = 0) -> Volume:
@@ -89,7 +91,7 @@ def open_volume(fs: Any, path: str, voxel_spacing: float, channels: int = 0) -> 
         array = zarr.open_array(store, path=level, mode="r")
     except Exception as error:
         # Zarr raises whatever its many readers of metadata do.
-        raise VolumeError(f"no readable zarr array: {level}: {one_line(error)}") from None
+        raise VolumeError(f"no readable zarr array: {level}: {cut(str(error) or repr(error))}") from None
     if array.dtype.kind not in "biuf":
         raise VolumeError(f"its values are {array.dtype}, expected numbers")
     shape = tuple(array.shape)
@@ -109,7 +111,7 @@ def _read_json(fs: Any, path: str, missing: Any) -> Any:
     except (FileNotFoundError, NotADirectoryError):
         return missing
     except (ValueError, OSError) as error:
-        raise VolumeError(f"no readable zarr array: {name}: {one_line(error)}") from None
+        raise VolumeError(f"no readable zarr array: {name}: {cut(str(error) or repr(error))}") from None
     if not isinstance(values, dict):
         raise VolumeError(f"no readable zarr array: {name} holds no mapping")
     return values
@@ -164,23 +166,14 @@ def _check_scale(image: Mapping[str, Any], voxel_spacing: float) -> None:
             return
         found = scale * [_UNITS[unit] for unit in units]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise VolumeError(f"the scale in its OME-Zarr metadata cannot be read ({one_line(error)})") from None
+        raise VolumeError(
+            f"the scale in its OME-Zarr metadata cannot be read ({cut(str(error) or repr(error))})"
+        ) from None
     if not (np.abs(found - voxel_spacing) <= SPACING_TOLERANCE * voxel_spacing).all():
         sizes = " × ".join(f"{value:g}" for value in dict.fromkeys(found.tolist()))
         raise VolumeError(
             f"its voxels are of {sizes} Å by its OME-Zarr metadata, but {voxel_spacing:g} Å by the name of its folder"
         )
-
-
-def one_line(error: object) -> str:
-    """An error of a library as a part of a line."""
-    return " ".join((str(error) or repr(error)).split())[:200]
-
-
-def shown(value: object) -> str:
-    """A value found in a file, as a part of a line."""
-    text = repr(value)
-    return text if len(text) <= 100 else f"{text[:99]}…"
 
 
 def write_volume(

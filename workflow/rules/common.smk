@@ -31,7 +31,12 @@ if not config:
     stop_with("no configuration: give one with --configfile my.yaml (config/README.md shows the least it needs)")
 
 try:
-    flow = Workflow(config, workflow.pathvars.apply("<results>"), main=workflow.is_main_process)
+    flow = Workflow(
+        config,
+        workflow.pathvars.apply("<results>"),
+        main=workflow.is_main_process,
+        files=workflow.configfiles,
+    )
 except TomoscoutError as error:
     stop_with(str(error))
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, model_validator
 
-from tomoscout.networks import family_module
+from tomoscout.networks import family_module, family_name
 from tomoscout.sections import Name, Section
 
 Conditions = dict[str, list[Any]]
@@ -150,10 +151,15 @@ Space = dict[str, Entry]
 
 def parse_families(value: Any) -> Any:
     """A family, or a list of them, is a mapping without changes."""
-    families = [value] if isinstance(value, str) else value
+    families = re.split(r"\s*,\s*", value.strip()) if isinstance(value, str) else value
     if isinstance(families, list) and all(isinstance(family, str) for family in families):
-        return {family: {} for family in families}
-    return {family: changes or {} for family, changes in families.items()} if isinstance(families, dict) else families
+        families = dict.fromkeys(families)
+    if not isinstance(families, dict):
+        return families
+    return {
+        family_name(family, "explore.networks") if isinstance(family, str) else family: changes or {}
+        for family, changes in families.items()
+    }
 
 
 class Explore(Section):
@@ -162,7 +168,7 @@ class Explore(Section):
 
     name: Name = "search"
     """Name of the study: `results/explore/{name}-{digest}/`. The digest stands for all that decides on its trials."""
-    trials: int = Field(default=48, ge=1)
+    trials: int = Field(default=48, ge=1, le=1_000_000)
     """Trainings in all. More can be added at any time; those that are done stay as they are."""
     window: int = Field(default=8, ge=1)
     """A trial is proposed once all but the last `window` - 1 before it are done. Part of the study, as the number of

@@ -197,7 +197,7 @@ def _progress(folder: Path, times: Mapping[str, float], now: float) -> str:
 
 def _rows(path: Path) -> list[dict[str, str]]:
     try:
-        return list(csv.DictReader(path.read_text(errors="replace").splitlines()))
+        return list(csv.DictReader(path.read_text(encoding="utf-8", errors="replace").splitlines()))
     except (OSError, csv.Error):
         return []
 

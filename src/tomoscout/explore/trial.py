@@ -75,7 +75,7 @@ def give_up(study_folder: Path, number: int, reason: str = "given up") -> bool:
 
 def _check_given_up(folder: Path) -> None:
     if (folder / GIVEN_UP).exists():
-        raise _GivenUp(read_json(folder / GIVEN_UP)["reason"])
+        raise _GivenUp(read_json(folder / GIVEN_UP, reason=str)["reason"])
 
 
 def _clear(folder: Path) -> None:

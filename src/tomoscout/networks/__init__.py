@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from tomoscout.files import digest, digest_file
 from tomoscout.networks.options import NetworkOptions
+from tomoscout.sections import expand_path, note_change
 
 if TYPE_CHECKING:
     from torch import nn
@@ -36,6 +37,21 @@ FAMILIES = {
 """The built-in families and their modules."""
 
 ENTRY_POINTS = "tomoscout.networks"
+
+
+def family_name(given: str, key: str) -> str:
+    """The name of a family from one in any case, as octopi's Unet, or the whole path of a Python file; `key`
+    says in a note where it was given.
+
+    Raises:
+        ValueError: a path holds a variable that is not set.
+    """
+    if given.endswith(".py"):
+        return expand_path(given)
+    name = {family.lower(): family for family in FAMILIES}.get(given.replace("_", "").replace("-", "").lower(), given)
+    if name != given:
+        note_change("", key, given, name)
+    return name
 
 
 def family_module(family: str) -> ModuleType:
@@ -112,6 +128,7 @@ def parse_network(values: Any) -> NetworkOptions:
     values = {"family": "UNet", **values}
     if not isinstance(values["family"], str):
         raise ValueError(f"family must be a name or a Python file, found {values['family']!r}")
+    values["family"] = family_name(values["family"], "train.network.family")
     options: NetworkOptions = family_module(values["family"]).Options.model_validate(values)
     return options
 

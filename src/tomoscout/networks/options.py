@@ -8,21 +8,26 @@ from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from tomoscout.errors import shown
 from tomoscout.sections import Section
 
 
 def _check_per_axis(value: Any) -> Any:
     numbers = value if isinstance(value, list | tuple) else [value]
-    whole = all(isinstance(number, int) and not isinstance(number, bool) and number >= 1 for number in numbers)
+    whole = all(
+        isinstance(number, int) and not isinstance(number, bool) and 1 <= number <= 100_000 for number in numbers
+    )
     if not whole or not (numbers is not value or len(numbers) in (2, 3)):
-        raise ValueError(f"found {value!r}, expected a whole number from 1 on, or a list of one per axis (z, y, x)")
+        raise ValueError(
+            f"found {shown(value)}, expected a whole number from 1 on, or a list of one per axis (z, y, x)"
+        )
     return value
 
 
 PerAxis = Annotated[int | list[int], BeforeValidator(_check_per_axis)]
 """A whole number from 1 on for all axes, or a list of one per axis (z, y, x)."""
 
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=100_000)]
 
 
 def per_axis(value: int | Sequence[int], dimensions: int) -> tuple[int, ...]:

@@ -43,14 +43,14 @@ def run_report(
     history = []
     # A model from elsewhere may have come without.
     if (model / "metrics.csv").exists():
-        with (model / "metrics.csv").open(newline="") as handle:
+        with (model / "metrics.csv").open(newline="", encoding="utf-8") as handle:
             history = list(csv.DictReader(handle))
     write_report(
         output,
         config.report.title,
         read_scores(scores),
         history,
-        yaml.safe_load((model / "model.yaml").read_text()),
+        yaml.safe_load((model / "model.yaml").read_text(encoding="utf-8")),
         {**read_json(split), "fold": config.split.fold},
         summarise_targets(read_manifest(targets, record) for record in records if record.key in plan.inputs),
         _slices(config, records, localized),

@@ -25,7 +25,7 @@ def _main() -> None:
     with contextlib.suppress(OSError):
         os.nice(19)
     try:
-        sync(Path(order["folder"]), Tracking(uri=order["uri"], experiment=order["experiment"]), order["uri"])
+        sync(Path(order["folder"]), Tracking(experiment=order["experiment"]), order["uri"])
     except TomoscoutError as error:
         sys.exit(str(error))
 

@@ -110,7 +110,7 @@ def _read_model(path: Path) -> dict[str, Any]:
     """`model.yaml` in the form of `training.json`."""
     if not path.exists():
         return {}
-    model = yaml.safe_load(path.read_text())
+    model = yaml.safe_load(path.read_text(encoding="utf-8"))
     made_from = model["made_from"]
     return {
         "name": model["name"],
@@ -127,7 +127,7 @@ def _read_curves(path: Path, classes: Sequence[str]) -> Curves:
     """The columns of `metrics.csv`; those of classes are their scores."""
     curves: Curves = {}
     if path.exists():
-        with path.open(newline="") as handle:
+        with path.open(newline="", encoding="utf-8") as handle:
             for row in csv.DictReader(handle):
                 step = int(row.pop("step"))
                 for column, text in row.items():

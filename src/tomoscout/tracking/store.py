@@ -7,7 +7,6 @@ import logging
 import math
 import os
 import random
-import re
 import sqlite3
 import tempfile
 import time
@@ -15,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tomoscout.errors import TomoscoutError
+from tomoscout.errors import TomoscoutError, without_passwords
 from tomoscout.files import digest, digest_file
 from tomoscout.progress import Progress
 from tomoscout.tracking.record import FINGERPRINT, MODEL, RATE, STUDY, Curves, Record, read_record
@@ -54,6 +53,21 @@ def default_uri(results: Path) -> str:
     return f"sqlite:///{results / 'mlflow.db'}"
 
 
+def address(tracking: Tracking, default_uri: str) -> str:
+    """The address of the store; of `$NAME`, what that variable of the environment holds.
+
+    Raises:
+        TomoscoutError: the variable is not set.
+    """
+    uri = tracking.uri or default_uri
+    if not uri.startswith("$"):
+        return uri
+    name = uri.removeprefix("$").strip("{}")
+    if not os.environ.get(name):
+        raise TomoscoutError(f"tracking.uri: the environment has no variable {name}, expected an address in it")
+    return os.environ[name]
+
+
 def sync(folder: Path, tracking: Tracking, default_uri: str) -> str:
     """Record in MLflow what lies in a model folder, finished or not; returns the id of MLflow's run.
 
@@ -65,7 +79,7 @@ def sync(folder: Path, tracking: Tracking, default_uri: str) -> str:
         TomoscoutError: the folder holds no training, or the store refuses, stays locked or cannot be reached.
     """
     record = read_record(folder)
-    uri = tracking.uri or default_uri
+    uri = address(tracking, default_uri)
     attempt = 1
     while True:
         try:
@@ -76,7 +90,7 @@ def sync(folder: Path, tracking: Tracking, default_uri: str) -> str:
         except Exception as error:
             why = reason(error)
             if attempt == ATTEMPTS or "database is locked" not in why:
-                raise TomoscoutError(f"tracking: {_without_password(uri)}: {why}") from None
+                raise TomoscoutError(f"tracking: {without_passwords(uri)}: {why}") from None
         time.sleep(random.uniform(0.1, 0.2) * LOCK_SECONDS)
         attempt += 1
 
@@ -101,12 +115,8 @@ def reason(error: BaseException) -> str:
     """What an error began with, in one line: MLflow wraps what went wrong into errors of its own."""
     while inner := error.__cause__ or (None if error.__suppress_context__ else error.__context__):
         error = inner
-    text = " ".join(_without_password(str(error)).split())
+    text = " ".join(without_passwords(str(error)).split())
     return f"{text[:300]} ({type(error).__name__})"
-
-
-def _without_password(text: str) -> str:
-    return re.sub(r"//[^/@\s]*@", "//", text)
 
 
 @contextlib.contextmanager
@@ -204,7 +214,7 @@ def _experiment_id(client: MlflowClient, name: str, uri: str) -> str:
                 raise
     if found.lifecycle_stage != "active":
         raise TomoscoutError(
-            f"tracking: {_without_password(uri)}: the experiment '{name}' was deleted there; restore it or choose "
+            f"tracking: {without_passwords(uri)}: the experiment '{name}' was deleted there; restore it or choose "
             "another as tracking.experiment"
         )
     return str(found.experiment_id)
