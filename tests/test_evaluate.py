@@ -30,7 +30,8 @@ def scored(small: SmallProject) -> Any:
         localized = small.folder / "localized"
         source = Source("ribosome", "tomoscout", "unet")
         small.project().write_picks("b", source, Picks.at(np.array(INSIDE)), "inputs")
-        manifest = {"inputs": "inputs", "picks": {"ribosome": {"source": str(source)}}}
+        facts = {"project": "demo", "run": "b", "inputs": "inputs"}
+        manifest = {**facts, "picks": {"ribosome": {"source": str(source)}}}
         write_json(localized / "demo" / "b.json", manifest)
         output: Path = small.folder / "scores"
         result = succeeded(small.command("evaluate", "--localized", localized, "--output", output))

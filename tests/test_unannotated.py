@@ -55,7 +55,7 @@ def configure(project: SmallProject, unannotated: str | None = None, **sections:
 def fingerprint(project: SmallProject, config: Config) -> str:
     records = project.refresh()
     plan = plan_targets(config, records)
-    return training_fingerprint(config, plan, make_split(config, records, plan).folds[0])
+    return training_fingerprint(config, records, plan, make_split(config, records, plan).folds[0])
 
 
 def split(project: SmallProject) -> tuple[str, dict[str, Any]]:

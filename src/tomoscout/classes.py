@@ -51,14 +51,14 @@ class TargetClass:
 @dataclass(frozen=True)
 class TargetPlan:
     """What will be made: the classes; per run (`project/run`) the digest of everything its targets depend on; the runs
-    that have any annotation of the classes; per project the label on disk of each class; per annotated run the names of
-    classes that are not annotated in it; what a user should know."""
+    that have any annotation of the classes; per annotated run the names of classes that are not annotated in it; per
+    project the label on disk of each class; what a user should know."""
 
     classes: tuple[TargetClass, ...]
     inputs: dict[str, str]
     annotated: frozenset[str]
-    stored_labels: dict[str, dict[str, int]] = field(default_factory=dict)
     unannotated: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    stored_labels: dict[str, dict[str, int]] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
 
@@ -108,7 +108,7 @@ def plan_targets(config: Config, records: Sequence[RunRecord]) -> TargetPlan:
     unannotated = _unannotated(config, classes, concerned)
     warnings += _doubts(concerned, sources) + _unreadable_tomograms(config, used)
     warnings += _warnings_of_unannotated(config, classes, unannotated, len(inputs))
-    return TargetPlan(classes, inputs, annotated, stored, unannotated, tuple(warnings))
+    return TargetPlan(classes, inputs, annotated, unannotated, stored, tuple(warnings))
 
 
 def _unannotated(

@@ -15,7 +15,7 @@ from tomoscout.classes import TargetClass, TargetPlan, has_tomogram, is_annotate
 from tomoscout.config import Config, Split
 from tomoscout.errors import TomoscoutError
 from tomoscout.files import write_json
-from tomoscout.inventory import RunRecord, excluded_runs, find_runs, tomograms_of
+from tomoscout.inventory import RunRecord, excluded_runs, find_runs
 
 VERSION = 2
 """Raised when the same options would divide the same runs otherwise."""
@@ -93,7 +93,12 @@ def _eligible(config: Config, records: list[RunRecord], plan: TargetPlan) -> tup
         if record.key in reasons:
             continue
         if not has_tomogram(config, record):
-            reasons[record.key] = f"no tomogram {' or '.join(config.tomograms)}; {tomograms_of(record)}"
+            broken = [
+                f"{uri} cannot be read: {record.unreadable[uri]}"
+                for uri in config.tomograms
+                if uri in record.unreadable
+            ]
+            reasons[record.key] = "; ".join(broken) or f"no tomogram {' or '.join(config.tomograms)}"
         elif record.key not in plan.inputs:
             reasons[record.key] = "no target: it has no picks or segmentation of the target classes"
         elif record.key not in used:
