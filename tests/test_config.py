@@ -336,10 +336,6 @@ def test_what_must_be_given(missing: str) -> None:
             "evaluate.reference: 'alice' is not user/session (such as data-portal/0)",
         ),
         ({"evaluate": {"reference": ["a:b"]}}, "evaluate.reference: 'a:b' is not a source"),
-        (
-            {"evaluate": {"weights": {"ribosome": -1}}},
-            "evaluate.weights.ribosome: Input should be greater than or equal",
-        ),
         ({"segment": {"tile": [0, 0, 0]}}, "segment.tile.0: Input should be greater than or equal to 1, found 0"),
         ({"tomograms": ["wbp@0"]}, "tomograms: 'wbp@0' has a spacing of 0 Å, expected more than 0 and at most 10,000"),
         ({"tomograms": ["wbp@1.2.3"]}, "tomograms: 'wbp@1.2.3' is not a tomogram URI"),

@@ -604,7 +604,7 @@ WRONG = [
     ({"family": "SwinUNETR", "feature_size": 12, "num_heads": [6, 6, 12, 24]}, "at least four for each"),
     ({"family": "ResidualEncoderUNet", "blocks": [1]}, r"blocks \[1\] has 1 entries, expected 4"),
     ({"family": "ResidualEncoderUNet", "decoder_convolutions": [1] * 4}, "has 4 entries, expected 3"),
-    ({"family": "unet"}, "unknown family 'unet'; did you mean 'UNet'"),
+    ({"family": "unets"}, "unknown family 'unets'; did you mean 'UNet'"),
     ({"family": "SwinUNTER"}, "did you mean 'SwinUNETR'"),
     ({"family": "ResNet18x"}, "unknown family 'ResNet18x'; did you mean"),
     ({"family": "?"}, "known: UNet, AttentionUNet, .*, or a Python file"),

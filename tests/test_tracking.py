@@ -22,7 +22,7 @@ import pytest
 
 from tomoscout.classes import TargetClass
 from tomoscout.config import Source
-from tomoscout.errors import TomoscoutError
+from tomoscout.errors import TomoscoutError, without_passwords
 from tomoscout.files import write_json
 from tomoscout.model import Model, save_model
 from tomoscout.networks import parse_network
@@ -348,11 +348,32 @@ def test_stores_that_cannot_be_used(folder: Path, results: Path) -> None:
                 (f"sqlite:///{results}/text.db/mlflow.db", "File exists"),
                 (nobody, "Connection refused"),
             ):
+                # With a password only a variable of the environment may hold an address.
+                patch.setenv("SERVER", uri)
                 with pytest.raises(TomoscoutError, match=what) as error:
-                    sync(folder, Tracking(uri=uri), "")
+                    sync(folder, Tracking(uri="$SERVER"), "")
                 assert str(error.value).startswith(f"tracking: {uri.replace('me:secret@', '')}: ")
                 assert "secret" not in str(error.value)
                 assert "\n" not in str(error.value)
+
+
+def test_an_address_in_the_environment(folder: Path, results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_progress(folder, 20)
+    monkeypatch.delenv("SERVER", raising=False)
+    with pytest.raises(TomoscoutError, match=r"^tracking\.uri: the environment has no variable SERVER, expected an"):
+        sync(folder, Tracking(uri="$SERVER"), "")
+    monkeypatch.setenv("SERVER", default_uri(results))
+    assert sync(folder, Tracking(uri="${SERVER}"), "") == sync(folder, TRACKING, default_uri(results))
+
+
+def test_passwords_are_taken_out_of_messages() -> None:
+    for text in ("https://me:hush@h/a", "https://me:hu/sh@h", "see https://hush@h and", "http://h?password=hush&a=1"):
+        assert "hush" not in without_passwords(text)
+        assert "sh@" not in without_passwords(text)
+    assert (
+        without_passwords("sqlite:////home/a@b/mlflow.db, file:///a:1@b")
+        == "sqlite:////home/a@b/mlflow.db, file:///a:1@b"
+    )
 
 
 def test_a_deleted_experiment(folder: Path, results: Path) -> None:

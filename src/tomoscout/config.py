@@ -338,7 +338,7 @@ class Evaluate(Section):
     counting: Literal["one-to-one", "challenge"] = "one-to-one"
     """one-to-one: a prediction and a reference are used once. challenge: the CZII challenge's counting, in which
     any prediction near a reference makes it found and all others are false."""
-    weights: dict[ObjectName, Annotated[float, Field(ge=0)]] = {}
+    weights: dict[ObjectName, float] = {}
     """Weight of an object in the overall score; 1 where none is given."""
 
     @field_validator("reference", mode="before")

@@ -167,7 +167,7 @@ def _refuse_other_content(folder: Path, made_with: dict[str, Any], runs: int) ->
         raise TomoscoutError(f"{path}: belongs to another project; expected an empty folder or a phantom")
     if not (path := folder / "phantom.json").exists():
         return
-    old = read_json(path, made_with=dict, runs=list)
+    old = read_json(path, made_with=dict, runs=dict)
     for key, value in made_with.items():
         if (was := old["made_with"].get(key)) != value:
             raise TomoscoutError(f"{path}: made with {key} {was}; expected {value} (remove the folder to make it anew)")
