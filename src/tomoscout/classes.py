@@ -57,8 +57,11 @@ def plan_targets(config: Config, records: Sequence[RunRecord]) -> TargetPlan:
         TomoscoutError: an object, radius, source or run in the config does not exist or is ambiguous.
     """
     options = config.targets
-    if not options.picks and not options.segmentations:
-        raise TomoscoutError("targets.picks: nothing to learn; give user/session or a list of objects")
+    if not config.learns:
+        raise TomoscoutError(
+            "targets.picks: nothing to learn; give user/session or a list of objects (segment.models applies a trained "
+            "model without any)"
+        )
     classes = _classes(config, records)
     sources = {source for entry in classes for source in entry.sources}
     annotated = frozenset(r.key for r in records if any(is_annotated(entry, r) for entry in classes))

@@ -28,6 +28,8 @@ RUNS = {
     "validate": "validation runs, which chose the model and its thresholds",
     "train": "training runs, which the model has seen",
     "all": "all runs, those that trained the model among them",
+    "listed": "those listed under evaluate.runs",
+    "annotated": "all that have reference picks, of a model trained elsewhere",
 }
 
 
@@ -52,7 +54,7 @@ def evaluate(
         references: the truth, per run and object.
         radii: the objects to score, in order, with their radii in Å.
         options: distance, beta, counting, weights.
-        runs_kind: which runs these are: test, validate, train or all.
+        runs_kind: which runs these are, of `RUNS`.
 
     Returns:
         JSON-like scores: the options; `objects`, `mean`, `pooled`, `runs` (counts and ratios; None where one is not

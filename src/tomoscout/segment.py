@@ -18,7 +18,7 @@ from tomoscout.fingerprints import segment_fingerprint
 from tomoscout.inference import Ensemble, InputSizes, argmax_labels, predict
 from tomoscout.inventory import RunRecord
 from tomoscout.model import Model, load_network, read_ensemble
-from tomoscout.predictions import predicted_segmentation, probabilities_name, segmented_runs
+from tomoscout.predictions import check_objects, predicted_segmentation, probabilities_name, segmented_runs
 from tomoscout.progress import Progress
 from tomoscout.volumes import standardise
 
@@ -44,6 +44,7 @@ def run_segment(
             f"{folders[0]}: trained at {' and '.join(map(str, model.voxel_spacings))} Å per voxel, but the tomogram to "
             f"segment is {config.segment_tomogram}"
         )
+    check_objects(config, records, model.classes, folders[0])
     work = Batch(config, segmented_runs(config, records), batch, output)
     inputs = {r.key: digest([model.weights_digest, segment_fingerprint(config, r)]) for r in work.records}
     pending = [r for r in work.records if not work.is_done(r, inputs[r.key], lambda r: _is_there(config, work, r))]

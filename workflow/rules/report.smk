@@ -1,9 +1,11 @@
 rule write_report:
     input:
-        scores=f"{SCORES}/scores.json",
         models=guarded(lambda wildcards: model_files(flow.applied_models())),
-        split=SPLIT,
-        targets=guarded(lambda wildcards: batch_files(TARGETS, flow.overlay_batches())),
+        scores=[f"{SCORES}/scores.json"] if flow.is_scored else [],
+        split=[SPLIT] if flow.learns else [],
+        targets=guarded(lambda wildcards: batch_files(TARGETS, flow.overlay_batches())) if flow.learns else [],
+        # Where a model from elsewhere is applied, the page shows what it found everywhere.
+        localized=[] if flow.learns else guarded(lambda wildcards: batch_files(LOCALIZED, flow.segment_batches())),
     output:
         report(
             REPORT,
@@ -22,13 +24,15 @@ rule write_report:
         settings=flow.settings,
         inventory=flow.inventory,
         model=lambda wildcards, input: os.path.dirname(input.models[0]),
-        scores=lambda wildcards, input: os.path.dirname(input.scores),
-        targets=lambda wildcards, input: os.path.dirname(input.targets[0]),
+        scores=lambda wildcards, input: options("--scores", folders_of(input.scores)),
+        split=lambda wildcards, input: options("--split", input.split),
+        targets=lambda wildcards, input: options("--targets", folders_of(input.targets[:1])),
+        localized=lambda wildcards, input: options("--localized", folders_of(input.localized[:1])),
         depends_on=flow.report_inputs(),
     shell:
         "tomoscout report --config {params.settings:q} --inventory {params.inventory:q}"
-        " --model {params.model:q} --scores {params.scores:q} --split {input.split:q}"
-        " --targets {params.targets:q} --output {output:q} > {log:q} 2>&1"
+        " --model {params.model:q} {params.scores:q} {params.split:q} {params.targets:q} {params.localized:q}"
+        " --output {output:q} > {log:q} 2>&1"
 
 
 rule report:
