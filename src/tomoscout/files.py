@@ -7,6 +7,7 @@ import csv
 import hashlib
 import io
 import json
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -63,14 +64,42 @@ def read_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        TomoscoutError: the file is missing or is not JSON.
+        TomoscoutError: the file is missing, is not JSON, or holds a number that is not finite, which no file of ours
+            does.
     """
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"), parse_float=_finite, parse_constant=_finite)
     except FileNotFoundError:
         raise TomoscoutError(f"{path}: no such file") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise TomoscoutError(f"{path}: not valid JSON ({error})") from None
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is not a finite number")
+    return value
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    """The rows of a comma-separated table.
+
+    Raises:
+        TomoscoutError: the file is missing or is no table.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as handle:
+            rows = list(csv.DictReader(handle, strict=True))
+    except FileNotFoundError:
+        raise TomoscoutError(f"{path}: no such file") from None
+    except (ValueError, csv.Error) as error:
+        raise TomoscoutError(f"{path}: not a comma-separated table ({error})") from None
+    for number, row in enumerate(rows, 2):
+        # Too many values stand under None, and None stands for those that lack.
+        if None in row or None in row.values():
+            raise TomoscoutError(f"{path}: row {number} has more or fewer values than the first has columns")
+    return rows
 
 
 def write_table(path: Path, columns: list[str], rows: Iterable[Mapping[str, object]]) -> None:

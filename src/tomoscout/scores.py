@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import csv
 import difflib
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from pydantic import BaseModel, PositiveFloat
 
 from tomoscout.config import Evaluate
 from tomoscout.errors import TomoscoutError
-from tomoscout.files import read_json, write_json, write_table
+from tomoscout.files import read_json, read_table, write_json, write_table
+from tomoscout.forms import checked
 from tomoscout.matching import Matches, count_matches, f_beta, precision_recall
 from tomoscout.project import Picks
+from tomoscout.sections import Fraction
 
 PicksOfRuns = Mapping[str, Mapping[str, Picks]]
 """Run (`project/run`) → object → picks. A run or object without picks may be left out."""
@@ -206,6 +209,55 @@ def _write_columns(path: Path, rows: Iterable[Mapping[str, Any]], columns: list[
     write_table(path, named, [dict(zip(named, (row[key] for key in columns), strict=True)) for row in rows])
 
 
+class _Counts(BaseModel):
+    references: int
+    predictions: int
+    true_positives: int
+    false_positives: int
+    false_negatives: int
+    precision: Fraction | None
+    recall: Fraction | None
+    f: Fraction | None
+
+
+class _OfObject(_Counts):
+    object: str
+    radius: float
+    distance: float
+    weight: float
+    average_precision: Fraction | None
+
+
+class _OfRun(_Counts):
+    run: str
+    object: str
+
+
+class _Mean(BaseModel):
+    precision: Fraction | None
+    recall: Fraction | None
+    f: Fraction | None
+    average_precision: Fraction | None
+    left_out: list[str]
+
+
+class _Scores(BaseModel):
+    """The form of `scores.json`."""
+
+    beta: PositiveFloat
+    distance: PositiveFloat
+    counting: Literal["one-to-one", "challenge"]
+    runs_kind: Literal[tuple(RUNS)]  # type: ignore[valid-type]
+    objects: list[_OfObject]
+    mean: _Mean
+    pooled: _Counts
+    runs: list[_OfRun]
+    runs_scored: list[str]
+    runs_ignored: list[str]
+    runs_without_references: list[str]
+    runs_without_predictions: list[str]
+
+
 def read_scores(folder: Path) -> dict[str, Any]:
     """The scores that `write_scores` wrote.
 
@@ -213,20 +265,21 @@ def read_scores(folder: Path) -> dict[str, Any]:
         TomoscoutError: a file is missing or broken.
     """
     scores: dict[str, Any] = read_json(folder / "scores.json")
+    checked(_Scores, scores, folder / "scores.json", "scores")
     path = folder / "curves.csv"
     numbers = {"threshold": float, "predictions": int, "true_positives": int, **dict.fromkeys(RATIOS, float)}
     curves: dict[str, dict[str, list[float]]] = {
         entry["object"]: {key: [] for key in numbers} for entry in scores["objects"]
     }
     try:
-        with path.open(newline="") as handle:
-            for row in csv.DictReader(handle):
-                row["f"] = row[f_name(scores["beta"])]
-                for key, number in numbers.items():
-                    curves[row["object"]][key].append(number(row[key]))
-    except FileNotFoundError:
-        raise TomoscoutError(f"{path}: no such file") from None
-    except (KeyError, ValueError, TypeError) as error:
+        for row in read_table(path):
+            row["f"] = row[f_name(scores["beta"])]
+            for key, number in numbers.items():
+                value = number(row[key])
+                if not math.isfinite(value):
+                    raise ValueError(f"{key} {row[key]}")
+                curves[row["object"]][key].append(value)
+    except (KeyError, ValueError) as error:
         raise TomoscoutError(f"{path}: not the curves of scores.json ({error!r}); evaluate again") from None
     return {**scores, "curves": [{"object": name, **curve} for name, curve in curves.items()]}
 

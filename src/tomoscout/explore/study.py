@@ -22,7 +22,7 @@ from tomoscout.config import Config
 from tomoscout.errors import TomoscoutError
 from tomoscout.explore.options import Choice, Number
 from tomoscout.explore.points import configured_values, known_values, train_options, with_validations
-from tomoscout.explore.records import Ask, Params, Refused, Result, trial_folder, trial_name
+from tomoscout.explore.records import Ask, Params, Refused, Result, read_trial, trial_folder, trial_name
 from tomoscout.explore.space import SearchSpace, label
 from tomoscout.files import digest, read_json
 from tomoscout.fingerprints import VERSIONS, training_fingerprint
@@ -89,12 +89,17 @@ class Study:
         """The study in a folder.
 
         Raises:
-            TomoscoutError: there is none.
+            TomoscoutError: there is none, or its settings were changed.
         """
-        settings = read_json(folder / "study.json")
-        if not isinstance(settings, dict) or not {"space", "train", "window"} <= settings.keys():
-            raise TomoscoutError(f"{folder / 'study.json'}: not the settings of a study")
-        return cls(settings)
+        path = folder / "study.json"
+        settings = read_json(path)
+        if not isinstance(settings, dict) or not {"name", "space", "train", "window"} <= settings.keys():
+            raise TomoscoutError(f"{path}: not the settings of a study")
+        study = cls(settings)
+        # The folder is named after all of them.
+        if study.name != folder.absolute().name:
+            raise TomoscoutError(f"{path}: not the settings that its folder is named after, but those of {study.name}")
+        return study
 
     @property
     def name(self) -> str:
@@ -272,17 +277,29 @@ def rebuild(
     )
     told = study.told(number)
     for earlier in range(number):
-        ask = Ask.read(trial_folder(folder, earlier))
-        result = Result.read(trial_folder(folder, earlier)) if earlier in told else None
+        place = trial_folder(folder, earlier)
+        ask, result = read_trial(place) if earlier in told else (Ask.read(place), None)
         rebuilt.add_trials(frozen_trials(ask, result))
     return rebuilt
 
 
 def frozen_trials(
     ask: Ask, result: Result | None, notes: Mapping[str, Any] | None = None
-) -> Iterator[optuna.trial.FrozenTrial]:
+) -> list[optuna.trial.FrozenTrial]:
     """A trial for Optuna, after what was refused in its place; without a result, as one that runs. `notes`: further
-    attributes of a trial with a result, for people."""
+    attributes of a trial with a result, for people.
+
+    Raises:
+        TomoscoutError: what its files say does not hold together.
+    """
+    try:
+        return list(_frozen_trials(ask, result, notes or {}))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        name, why = trial_name(ask.number), " ".join(str(error).split())[:200]
+        raise TomoscoutError(f"{name}/ask.json or {name}/result.json: not as they were written ({why})") from None
+
+
+def _frozen_trials(ask: Ask, result: Result | None, notes: Mapping[str, Any]) -> Iterator[optuna.trial.FrozenTrial]:
     from optuna.distributions import json_to_distribution
     from optuna.trial import TrialState, create_trial
 
@@ -306,6 +323,6 @@ def frozen_trials(
             user_attrs={
                 "trial": trial_name(ask.number),
                 **({"reason": result.reason} if result.reason else {}),
-                **(notes or {}),
+                **notes,
             },
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from tomoscout.errors import TomoscoutError
-from tomoscout.explore.records import BASELINE, Ask, Params, Result, best_names, trial_folder, trial_name
+from tomoscout.explore.records import BASELINE, Ask, Params, Result, best_names, read_trial, trial_folder, trial_name
 from tomoscout.explore.study import Study, distribution_of, frozen_trials
 from tomoscout.files import write_table, write_text
 
@@ -35,8 +35,8 @@ def run_summary(folder: Path, trials: int, top: int, title: str) -> list[Result]
     from tomoscout.report.exploration import write_exploration
 
     study = Study.read(folder)
-    asks = [Ask.read(trial_folder(folder, number)) for number in range(trials)]
-    results = [Result.read(trial_folder(folder, number)) for number in range(trials)]
+    read = [read_trial(trial_folder(folder, number)) for number in range(trials)]
+    asks, results = [ask for ask, _ in read], [result for _, result in read]
     _write_table(folder / "trials.csv", study, results)
     write_exploration(folder / "report.html", study.settings, asks, results, title, study.configured)
     _write_journal(folder / JOURNAL, study, asks, results)
@@ -51,7 +51,7 @@ def run_summary(folder: Path, trials: int, top: int, title: str) -> list[Result]
             shutil.rmtree(old)
     for name, result in zip(best_names(top), best, strict=True):
         _copy_model(trial_folder(folder, result.number), folder / name)
-        _write_recipe(folder / name / "train.yaml", asks[result.number])
+        _write_recipe(folder / name / "train.yaml", asks[result.number], trial_folder(folder, result.number))
     return best
 
 
@@ -85,8 +85,10 @@ def _write_table(path: Path, study: Study, results: Sequence[Result]) -> None:
     write_table(path, ["trial", "state", "value", "validations", *params, "reason", "proposed"], rows)
 
 
-def _write_recipe(path: Path, ask: Ask) -> None:
-    """The options of a trial as a configuration to be merged with another: to train longer, or on more."""
+def _write_recipe(path: Path, ask: Ask, folder: Path) -> None:
+    """The options of the trial in `folder` as a configuration to be merged with another: to train longer, or on
+    more."""
+    ask.options(folder)
     options = {name: value for name, value in ask.train.items() if name != "validate_every"}
     # As a list, so that no option of another family is left over from what it is merged with.
     options["network"] = [options["network"]]
@@ -124,7 +126,7 @@ def _write_journal(path: Path, study: Study, asks: Sequence[Ask], results: Seque
         shutil.rmtree(new, ignore_errors=True)
 
 
-def _baseline(study: Study, ask: Ask, result: Result) -> Iterator[optuna.trial.FrozenTrial]:
+def _baseline(study: Study, ask: Ask, result: Result) -> list[optuna.trial.FrozenTrial]:
     """The baseline for the journal: its values as parameters where they lie in the ranges that are searched, which
     Optuna asks of every parameter, else as attributes."""
     from optuna.distributions import distribution_to_json
@@ -137,7 +139,7 @@ def _baseline(study: Study, ask: Ask, result: Result) -> Iterator[optuna.trial.F
             params[name], distributions[name] = value, distribution_to_json(distribution)
         else:
             notes[name] = value
-    yield from frozen_trials(replace(ask, params=params, distributions=distributions), result, notes)
+    return frozen_trials(replace(ask, params=params, distributions=distributions), result, notes)
 
 
 def _holds(distribution: optuna.distributions.BaseDistribution, value: Any) -> bool:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from tomoscout.batches import read_manifest
 from tomoscout.classes import plan_targets
 from tomoscout.config import Config
 from tomoscout.evaluate import found_by_model, read_pairs, scored_runs
-from tomoscout.files import read_json
+from tomoscout.files import read_json, read_table
 from tomoscout.geometry import to_voxels
 from tomoscout.inventory import RunRecord
+from tomoscout.model import read_description
 from tomoscout.predictions import predicted_picks, segmented_runs
 from tomoscout.project import Project
 from tomoscout.report.found import read_found
@@ -42,11 +41,9 @@ def run_report(
     Raises:
         TomoscoutError: a stage before this one has not been run.
     """
-    history = []
+    metrics = model / "metrics.csv"
     # A model from elsewhere may have come without.
-    if (model / "metrics.csv").exists():
-        with (model / "metrics.csv").open(newline="") as handle:
-            history = list(csv.DictReader(handle))
+    history = read_table(metrics) if metrics.exists() else []
     found = read_found(config, records, localized) if localized else None
     if scores:
         slices = _scored_slices(config, records)
@@ -57,7 +54,7 @@ def run_report(
         config.report.title,
         read_scores(scores) if scores else None,
         history,
-        yaml.safe_load((model / "model.yaml").read_text()),
+        read_description(model),
         {**read_json(split), "fold": config.split.fold} if split else {},
         _targets(config, records, targets) if targets else [],
         slices,
