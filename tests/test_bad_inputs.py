@@ -187,7 +187,11 @@ def test_an_object_whose_radius_is_another_in_another_project(annotated: SmallPr
 @pytest.mark.parametrize(
     ("targets", "message"),
     [
-        ({}, "targets.picks: nothing to learn; give user/session or a list of objects"),
+        (
+            {},
+            "targets.picks: nothing to learn; give user/session or a list of objects (segment.models applies a trained "
+            "model without any)",
+        ),
         (
             {"picks": "student/0"},
             "targets.picks: no picks of student/0 in any run; found picks of: expert/0",

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import math
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +17,8 @@ from typing import Any
 import optuna
 import pytest
 from optuna.distributions import json_to_distribution
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from scipy.stats import qmc
 
@@ -32,7 +38,8 @@ from tomoscout.explore.records import (
 from tomoscout.explore.samplers import make_sampler
 from tomoscout.explore.start import start_study, study_of, suggest
 from tomoscout.explore.study import MOST_REFUSED, SEED_PRIME, Misfit, Study, frozen_trials, propose, rebuild
-from tomoscout.files import digest_folder
+from tomoscout.explore.summary import MODEL_FILES, run_summary
+from tomoscout.files import digest_folder, write_json
 from tomoscout.splits import chosen_fold, make_split
 from tomoscout.training_options import Train
 
@@ -45,6 +52,7 @@ EXPLORE: dict[str, Any] = {
     "networks": {"UNet": {"width": {"choices": [4, 8]}}, "SegResNet": {}},
 }
 TRAIN: dict[str, Any] = {"steps": 40}
+LOSS = ("loss.name", "loss.alpha", "loss.beta", "loss.gamma", "loss.weight_tversky", "foreground_weight")
 
 
 @pytest.fixture
@@ -586,6 +594,107 @@ def test_refused_proposals_are_told_of(project: SmallProject) -> None:
         said = succeeded(tomoscout("explore", "suggest", str(number), *options, "--study", folder)).stderr
         ask = Ask.read(trial_folder(folder, number))
         assert said.splitlines() == [f"trial {trial_name(number)}: refused: {entry.reason}" for entry in ask.refused]
+
+
+# What is shown of the baseline
+
+
+@pytest.fixture
+def with_baseline(project: SmallProject) -> tuple[Study, Path]:
+    """A study with results; its baseline lies outside of the range of batch_size, its network in no range at all."""
+    train = {"steps": 40, "learning_rate": 2e-3, "batch_size": 2, "patch": [64, 64, 64]}
+    study = configure(project, {"baseline": True, "space": {"batch_size": {"low": 4, "high": 8}}}, train=train)
+    folder = project.folder / "results/explore" / study.name
+    write_json(folder / "study.json", study.settings)
+    run(study, folder, 6)
+    for number in range(6):
+        ask = Ask.read(trial_folder(folder, number))
+        outcome(ask).write(trial_folder(folder, number) / "result.json")
+        for name in MODEL_FILES:
+            (trial_folder(folder, number) / name).touch()
+    return study, folder
+
+
+def test_the_values_of_the_baseline_are_in_the_table(with_baseline: tuple[Study, Path]) -> None:
+    _, folder = with_baseline
+    run_summary(folder, 6, 1, "")
+    with (folder / "trials.csv").open(newline="") as handle:
+        first, *others = csv.DictReader(handle)
+    assert [row["proposed"] for row in (first, *others)] == ["no", *["yes"] * 5]
+    shown = {name: first[name] for name in ("network", "learning_rate", "batch_size", "patch", "loss.name")}
+    assert shown == {
+        "network": "UNet",
+        "learning_rate": "0.002",
+        "batch_size": "2",
+        "patch": "64",
+        "loss.name": "Tversky",
+    }
+    assert (first["loss.alpha"], first["loss.gamma"], first["UNet.width"]) == ("0.3", "", "")
+    page = (folder / "report.html").read_text()
+    assert "UNet.channels [16, 32, 64, 64]" in page and '<td class="number">2</td>' in page
+
+
+def test_the_values_of_the_baseline_are_in_the_journal(with_baseline: tuple[Study, Path]) -> None:
+    study, folder = with_baseline
+    run_summary(folder, 6, 1, "")
+    journal = JournalStorage(JournalFileBackend(str(folder / "journal.log")))
+    [first, *others] = optuna.load_study(study_name=study.name, storage=journal).trials
+    assert (first.params["learning_rate"], first.params["loss.name"]) == (2e-3, "Tversky")
+    assert (first.user_attrs["batch_size"], first.user_attrs["proposed"]) == (2, False)
+    assert first.user_attrs["UNet.channels"] == "[16, 32, 64, 64]"
+    for name, distribution in first.distributions.items():
+        assert all(trial.distributions.get(name, distribution) == distribution for trial in others)
+    # What proposes and prunes knows nothing of them.
+    assert rebuild(study, folder, 6).trials[0].params == {}
+
+
+def test_the_network_of_the_baseline_as_the_search_makes_it(project: SmallProject) -> None:
+    levels = {"networks": {"UNet": {}}}
+    network = {"family": "UNet", "channels": [16, 32, 64, 64], "strides": [2, 2, 1], "dropout": 0.5}
+    values = configure(project, levels, train={**TRAIN, "network": network}).configured
+    found = {name: value for name, value in values.items() if name.startswith("UNet.")}
+    assert found == {
+        "UNet.width": 16,
+        "UNet.levels": 3,
+        "UNet.bottleneck_levels": 1,
+        "UNet.residual_units": 1,
+        "UNet.dropout": 0.5,
+    }
+    other = configure(project, levels, train={**TRAIN, "network": {"family": "SegResNet"}}).configured
+    assert (other["network"], other["SegResNet.init_filters"]) == ("SegResNet", 16)
+    two = configure(project, {"space": dict.fromkeys(LOSS)}, train={**TRAIN, "loss": ["Dice", "Focal"]})
+    assert not [name for name in two.configured if name.startswith("loss.")]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from tomoscout.explore.summary import run_summary
+
+folder, fsync = Path(sys.argv[1]), os.fsync
+
+def fsync_or_die(file):
+    if any(folder.glob(".*/*.lock")):
+        os.kill(os.getpid(), signal.SIGKILL)
+    fsync(file)
+
+os.fsync = fsync_or_die
+run_summary(folder, 6, 1, "")
+"""
+
+
+def test_a_summary_killed_while_it_writes_the_journal_hinders_no_other(with_baseline: tuple[Study, Path]) -> None:
+    _, folder = with_baseline
+    # What one of an earlier version left that was killed there.
+    (folder / ".journal.log.tmp").write_text("half a li")
+    (folder / ".journal.log.tmp.lock").symlink_to(folder / ".journal.log.tmp")
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(folder)], capture_output=True, check=False, timeout=120)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert list(folder.glob(".*/*.lock"))
+    again = [sys.executable, "-m", "tomoscout", "explore", "summarise", str(folder), "--trials", "6"]
+    subprocess.run(again, check=True, capture_output=True, timeout=60)
+    assert not list(folder.glob(".*/*"))
+    assert len((folder / "journal.log").read_text().splitlines()) > 6
 
 
 # Files

@@ -217,9 +217,13 @@ def test_every_example_runs_dry(tmp_path: Path, session: Session, example: Path)
     source = session.folder / "results/phantom/copick.json"
     values["projects"] = dict.fromkeys(values["projects"], str(source))
     values["tomograms"] = ["wbp@10.0"]
-    values["targets"]["picks"] = "phantom/0"
-    if "base" in values["train"]:
-        values["train"]["base"] = str(session.folder / "results/models/tiny")
+    model = str(session.folder / "results/models/tiny")
+    if "targets" in values:
+        values["targets"]["picks"] = "phantom/0"
+    else:
+        values["segment"]["models"] = [model]
+    if "base" in values.get("train", {}):
+        values["train"]["base"] = model
     split = values.get("split", {})
     if "test" in split:
         split["test"] = ["phantom-003"]
@@ -229,8 +233,13 @@ def test_every_example_runs_dry(tmp_path: Path, session: Session, example: Path)
         values["targets"]["picks"] = ["apo-ferritin", "hemoglobin"]
     fresh.config.write_text(yaml.safe_dump(values))
     targets = [target for target in OTHER_TARGETS if f"snakemake {target}" in example.read_text()]
-    trained_by = "trial" if values.get("segment", {}).get("models") == "explored" else "train_model"
-    assert trained_by in fresh.would_run("all", *targets)
+    models = values.get("segment", {}).get("models")
+    made_by = {"explored": "trial", "folds": "train_model"}.get(
+        str(models), "segment_runs" if models else "train_model"
+    )
+    jobs = fresh.would_run("all", *targets)
+    assert any(job.startswith(made_by) for job in jobs)
+    assert ("targets" in values) == any(job.startswith("make_targets") for job in jobs)
 
 
 def test_a_bad_configuration_ends_in_one_clear_line(session: Session) -> None:

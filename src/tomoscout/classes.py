@@ -16,7 +16,7 @@ from tomoscout.files import digest
 from tomoscout.geometry import inside, to_voxels
 from tomoscout.inventory import RunRecord, excluded_runs, find_runs, tomograms_of
 from tomoscout.labels import stored_labels
-from tomoscout.predictions import segmented_runs
+from tomoscout.predictions import check_objects
 from tomoscout.project import Picks, Project, Segmentation, read_objects
 
 TARGETS_VERSION = 2
@@ -70,8 +70,11 @@ def plan_targets(config: Config, records: Sequence[RunRecord]) -> TargetPlan:
             or predictions would be written over what is read.
     """
     options = config.targets
-    if not options.picks and not options.segmentations and not options.labels:
-        raise TomoscoutError("targets.picks: nothing to learn; give user/session or a list of objects")
+    if not config.learns:
+        raise TomoscoutError(
+            "targets.picks: nothing to learn; give user/session or a list of objects (segment.models applies a trained "
+            "model without any)"
+        )
     excluded = excluded_runs(config, records)
     used = [record for record in records if record.key not in excluded]
     classes, warnings = _classes(config, used)
@@ -207,15 +210,7 @@ def _check_predictions(config: Config, records: Sequence[RunRecord], classes: Se
         TomoscoutError: they would be written over annotations, or of an object that a project lacks.
     """
     refuse_overwriting(config, [source for entry in classes for source in entry.sources], "targets")
-    projects = {record.project for record in segmented_runs(config, records)}
-    for entry in classes:
-        for project in sorted(projects) if entry.is_particle else ():
-            path = Path(config.projects[project])
-            if entry.name not in read_objects(path):
-                raise TomoscoutError(
-                    f"{path}: no pickable object '{entry.name}', so its picks in project {project} could not be "
-                    "written; add it there, or leave these runs out of segment.runs"
-                )
+    check_objects(config, records, classes, config.session)
 
 
 def refuse_overwriting(config: Config, sources: Iterable[Source], option: str) -> None:

@@ -395,6 +395,21 @@ def give_up(number: int, study: str | None, results: Path) -> None:
 
 
 @main.command()
+@click.argument("source", type=FILE)
+@_options
+@_model
+@_threads
+def import_model(source: Path, config: Path, inventory: Path, model: Path, threads: int | None) -> None:
+    """Make a model folder of a model that octopi trained: SOURCE is its model_config.yaml, with best_model.pth."""
+    _share_cores()
+    settings, records = _load(config, inventory)
+    with leased_gpu(settings.segment.device):
+        from tomoscout.importing import run_import
+
+        run_import(settings, records, source, model, threads)
+
+
+@main.command()
 @_options
 @_models
 @_batch
@@ -454,16 +469,15 @@ def show_scores(folder: Path) -> None:
 @_options
 @_model
 @_localized
-@click.option("--scores", type=FILE, required=True, help="Folder of the scores.")
-@click.option("--split", type=FILE, required=True, help="The split file.")
-@click.option("--targets", type=FILE, required=True, help="Folder of the targets' manifests.")
+@click.option("--scores", type=FILE, help="Folder of the scores.")
+@click.option("--split", type=FILE, help="The split file.")
+@click.option("--targets", type=FILE, help="Folder of the targets' manifests.")
 @_output
-def report(config: Path, inventory: Path, **places: Path) -> None:
-    """Collect everything in one HTML page."""
+def report(config: Path, inventory: Path, output: Path, **folders: Any) -> None:
+    """Collect everything in one HTML page: of what is not given nothing is shown."""
     from tomoscout.report.stage import run_report
 
-    settings, records = _load(config, inventory)
-    run_report(settings, records, **places)
+    run_report(*_load(config, inventory), output=output, **folders)
 
 
 @main.command()

@@ -17,6 +17,7 @@ from pydantic import ConfigDict, Field, ValidationError, ValidationInfo, field_v
 from tomoscout.config_file import ConfigFile, WrittenNumber, as_written, read_config_file
 from tomoscout.errors import TomoscoutError, cut, shown
 from tomoscout.explore.options import Explore
+from tomoscout.files import digest
 from tomoscout.networks.options import NetworkOptions
 from tomoscout.sections import (
     NAME_RULE,
@@ -279,7 +280,8 @@ class Segment(Section):
     models: Literal["folds", "explored"] | list[FilePath] | None = None
     """Which model is applied. Default: the one trained here. `folds`: all of the cross-validation together, an
     ensemble. `explored`: the best of the exploration, or its best `explore.top` together. Or a list of model folders
-    from anywhere; several are an ensemble."""
+    from anywhere, and of models of octopi by their `model_config.yaml`, with `best_model.pth` beside it; several are an
+    ensemble. With such a list `targets` can be left out: then nothing is trained."""
     tomogram: str | None = None
     """Which kind of tomogram. Default: the first of `tomograms`."""
     tile: list[Size] = Field(default=[160, 160, 160], min_length=3, max_length=3)
@@ -328,9 +330,10 @@ class Evaluate(Section):
 
     reference: str | list[str] | None = None
     """Reference picks, as in `targets.picks`. Default: the picks the targets were made from."""
-    runs: Literal["test", "validate", "train", "all"] = "test"
-    """Which part of the split is scored. `all` covers runs the model was trained on. Where the split has no test
-    runs, the validation runs are scored and the report says so."""
+    runs: Literal["test", "validate", "train", "all"] | list[RunName] = "test"
+    """Which part of the split is scored, or a list of runs. `all` covers runs the model was trained on. Where the split
+    has no test runs, the validation runs are scored and the report says so. Without `targets` there is no split: every
+    segmented run that has reference picks is scored, or those listed."""
     distance: float = Field(default=0.5, gt=0, le=10)
     """A prediction matches a reference pick within this many radii."""
     beta: float = Field(default=4.0, gt=0, le=100)
@@ -444,6 +447,11 @@ class Config(Section):
         return self
 
     @property
+    def learns(self) -> bool:
+        """Whether there is anything to learn; without it models from elsewhere are applied, and nothing is trained."""
+        return bool(self.targets.picks or self.targets.segmentations or self.targets.labels)
+
+    @property
     def voxel_spacing(self) -> float:
         """Å per voxel of the tomograms that are segmented and of all predictions."""
         return TomogramUri.parse(self.segment_tomogram).voxel_spacing
@@ -466,8 +474,22 @@ class Config(Section):
             return self.localize.session or self.train.name
         if isinstance(models, str):
             return f"{self.train.name}-folds" if models == "folds" else f"{self.explore.name}-best"
-        # Copick would replace what a name must not hold, and not find it again.
-        return re.sub(r"[^\w.-]|_", "-", Path(models[0]).name).strip("-.") or "models"
+        return model_name(models[0])
+
+
+def names_octopi(path: str) -> bool:
+    """Whether a path is that of octopi's configuration of a model, and not of a model folder."""
+    return path.endswith((".yaml", ".yml")) and Path(path).name != "model.yaml"
+
+
+def model_name(path: str) -> str:
+    """What a model from elsewhere is called here: as its folder. Of octopi's models many lie in folders of one name and
+    become model folders side by side, so that a part of a digest of the path tells them apart."""
+    absolute = Path(path).absolute()
+    folder = absolute.parent if absolute.suffix in (".yaml", ".yml") else absolute
+    # Copick would replace what a name must not hold, and not find it again.
+    name = re.sub(r"[^\w.-]|_", "-", folder.name).strip("-.") or "models"
+    return f"{name}-{digest(path)[:6]}" if names_octopi(path) else name
 
 
 def parse_config(values: object, origin: str, files: Sequence[ConfigFile] = (), *, quiet: bool = False) -> Config:

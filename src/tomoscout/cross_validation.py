@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import BaseModel
 
 from tomoscout.config import Split
 from tomoscout.errors import TomoscoutError
 from tomoscout.files import read_json, write_json, write_table
+from tomoscout.forms import checked
+from tomoscout.sections import Fraction
 from tomoscout.tables import aligned
 
 
@@ -36,6 +39,15 @@ def fold_number(name: str, model: str) -> int | None:
     return int(match[1]) if match else None
 
 
+class _Results(BaseModel):
+    """What is read of the `results.json` of a model folder."""
+
+    classes: list[str]
+    metric: str
+    score: Fraction
+    scores: dict[str, Fraction]
+
+
 def summarise(folders: Sequence[Path]) -> list[dict[str, Any]]:
     """A row per object (and one for the score that chose the models): score of every fold, mean, spread (standard
     deviation over the folds, n − 1) and the number of folds whose validation runs have the object.
@@ -47,8 +59,13 @@ def summarise(folders: Sequence[Path]) -> list[dict[str, Any]]:
 
 
 def _read_results(folders: Sequence[Path]) -> list[dict[str, Any]]:
-    expected: dict[str, type] = {"classes": list, "metric": str, "score": float, "scores": dict}
-    return [read_json(folder / "results.json", **expected) for folder in folders]
+    results = []
+    for folder in folders:
+        path = folder / "results.json"
+        found: dict[str, Any] = read_json(path)
+        checked(_Results, found, path, "the results of a training")
+        results.append(found)
+    return results
 
 
 def _rows(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

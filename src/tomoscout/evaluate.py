@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tomoscout.batches import read_manifest
 from tomoscout.classes import (
     TargetClass,
+    is_annotated,
     particle_classes,
     plan_targets,
     read_reference,
@@ -19,7 +21,7 @@ from tomoscout.classes import (
 )
 from tomoscout.config import Config
 from tomoscout.errors import TomoscoutError
-from tomoscout.inventory import RunRecord
+from tomoscout.inventory import RunRecord, find_runs
 from tomoscout.predictions import predicted_picks, segmented_runs
 from tomoscout.project import Picks, Project
 from tomoscout.scores import PicksOfRuns, evaluate, format_table, write_scores
@@ -36,11 +38,46 @@ class Scored:
 
 
 def scored_runs(config: Config, records: Sequence[RunRecord]) -> Scored:
-    """Decide what is scored: the part of the split asked for; validation runs where there are no test runs.
+    """Decide what is scored: the part of the split asked for; validation runs where there are no test runs. Where a
+    model from elsewhere is applied and nothing is learnt, every segmented run that has reference picks.
 
     Raises:
-        TomoscoutError: nothing is left to score.
+        TomoscoutError: nothing is left to score, or there is nothing to score it by.
     """
+    particles, annotated = _reference(config, records)
+    keys, kind = _scored_keys(config, records, annotated)
+    scored = tuple(record for record in records if record.key in keys)
+    refuse_unreadable(scored, [source for entry in particles for source in entry.sources], "evaluate.reference")
+    return Scored(scored, kind, particles)
+
+
+def _reference(config: Config, records: Sequence[RunRecord]) -> tuple[tuple[TargetClass, ...], frozenset[str]]:
+    """Classes of the reference picks, and the runs (`project/run`) that have any."""
+    if config.evaluate.reference is None:
+        if not config.learns:
+            raise TomoscoutError(
+                "evaluate.reference: nothing to score against; give user/session or a list of objects, as the "
+                "configuration has no targets either"
+            )
+        plan = plan_targets(config, records)
+        return tuple(entry for entry in plan.classes if entry.is_particle), plan.annotated
+    classes, _ = particle_classes(config, records, config.evaluate.reference, "evaluate.reference")
+    refuse_overwriting(config, [source for entry in classes for source in entry.sources], "evaluate.reference")
+    return classes, frozenset(r.key for r in records if any(is_annotated(entry, r) for entry in classes))
+
+
+def _scored_keys(config: Config, records: Sequence[RunRecord], with_reference: frozenset[str]) -> tuple[set[str], str]:
+    """The runs that are scored, and what kind they are (of `scores.RUNS`)."""
+    segmented = {record.key for record in segmented_runs(config, records)}
+    if isinstance(config.evaluate.runs, list):
+        listed = {record.key for record in find_runs(list(records), config.evaluate.runs, "evaluate.runs")}
+        for key in sorted(listed - segmented):
+            raise TomoscoutError(f"evaluate.runs: {key} is not segmented; see segment.runs and its tomograms")
+        return listed, "listed"
+    if not config.learns:
+        if not (annotated := segmented & with_reference):
+            raise TomoscoutError("evaluate.reference: no run that is segmented has such picks; see segment.runs")
+        return annotated, "annotated"
     plan = plan_targets(config, records)
     fold = chosen_fold(config.split, make_split(config, records, plan))
     kind: str = config.evaluate.runs
@@ -52,26 +89,40 @@ def scored_runs(config: Config, records: Sequence[RunRecord]) -> Scored:
         )
     if kind == "test" and not fold.test:
         kind = "validate"
-    keys = set(fold.part(kind)) & {record.key for record in segmented_runs(config, records)}
+    keys = set(fold.part(kind)) & segmented
     if not keys:
         raise TomoscoutError(f"evaluate.runs: no {kind} run is segmented; see segment.runs and the split")
-    used = [record for record in records if record.key in keys]
-    particles = tuple(entry for entry in plan.classes if entry.is_particle)
-    if config.evaluate.reference is not None:
-        particles, _ = particle_classes(config, records, config.evaluate.reference, "evaluate.reference")
-        sources = [source for entry in particles for source in entry.sources]
-        refuse_overwriting(config, sources, "evaluate.reference")
-        refuse_unreadable(used, sources, "evaluate.reference")
-    return Scored(tuple(used), kind, particles)
+    return keys, kind
+
+
+def found_by_model(config: Config, scored: Scored, localized: Path) -> Scored:
+    """Without the objects that the model does not look for. Only a model from elsewhere may know fewer objects than the
+    reference. `localized`: folder of the localisation's manifests.
+
+    Raises:
+        TomoscoutError: it looks for none of them.
+    """
+    if config.learns:
+        return scored
+    found = {name for record in scored.records for name in read_manifest(localized, record).get("picks", ())}
+    known = tuple(entry for entry in scored.classes if entry.name in found)
+    others = ", ".join(entry.name for entry in scored.classes if entry not in known)
+    if not known:
+        raise TomoscoutError(f"evaluate.reference: the model looks for none of its objects: {others}")
+    if others:
+        print(f"note: not scored, as the model does not look for them: {others}", file=sys.stderr)
+    return replace(scored, classes=known)
 
 
 class Pairs(NamedTuple):
-    """Predicted and reference picks of the scored runs, by run and object, and the reference picks that are in doubt:
-    by run and object how many lie outside of the tomogram, and how many repeat another."""
+    """Predicted and reference picks of the scored runs, by run and object; the reference picks that are in doubt: by
+    run and object how many lie outside of the tomogram, and how many repeat another; and the objects that are not
+    annotated in a run and not counted there (`targets.unannotated: ignore`)."""
 
     predictions: PicksOfRuns
     references: PicksOfRuns
     doubtful: list[dict[str, Any]]
+    ignored: list[dict[str, str]]
 
 
 def read_pairs(config: Config, scored: Scored, localized: Path) -> Pairs:
@@ -84,12 +135,15 @@ def read_pairs(config: Config, scored: Scored, localized: Path) -> Pairs:
     """
     predictions: dict[str, dict[str, Picks]] = {}
     references: dict[str, dict[str, Picks]] = {}
-    doubtful = []
+    doubtful, ignored = [], []
     for record in scored.records:
         project = Project(record.project, Path(config.projects[record.project]))
         manifest = read_manifest(localized, record)
         predictions[record.key], references[record.key] = {}, {}
         for entry in scored.classes:
+            if config.targets.unannotated == "ignore" and not is_annotated(entry, record):
+                ignored.append({"run": record.key, "object": entry.name})
+                continue
             source = predicted_picks(config, entry.name)
             if entry.name in manifest.get("picks", {}):
                 project.require(record.run, source, str(manifest["inputs"]), "localize")
@@ -102,7 +156,7 @@ def read_pairs(config: Config, scored: Scored, localized: Path) -> Pairs:
                 doubtful.append({"run": record.key, "object": entry.name, **counts})
             is_challenge = config.evaluate.counting == "challenge"
             references[record.key][entry.name] = reference if is_challenge else sound.picks
-    return Pairs(predictions, references, doubtful)
+    return Pairs(predictions, references, doubtful, ignored)
 
 
 def run_evaluate(config: Config, records: Sequence[RunRecord], localized: Path, folder: Path) -> None:
@@ -112,10 +166,10 @@ def run_evaluate(config: Config, records: Sequence[RunRecord], localized: Path, 
     Raises:
         TomoscoutError: nothing is left to score, or the picks are not the ones that the localisation wrote.
     """
-    scored = scored_runs(config, records)
+    scored = found_by_model(config, scored_runs(config, records), localized)
     pairs = read_pairs(config, scored, localized)
     radii = {entry.name: entry.radius for entry in scored.classes if entry.radius is not None}
     scores = evaluate(pairs.predictions, pairs.references, radii, config.evaluate, scored.kind)
-    scores["doubtful_references"] = pairs.doubtful
+    scores |= {"doubtful_references": pairs.doubtful, "not_annotated": pairs.ignored}
     write_scores(folder, scores)
     print(format_table(scores), end="")

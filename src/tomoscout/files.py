@@ -7,6 +7,7 @@ import csv
 import hashlib
 import io
 import json
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -78,10 +79,11 @@ def read_json(path: Path, **expected: type) -> Any:
     number.
 
     Raises:
-        TomoscoutError: the file is missing, is not JSON, or lacks an expected entry: somebody changed it.
+        TomoscoutError: the file is missing, is not JSON, holds a number that is not finite, which no file of ours does,
+            or lacks an expected entry: somebody changed it.
     """
     try:
-        value = json.loads(read_text(path))
+        value = json.loads(read_text(path), parse_float=_finite, parse_constant=_finite)
     except (ValueError, RecursionError) as error:
         raise TomoscoutError(f"{path}: not valid JSON ({error})") from None
     if expected:
@@ -106,6 +108,33 @@ def check_entries(value: object, expected: Mapping[str, type], origin: object) -
 
 
 _NAMES = {dict: "a mapping", list: "a list", str: "text", int: "a whole number", float: "a number"}
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is not a finite number")
+    return value
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    """The rows of a comma-separated table.
+
+    Raises:
+        TomoscoutError: the file is missing or is no table.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as handle:
+            rows = list(csv.DictReader(handle, strict=True))
+    except FileNotFoundError:
+        raise TomoscoutError(f"{path}: no such file") from None
+    except (ValueError, csv.Error) as error:
+        raise TomoscoutError(f"{path}: not a comma-separated table ({error})") from None
+    for number, row in enumerate(rows, 2):
+        # Too many values stand under None, and None stands for those that lack.
+        if None in row or None in row.values():
+            raise TomoscoutError(f"{path}: row {number} has more or fewer values than the first has columns")
+    return rows
 
 
 def write_table(path: Path, columns: list[str], rows: Iterable[Mapping[str, object]]) -> None:

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tomoscout.classes import TargetClass
+from tomoscout.config import names_octopi
 from tomoscout.errors import TomoscoutError
 from tomoscout.files import digest, digest_file
 from tomoscout.networks import build_network, head_parameters
 from tomoscout.networks.options import NetworkOptions
+from tomoscout.octopi import WEIGHTS as OCTOPI_WEIGHTS
 from tomoscout.training_options import Train
 
 if TYPE_CHECKING:
@@ -24,9 +26,8 @@ def base_files(options: Train) -> list[Path]:
     if options.base is None:
         return []
     path = Path(options.base)
-    if path.suffix in (".yaml", ".yml") and path.name != "model.yaml":
-        weights = Path(options.base_weights) if options.base_weights else path.with_name("best_model.pth")
-        return [path, weights]
+    if names_octopi(options.base):
+        return [path, Path(options.base_weights) if options.base_weights else path.with_name(OCTOPI_WEIGHTS)]
     folder = path.parent if path.name == "model.yaml" else path
     return [folder / "model.yaml", folder / "weights.safetensors"]
 

@@ -6,7 +6,7 @@ changed method reruns what it touches.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from tomoscout.classes import TargetClass, TargetPlan, ignored_classes
@@ -18,7 +18,16 @@ from tomoscout.predictions import predicted_segmentation
 from tomoscout.project import read_objects
 from tomoscout.splits import Fold
 
-VERSIONS = {"overlays": 1, "train": 3, "segment": 2, "localize": 2, "evaluate": 1, "report": 1, "explore": 2}
+VERSIONS = {
+    "overlays": 1,
+    "train": 3,
+    "import": 1,
+    "segment": 2,
+    "localize": 2,
+    "evaluate": 1,
+    "report": 1,
+    "explore": 2,
+}
 """Targets and splits have theirs beside the code that plans them."""
 
 
@@ -50,6 +59,23 @@ def training_fingerprint(
             "ignored": ignored,
         }
     )
+
+
+def chooses_thresholds(config: Config) -> bool:
+    """Whether the thresholds of a model of octopi's, which has none, are chosen on the validation runs."""
+    return config.learns and not isinstance(config.localize.threshold, float | int)
+
+
+def import_fingerprint(config: Config, validation: Mapping[str, str]) -> str:
+    """What a model folder made of octopi's files depends on besides these. `validation`: what the targets of the runs
+    depend on that its thresholds are chosen on, by run."""
+    objects = [
+        [entry.name, entry.is_particle, entry.radius]
+        for path in config.projects.values()
+        for entry in read_objects(Path(path)).values()
+    ]
+    options = [config.voxel_spacing, config.targets.radius_scale, config.train.picking.model_dump(), config.train.beta]
+    return digest([VERSIONS["import"], objects, options, dict(validation)])
 
 
 def segment_fingerprint(config: Config, record: RunRecord) -> str:

@@ -6,17 +6,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
 from tomoscout.classes import TargetClass
 from tomoscout.config import Source
 from tomoscout.errors import TomoscoutError
 from tomoscout.files import digest, digest_file, write_bytes, write_text
+from tomoscout.forms import checked
 from tomoscout.networks import code_digest, parse_network
 from tomoscout.networks.options import NetworkOptions
+from tomoscout.sections import Fraction
 from tomoscout.training_options import Picking
 
 if TYPE_CHECKING:
@@ -67,6 +78,55 @@ class Model:
         )
 
 
+class _Form(BaseModel):
+    model_config = ConfigDict(allow_inf_nan=False)
+
+
+class _Class(_Form):
+    """A class in `model.yaml`; a particle has both radii and a threshold, any other class neither."""
+
+    name: str = Field(min_length=1)
+    label: int
+    radius: PositiveFloat | None
+    target_radius: PositiveFloat | None
+    sources: list[str]
+    threshold: Fraction | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if len({value is None for value in (self.radius, self.target_radius, self.threshold)}) > 1:
+            raise ValueError(f"class '{self.name}' has not all of radius, target_radius and threshold, nor none")
+        return self
+
+    def to_class(self) -> TargetClass:
+        sources = tuple(map(Source.parse, self.sources))
+        return TargetClass(self.name, self.label, self.radius, self.target_radius, sources)
+
+
+class _Description(_Form):
+    """The form of `model.yaml`."""
+
+    name: str = Field(min_length=1)
+    network: dict[str, Any]
+    network_code: str | None
+    classes: list[_Class] = Field(min_length=1)
+    voxel_spacings: list[PositiveFloat] = Field(min_length=1)
+    patch: list[PositiveInt]
+    picking: Picking
+    weights: str
+    made_from: dict[str, Any]
+
+    @field_validator("classes")
+    @classmethod
+    def _check_classes(cls, value: list[_Class]) -> list[_Class]:
+        """A label is a channel of the network."""
+        if [entry.label for entry in value] != list(range(1, len(value) + 1)):
+            raise ValueError(f"labels {[entry.label for entry in value]}, expected 1 to {len(value)} in order")
+        if len({entry.name for entry in value}) < len(value):
+            raise ValueError(f"two classes of one name among {', '.join(entry.name for entry in value)}")
+        return value
+
+
 def save_model(folder: Path, model: Model) -> None:
     """Write `model.yaml`, which makes the folder a model: the last file of a training."""
     write_text(folder / "model.yaml", model.to_yaml())
@@ -88,26 +148,42 @@ def read_model(folder: Path) -> Model:
         TomoscoutError: it is missing, not of a form this version knows, or of a network whose code has changed.
     """
     path = folder / "model.yaml"
+    described = checked(_Description, read_description(folder), path, "a model description")
+    try:
+        _check_code(path, described.network["family"], described.network_code)
+        return Model(
+            described.name,
+            parse_network(described.network),
+            tuple(entry.to_class() for entry in described.classes),
+            {entry.name: entry.threshold for entry in described.classes if entry.threshold is not None},
+            tuple(described.voxel_spacings),
+            tuple(described.patch),
+            described.picking,
+            described.made_from,
+            described.weights,
+        )
+    except (KeyError, AttributeError, ValueError, TypeError) as error:
+        raise TomoscoutError(f"{path}: not a model description ({' '.join(str(error).split())})") from None
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """The content of `model.yaml` as plain values.
+
+    Raises:
+        TomoscoutError: it is missing, or not of the format that this version writes.
+    """
+    path = folder / "model.yaml"
     if not path.is_file():
         raise TomoscoutError(f"{path}: no model there; train it first")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-        if values.get("format") != FORMAT or values["head"] != "picking" or values["normalisation"] != "standardise":
-            raise TomoscoutError(f"{path}: format {values.get('format')!r}, expected {FORMAT} with the head 'picking'")
-        _check_code(path, values["network"]["family"], values["network_code"])
-        return Model(
-            values["name"],
-            parse_network(values["network"]),
-            tuple(_read_class(entry) for entry in values["classes"]),
-            {entry["name"]: entry["threshold"] for entry in values["classes"] if "threshold" in entry},
-            tuple(values["voxel_spacings"]),
-            tuple(values["patch"]),
-            Picking.model_validate(values["picking"]),
-            values["made_from"],
-            values["weights"],
-        )
-    except (yaml.YAMLError, KeyError, AttributeError, ValueError, TypeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise TomoscoutError(f"{path}: not a model description ({' '.join(str(error).split())})") from None
+    found = checked(dict[str, Any], values, path, "a model description")
+    expected = {"format": FORMAT, "head": "picking", "normalisation": "standardise"}
+    if any(found.get(key) != value for key, value in expected.items()):
+        raise TomoscoutError(f"{path}: format {found.get('format')!r}, expected {FORMAT} with the head 'picking'")
+    return found
 
 
 def _check_code(path: Path, family: str, expected: str | None) -> None:
@@ -118,11 +194,6 @@ def _check_code(path: Path, family: str, expected: str | None) -> None:
         raise TomoscoutError(f"{path}: {family}: no such file; the model needs the code of its network") from None
     if found != expected:
         raise TomoscoutError(f"{path}: {family} is not the file that this model was trained with")
-
-
-def _read_class(entry: dict[str, Any]) -> TargetClass:
-    sources = tuple(Source.parse(source) for source in entry["sources"])
-    return TargetClass(entry["name"], entry["label"], entry["radius"], entry["target_radius"], sources)
 
 
 def read_ensemble(folders: Sequence[Path]) -> tuple[Model, list[Model]]:
@@ -188,5 +259,7 @@ def load_network(folder: Path, model: Model, device: torch.device) -> nn.Module:
         network.load_state_dict(weights)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
-        raise TomoscoutError(f"{folder / 'weights.safetensors'}: weights do not fit the network ({reason})") from None
+        raise TomoscoutError(
+            f"{folder / 'weights.safetensors'}: weights do not fit the network of {folder / 'model.yaml'} ({reason})"
+        ) from None
     return network.to(device).eval()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import yaml
 from pydantic import ValidationError
 
+from tomoscout.config import TomogramUri
 from tomoscout.errors import TomoscoutError
 from tomoscout.networks import build_network, parse_network
 from tomoscout.networks.options import NetworkOptions
@@ -31,13 +32,15 @@ class OctopiModel:
 
     `labels` are those of its classes by name, in octopi's order; a class's label is its channel, and channel 0 of the
     `outputs` is background, as is any that no class has. `patch`: the crops it was trained on, in voxels, if known.
-    `weights`: all that the network of the options needs, and nothing else.
+    `voxel_spacings`: of the tomograms it was trained on, in Å, as far as they are known. `weights`: all that the
+    network of the options needs, and nothing else.
     """
 
     network: NetworkOptions
     labels: dict[str, int]
     outputs: int
     patch: tuple[int, int, int] | None
+    voxel_spacings: tuple[float, ...]
     weights: dict[str, torch.Tensor]
 
 
@@ -59,6 +62,7 @@ def read_octopi_model(config_path: Path, weights: Path | None) -> OctopiModel:
         labels=_labels(config_path, config, outputs),
         outputs=outputs,
         patch=None if patch is None else (patch, patch, patch),
+        voxel_spacings=_voxel_spacings(config_path, config),
         weights=_weights(weights or config_path.with_name(WEIGHTS), network, outputs, config_path),
     )
 
@@ -116,6 +120,17 @@ def _labels(path: Path, config: Mapping[Any, Any], outputs: int) -> dict[str, in
     if len(set(labels.values())) < len(labels):
         raise TomoscoutError(f"{path}: labels {labels} give two classes the same label")
     return {str(name): label for name, label in labels.items()}
+
+
+def _voxel_spacings(path: Path, config: Mapping[Any, Any]) -> tuple[float, ...]:
+    """Those of `dataloader.tomo_uris`, which older versions do not write."""
+    loader = config.get("dataloader")
+    uris = loader.get("tomo_uris") if isinstance(loader, dict) else None
+    try:
+        found = [TomogramUri.parse(uri).voxel_spacing for uri in ([uris] if isinstance(uris, str) else uris or [])]
+    except (TypeError, ValueError, AttributeError):
+        raise TomoscoutError(f"{path}: dataloader.tomo_uris is {uris!r}, expected tomograms such as wbp@10.0") from None
+    return tuple(dict.fromkeys(found))
 
 
 # Networks.

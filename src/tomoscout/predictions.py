@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tomoscout.config import Config, Source
 from tomoscout.errors import TomoscoutError
 from tomoscout.inventory import RunRecord, excluded_runs, find_runs, tomograms_of
-from tomoscout.project import Probabilities, Segmentation
+from tomoscout.project import Probabilities, Segmentation, read_objects
+
+if TYPE_CHECKING:
+    from tomoscout.classes import TargetClass
 
 
 def predicted_probabilities(config: Config) -> Probabilities:
@@ -40,3 +46,25 @@ def segmented_runs(config: Config, records: Sequence[RunRecord]) -> list[RunReco
         if uri not in record.tomograms:
             raise TomoscoutError(f"segment.runs: {record.key} has no tomogram {uri}; {tomograms_of(record)}")
     return chosen
+
+
+def check_objects(
+    config: Config, records: Sequence[RunRecord], classes: Iterable[TargetClass], model: Path | str
+) -> None:
+    """Say before hours are spent that picks of a model cannot be written: copick keeps those of the objects of its
+    config alone. `model` names it in messages.
+
+    Raises:
+        TomoscoutError: the copick config of a project that is segmented lacks an object of the model.
+    """
+    segmented = {record.project for record in segmented_runs(config, records)}
+    for path in (path for name, path in config.projects.items() if name in segmented):
+        objects = read_objects(Path(path))
+        for entry in classes:
+            if entry.is_particle and entry.name not in objects:
+                label = 1 + max((known.label or 0 for known in objects.values()), default=0)
+                wanted = {"name": entry.name, "is_particle": True, "label": label, "radius": entry.radius}
+                raise TomoscoutError(
+                    f"{path}: no object '{entry.name}', which the model {model} finds; picks of it cannot be written: "
+                    f"add {json.dumps(wanted)} to pickable_objects"
+                )

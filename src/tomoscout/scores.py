@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import csv
 import difflib
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from pydantic import BaseModel, PositiveFloat
 
 from tomoscout.config import Evaluate
 from tomoscout.errors import TomoscoutError
-from tomoscout.files import read_json, write_json, write_table
+from tomoscout.files import read_json, read_table, write_json, write_table
+from tomoscout.forms import checked
 from tomoscout.matching import Matches, count_matches, f_beta, precision_recall
 from tomoscout.project import Picks
+from tomoscout.sections import Fraction
 from tomoscout.tables import aligned
 
 PicksOfRuns = Mapping[str, Mapping[str, Picks]]
@@ -29,6 +32,8 @@ RUNS = {
     "validate": "validation runs, which chose the model and its thresholds",
     "train": "training runs, which the model has seen",
     "all": "all runs, those that trained the model among them",
+    "listed": "those listed under evaluate.runs",
+    "annotated": "all that have reference picks, of a model trained elsewhere",
 }
 
 
@@ -53,7 +58,7 @@ def evaluate(
         references: the truth, per run and object.
         radii: the objects to score, in order, with their radii in Å.
         options: distance, beta, counting, weights.
-        runs_kind: which runs these are: test, validate, train or all.
+        runs_kind: which runs these are, of `RUNS`.
 
     Returns:
         JSON-like scores: the options; `objects`, `mean`, `pooled`, `runs` (counts and ratios; None where one is not
@@ -98,6 +103,7 @@ def evaluate(
         "runs_without_references": [run for run in scored if not _count(references, run, radii)],
         "runs_without_predictions": [run for run in scored if not _count(predictions, run, radii)],
         "doubtful_references": [],
+        "not_annotated": [],
         "curves": [{"object": name, **_curve(matches[name], options.beta)} for name in radii],
     }
 
@@ -206,29 +212,86 @@ def _write_columns(path: Path, rows: Iterable[Mapping[str, Any]], columns: list[
     write_table(path, named, [dict(zip(named, (row[key] for key in columns), strict=True)) for row in rows])
 
 
+class _Counts(BaseModel):
+    references: int
+    predictions: int
+    true_positives: int
+    false_positives: int
+    false_negatives: int
+    precision: Fraction | None
+    recall: Fraction | None
+    f: Fraction | None
+
+
+class _OfObject(_Counts):
+    object: str
+    radius: float
+    distance: float
+    weight: float
+    average_precision: Fraction | None
+
+
+class _OfRun(_Counts):
+    run: str
+    object: str
+
+
+class _Mean(BaseModel):
+    precision: Fraction | None
+    recall: Fraction | None
+    f: Fraction | None
+    average_precision: Fraction | None
+    left_out: list[str]
+
+
+class _OfReference(BaseModel):
+    run: str
+    object: str
+    outside: int
+    repeated: int
+
+
+class _Scores(BaseModel):
+    """The form of `scores.json`."""
+
+    beta: PositiveFloat
+    distance: PositiveFloat
+    counting: Literal["one-to-one", "challenge"]
+    runs_kind: Literal[tuple(RUNS)]  # type: ignore[valid-type]
+    objects: list[_OfObject]
+    mean: _Mean
+    pooled: _Counts
+    runs: list[_OfRun]
+    runs_scored: list[str]
+    runs_ignored: list[str]
+    runs_without_references: list[str]
+    runs_without_predictions: list[str]
+    doubtful_references: list[_OfReference]
+    not_annotated: list[dict[str, str]]
+
+
 def read_scores(folder: Path) -> dict[str, Any]:
     """The scores that `write_scores` wrote.
 
     Raises:
         TomoscoutError: a file is missing or broken.
     """
-    scores: dict[str, Any] = read_json(
-        folder / "scores.json", objects=list, beta=float, runs_scored=list, runs_kind=str
-    )
+    scores: dict[str, Any] = read_json(folder / "scores.json")
+    checked(_Scores, scores, folder / "scores.json", "scores")
     path = folder / "curves.csv"
     numbers = {"threshold": float, "predictions": int, "true_positives": int, **dict.fromkeys(RATIOS, float)}
     curves: dict[str, dict[str, list[float]]] = {
         entry["object"]: {key: [] for key in numbers} for entry in scores["objects"]
     }
     try:
-        with path.open(newline="", encoding="utf-8") as handle:
-            for row in csv.DictReader(handle):
-                row["f"] = row[f_name(scores["beta"])]
-                for key, number in numbers.items():
-                    curves[row["object"]][key].append(number(row[key]))
-    except FileNotFoundError:
-        raise TomoscoutError(f"{path}: no such file") from None
-    except (KeyError, ValueError, TypeError) as error:
+        for row in read_table(path):
+            row["f"] = row[f_name(scores["beta"])]
+            for key, number in numbers.items():
+                value = number(row[key])
+                if not math.isfinite(value):
+                    raise ValueError(f"{key} {row[key]}")
+                curves[row["object"]][key].append(value)
+    except (KeyError, ValueError) as error:
         raise TomoscoutError(f"{path}: not the curves of scores.json ({error!r}); evaluate again") from None
     return {**scores, "curves": [{"object": name, **curve} for name, curve in curves.items()]}
 
@@ -248,6 +311,9 @@ def describe_runs(scores: Mapping[str, Any]) -> list[str]:
         sentences.append(f"Ignored by this counting, without any reference: {', '.join(scores['runs_ignored'])}.")
     if scores["doubtful_references"]:
         sentences.append(_describe_doubtful(scores))
+    if scores["not_annotated"]:
+        where = ", ".join(f"{row['run']} {row['object']}" for row in scores["not_annotated"])
+        sentences.append(f"Not annotated, and so not scored: {where}.")
     if scores["mean"]["left_out"]:
         names = ", ".join(scores["mean"]["left_out"])
         sentences.append(f"Not in the mean, with nothing to find and nothing predicted: {names}.")

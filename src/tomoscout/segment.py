@@ -19,7 +19,7 @@ from tomoscout.inference import Ensemble, InputSizes, argmax_labels, predict
 from tomoscout.inventory import RunRecord
 from tomoscout.labels import stored_labels, to_stored
 from tomoscout.model import Model, load_network, read_ensemble
-from tomoscout.predictions import predicted_probabilities, predicted_segmentation, segmented_runs
+from tomoscout.predictions import check_objects, predicted_probabilities, predicted_segmentation, segmented_runs
 from tomoscout.progress import Progress
 from tomoscout.volumes import standardise
 
@@ -47,6 +47,7 @@ def run_segment(
             f"{folders[0]}: trained at {' and '.join(map(str, model.voxel_spacings))} Å per voxel, but the tomogram to "
             f"segment is {config.segment_tomogram}"
         )
+    check_objects(config, records, model.classes, folders[0])
     work = Batch(config, segmented_runs(config, records), batch, output)
     inputs = {r.key: digest([model.weights_digest, segment_fingerprint(config, r)]) for r in work.records}
     written = (predicted_probabilities(config), predicted_segmentation(config))

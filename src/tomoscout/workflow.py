@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tomoscout.classes import TargetPlan, plan_targets, print_warnings
-from tomoscout.config import Config, parse_config
+from tomoscout.config import Config, model_name, names_octopi, parse_config
 from tomoscout.config_file import read_config_file
 from tomoscout.cross_validation import check_folds, fold_name, fold_number
 from tomoscout.errors import TomoscoutError, printing_never_fails
@@ -25,13 +25,17 @@ from tomoscout.files import digest, to_json, write_text
 from tomoscout.finetune import base_files
 from tomoscout.fingerprints import (
     VERSIONS,
+    chooses_thresholds,
     evaluate_fingerprint,
+    import_fingerprint,
     localize_fingerprint,
     segment_fingerprint,
     training_fingerprint,
 )
 from tomoscout.inventory import RunRecord, is_fresh, read_inventory
-from tomoscout.predictions import segmented_runs
+from tomoscout.model import read_model
+from tomoscout.octopi import WEIGHTS as OCTOPI_WEIGHTS
+from tomoscout.predictions import check_objects, segmented_runs
 from tomoscout.splits import VERSION as SPLIT_VERSION
 from tomoscout.splits import Fold, SplitResult, chosen_fold, make_split, split_to_json
 
@@ -125,6 +129,16 @@ class Workflow:
         """The runs that train and validate a model."""
         return chosen_fold(self.config.split, self.split, *self.fold_numbers(model))
 
+    @property
+    def learns(self) -> bool:
+        """Whether there is anything to learn; else models from elsewhere are applied."""
+        return self.config.learns
+
+    @property
+    def is_scored(self) -> bool:
+        """Whether the report says how good the picks are."""
+        return self.learns or self.config.evaluate.reference is not None
+
     @cached_property
     def scored(self) -> Scored:
         """What is scored."""
@@ -171,6 +185,11 @@ class Workflow:
         """Batches with runs that are segmented."""
         return _batches(record for record in self.records if record.key in self._segmented)
 
+    def shown_batches(self) -> list[str]:
+        """Batches with runs that the report shows. Where a model from elsewhere is applied it shows what was found in
+        every run."""
+        return self.scored_batches() if self.learns else self.segment_batches()
+
     def scored_batches(self) -> list[str]:
         """Batches with runs that are scored."""
         return _batches(self.scored.records)
@@ -193,7 +212,46 @@ class Workflow:
             return self.fold_models()
         if models == "explored":
             return self.best_models()
-        return models or [self._model(self.config.train.name)]
+        return self._listed_models or [self._model(self.config.train.name)]
+
+    @cached_property
+    def _listed_models(self) -> list[str]:
+        """Folders of the models listed under segment.models: octopi's are imported first.
+
+        Raises:
+            TomoscoutError: nothing is learnt here, and one of them is missing, or finds what copick cannot keep.
+        """
+        folders = []
+        for path in self.config.segment.models or []:
+            if names_octopi(path):
+                folders.append(self._model(model_name(path)))
+                continue
+            folder = path.removesuffix("/model.yaml")
+            # What is learnt here may be among them, and not be there yet.
+            if not self.config.learns:
+                check_objects(self.config, self.records, read_model(Path(folder)).classes, folder)
+            folders.append(folder)
+        return folders
+
+    @cached_property
+    def imported(self) -> dict[str, str]:
+        """octopi's models among those that segment: the name of each here, and its model_config.yaml."""
+        models = self.config.segment.models
+        listed = models if isinstance(models, list) else []
+        return {model_name(path): path for path in listed if names_octopi(path)}
+
+    def imported_files(self, name: str) -> list[str]:
+        """Configuration and weights of a model of octopi's.
+
+        Raises:
+            TomoscoutError: one is missing.
+        """
+        config = Path(self.imported[name])
+        files = [config, config.with_name(OCTOPI_WEIGHTS)]
+        for path in files:
+            if not path.is_file():
+                raise TomoscoutError(f"segment.models: {path}: no such file; expected what octopi wrote")
+        return [str(path) for path in files]
 
     def fine_tuned_model(self) -> str:
         """Folder of the model that is fine-tuned.
@@ -283,6 +341,16 @@ class Workflow:
         """What a model depends on."""
         return training_fingerprint(self.config, self.records, self.plan, self.fold(model))
 
+    def import_inputs(self) -> str:
+        """What a model of octopi's depends on here besides its files."""
+        runs = self.fold(self.config.train.name).validate if chooses_thresholds(self.config) else ()
+        return import_fingerprint(self.config, {key: self.plan.inputs[key] for key in runs})
+
+    @property
+    def chooses_thresholds(self) -> bool:
+        """Whether the thresholds of octopi's models are chosen on validation runs."""
+        return chooses_thresholds(self.config)
+
     def segment_inputs(self, batch: str) -> str:
         """What the probabilities of a batch depend on besides the model."""
         runs = [r for r in self._by_batch[int(batch)] if r.key in self._segmented]
@@ -298,7 +366,8 @@ class Workflow:
 
     def report_inputs(self) -> str:
         """What the report depends on besides the other results."""
-        contents = [record.contents.get(self.config.segment_tomogram) for record in self.scored.records]
+        shown = self.scored.records if self.is_scored else segmented_runs(self.config, self.records)
+        contents = [record.contents.get(self.config.segment_tomogram) for record in shown]
         return digest([VERSIONS["report"], self.config.report.model_dump(), self.config.split.fold, contents])
 
 

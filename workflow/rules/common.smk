@@ -106,6 +106,7 @@ def minutes(amount):
 
 wildcard_constraints:
     batch=r"\d+",
+    imported="|".join(map(re.escape, flow.imported)) or r"(?!)",
     model=re.escape(flow.config.train.name) + r"(-fold-\d+)?",
 
 

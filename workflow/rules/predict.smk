@@ -1,6 +1,32 @@
 PREDICTED = f"{SEGMENTED}/batch-{{batch}}.json"
 
 
+# A model that octopi trained becomes a model folder before it is applied.
+rule import_model:
+    input:
+        guarded(lambda wildcards: flow.imported_files(wildcards.imported)),
+    output:
+        weights="<results>/models/{imported}/weights.safetensors",
+        model="<results>/models/{imported}/model.yaml",
+    log:
+        "<logs>/import/{imported}.log",
+    benchmark:
+        "<benchmarks>/import/{imported}.tsv"
+    threads: 4
+    resources:
+        gpu=GPU_FOR_SEGMENTING * flow.chooses_thresholds,
+        mem_mb=megabytes(16000 if flow.chooses_thresholds else 4000),
+        runtime=minutes(60),
+    params:
+        settings=flow.settings,
+        inventory=flow.inventory,
+        folder=lambda wildcards, output: os.path.dirname(output.model),
+        depends_on=guarded(lambda wildcards: flow.import_inputs()),
+    shell:
+        "tomoscout import-model {input[0]:q} --config {params.settings:q} --inventory {params.inventory:q}"
+        " --model {params.folder:q} --threads {threads} > {log:q} 2>&1"
+
+
 rule segment_runs:
     input:
         models=guarded(lambda wildcards: model_files(flow.applied_models())),

@@ -1,10 +1,10 @@
 rule write_report:
     input:
-        scores=f"{SCORES}/scores.json",
-        localized=guarded(lambda wildcards: batch_files(LOCALIZED, flow.scored_batches())),
         models=guarded(lambda wildcards: model_files(flow.applied_models())),
-        split=SPLIT,
-        targets=guarded(lambda wildcards: batch_files(TARGETS, flow.overlay_batches())),
+        scores=[f"{SCORES}/scores.json"] if flow.is_scored else [],
+        split=[SPLIT] if flow.learns else [],
+        targets=guarded(lambda wildcards: batch_files(TARGETS, flow.overlay_batches())) if flow.learns else [],
+        localized=guarded(lambda wildcards: batch_files(LOCALIZED, flow.shown_batches())),
     output:
         report(
             REPORT,
@@ -24,13 +24,14 @@ rule write_report:
         inventory=flow.inventory,
         model=lambda wildcards, input: os.path.dirname(input.models[0]),
         localized=lambda wildcards, input: os.path.dirname(input.localized[0]),
-        scores=lambda wildcards, input: os.path.dirname(input.scores),
-        targets=lambda wildcards, input: os.path.dirname(input.targets[0]),
+        scores=lambda wildcards, input: options("--scores", folders_of(input.scores)),
+        split=lambda wildcards, input: options("--split", input.split),
+        targets=lambda wildcards, input: options("--targets", folders_of(input.targets[:1])),
         depends_on=guarded(lambda wildcards: flow.report_inputs()),
     shell:
         "tomoscout report --config {params.settings:q} --inventory {params.inventory:q}"
-        " --model {params.model:q} --localized {params.localized:q} --scores {params.scores:q} --split {input.split:q}"
-        " --targets {params.targets:q} --output {output:q} > {log:q} 2>&1"
+        " --model {params.model:q} --localized {params.localized:q} {params.scores:q} {params.split:q}"
+        " {params.targets:q} --output {output:q} > {log:q} 2>&1"
 
 
 rule report:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any
 
 from pydantic import ValidationError
 
 from tomoscout.config import key_of
+from tomoscout.explore.options import Choice, Fixed
+from tomoscout.explore.space import Domain, SearchSpace
 from tomoscout.networks import family_module, parse_network
 from tomoscout.networks.options import NetworkOptions
 from tomoscout.training_options import Train
@@ -17,6 +20,62 @@ from tomoscout.training_options import Train
 def known_values(base: Train) -> dict[str, Any]:
     """What conditions may ask for besides the entries: the loss that `train` has, where it has one alone."""
     return {"loss.name": base.loss[0].name} if len(base.loss) == 1 else {}
+
+
+def configured_values(space: SearchSpace, base: Train) -> dict[str, Any]:
+    """The point of the space that the training as `train` has it lies at, which may be outside of every range.
+
+    Where the network is none that the entries of its family make (`width` and `levels` of a network whose channels do
+    not double), its own options stand in place of these, by name as `UNet.channels`.
+    """
+    family = base.network.family
+    network = {f"{family}.{name}": value for name, value in _searched_network(space, base.network).items()}
+    found: dict[str, Any] = {"network": family}
+    entries = {entry.name: entry for entry in space.entries if entry.name != "network"}
+    for name, entry in entries.items():
+        value = network[name] if name in network else _configured(name, base)
+        if value is not None and entry.counts({**known_values(base), **found}):
+            found[name] = value
+    return found | {name: value for name, value in network.items() if name not in entries}
+
+
+def _configured(name: str, base: Train) -> Any:
+    """The value of an entry that is no option of a network; None where the training has nothing of that name."""
+    group, _, option = name.partition(".")
+    owner: Any = base.loss[0] if group == "loss" and len(base.loss) == 1 else getattr(base, group, None)
+    if option:
+        return owner.get(option) if isinstance(owner, dict) else getattr(owner, option, None)
+    is_cube = name == "patch" and owner != "auto" and len(set(owner)) == 1
+    return owner[0] if is_cube else owner
+
+
+def _searched_network(space: SearchSpace, network: NetworkOptions) -> dict[str, Any]:
+    """The entries of a network's family, without its name, that make the network; where none do, its options."""
+    prefix = f"{network.family}."
+    domains = {e.name.removeprefix(prefix): e.domain for e in space.entries if e.name.startswith(prefix)}
+    own = network.model_dump(exclude={"family"})
+    if not domains:
+        return own
+    known = {name: own[name] for name in domains if name in own}
+    made_of = [name for name in domains if name not in own]
+    for point in product(*(_candidates(domains[name]) for name in made_of)):
+        values = {**known, **dict(zip(made_of, point, strict=True))}
+        try:
+            made = type(network).from_search(values)
+        except KeyError:
+            break
+        if all(own.get(name) == value for name, value in made.items()):
+            return values
+    return own
+
+
+def _candidates(domain: Domain) -> Sequence[Any]:
+    """The values of an entry, as far as they can be counted."""
+    if isinstance(domain, Fixed):
+        return [domain.value]
+    if isinstance(domain, Choice):
+        return domain.choices
+    return range(int(domain.low), int(domain.high) + 1, int(domain.step or 1)) if domain.is_whole else []
 
 
 def train_options(values: Mapping[str, Any], base: Train, settings: Mapping[str, Any]) -> Train:

@@ -44,8 +44,10 @@ def find_study(results: Path, name: str | None = None) -> Path:
 def planned_trials(results: Path, study: Path) -> int | None:
     """How many trials the workflow was last asked for, if of this study."""
     options = _read(read_json, results / "config.json")
-    explore = options.get("explore", {}) if isinstance(options, dict) else {}
-    return explore.get("trials") if study.name.rpartition("-")[0] == explore.get("name") else None
+    explore = options.get("explore") if isinstance(options, dict) else None
+    if not isinstance(explore, dict) or study.name.rpartition("-")[0] != explore.get("name"):
+        return None
+    return explore["trials"] if isinstance(explore.get("trials"), int) else None
 
 
 def _touched(study: Path) -> float:

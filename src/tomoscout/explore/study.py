@@ -8,7 +8,7 @@ follow from study.json alone, however many run at once and however often they ar
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -21,8 +21,8 @@ from tomoscout.classes import TargetPlan
 from tomoscout.config import Config
 from tomoscout.errors import TomoscoutError
 from tomoscout.explore.options import Choice, Number
-from tomoscout.explore.points import known_values, train_options, with_validations
-from tomoscout.explore.records import Ask, Params, Refused, Result, trial_folder, trial_name
+from tomoscout.explore.points import configured_values, known_values, train_options, with_validations
+from tomoscout.explore.records import Ask, Params, Refused, Result, read_trial, trial_folder, trial_name
 from tomoscout.explore.space import SearchSpace, label
 from tomoscout.files import digest, read_json
 from tomoscout.fingerprints import VERSIONS, training_fingerprint
@@ -89,12 +89,17 @@ class Study:
         """The study in a folder.
 
         Raises:
-            TomoscoutError: there is none.
+            TomoscoutError: there is none, or its settings were changed.
         """
-        settings = read_json(folder / "study.json")
-        if not isinstance(settings, dict) or not {"space", "train", "window"} <= settings.keys():
-            raise TomoscoutError(f"{folder / 'study.json'}: not the settings of a study")
-        return cls(settings)
+        path = folder / "study.json"
+        settings = read_json(path)
+        if not isinstance(settings, dict) or not {"name", "space", "train", "window"} <= settings.keys():
+            raise TomoscoutError(f"{path}: not the settings of a study")
+        study = cls(settings)
+        # The folder is named after all of them.
+        if study.name != folder.absolute().name:
+            raise TomoscoutError(f"{path}: not the settings that its folder is named after, but those of {study.name}")
+        return study
 
     @property
     def name(self) -> str:
@@ -119,6 +124,12 @@ class Study:
     def told(self, number: int) -> range:
         """The trials whose results are known when a trial is proposed, and while it runs."""
         return range(max(0, number - self.window + 1))
+
+    @property
+    def configured(self) -> Params:
+        """Values that the searched parameters have in the training that all share, in their ranges or not. The
+        baseline is that training; its values are no proposal, and none learns from them."""
+        return {name: label(value) for name, value in configured_values(self.space, self.base).items()}
 
     def options_of(self, values: Params) -> Train:
         """The training of a point.
@@ -226,6 +237,17 @@ def _seed(study: Study, number: int) -> int:
     return (int(study.settings["seed"]) * SEED_PRIME + number) % 2**32
 
 
+def distribution_of(domain: Number | Choice) -> optuna.distributions.BaseDistribution:
+    """What Optuna draws a value of an entry from."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    if isinstance(domain, Choice):
+        return CategoricalDistribution([label(value) for value in domain.choices])
+    if domain.is_whole:
+        return IntDistribution(int(domain.low), int(domain.high), domain.log, int(domain.step or 1))
+    return FloatDistribution(domain.low, domain.high, domain.log, domain.step)
+
+
 def _suggest(trial: optuna.Trial, name: str, domain: Number | Choice) -> Any:
     if isinstance(domain, Choice):
         chosen = trial.suggest_categorical(name, [label(value) for value in domain.choices])
@@ -255,14 +277,29 @@ def rebuild(
     )
     told = study.told(number)
     for earlier in range(number):
-        ask = Ask.read(trial_folder(folder, earlier))
-        result = Result.read(trial_folder(folder, earlier)) if earlier in told else None
+        place = trial_folder(folder, earlier)
+        ask, result = read_trial(place) if earlier in told else (Ask.read(place), None)
         rebuilt.add_trials(frozen_trials(ask, result))
     return rebuilt
 
 
-def frozen_trials(ask: Ask, result: Result | None) -> Iterator[optuna.trial.FrozenTrial]:
-    """A trial for Optuna, after what was refused in its place; without a result, as one that runs."""
+def frozen_trials(
+    ask: Ask, result: Result | None, notes: Mapping[str, Any] | None = None
+) -> list[optuna.trial.FrozenTrial]:
+    """A trial for Optuna, after what was refused in its place; without a result, as one that runs. `notes`: further
+    attributes of a trial with a result, for people.
+
+    Raises:
+        TomoscoutError: what its files say does not hold together.
+    """
+    try:
+        return list(_frozen_trials(ask, result, notes or {}))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        name, why = trial_name(ask.number), " ".join(str(error).split())[:200]
+        raise TomoscoutError(f"{name}/ask.json or {name}/result.json: not as they were written ({why})") from None
+
+
+def _frozen_trials(ask: Ask, result: Result | None, notes: Mapping[str, Any]) -> Iterator[optuna.trial.FrozenTrial]:
     from optuna.distributions import json_to_distribution
     from optuna.trial import TrialState, create_trial
 
@@ -283,5 +320,9 @@ def frozen_trials(ask: Ask, result: Result | None) -> Iterator[optuna.trial.Froz
             distributions=distributions(ask.distributions),
             intermediate_values=result.intermediate,
             system_attrs=result.attributes,
-            user_attrs={"trial": trial_name(ask.number), **({"reason": result.reason} if result.reason else {})},
+            user_attrs={
+                "trial": trial_name(ask.number),
+                **({"reason": result.reason} if result.reason else {}),
+                **notes,
+            },
         )

@@ -5,15 +5,19 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from tomoscout.errors import TomoscoutError
-from tomoscout.explore.records import BASELINE, Ask, Result, best_names, trial_folder, trial_name
-from tomoscout.explore.study import Study, frozen_trials
+from tomoscout.explore.records import BASELINE, Ask, Params, Result, best_names, read_trial, trial_folder, trial_name
+from tomoscout.explore.study import Study, distribution_of, frozen_trials
 from tomoscout.files import write_table, write_text
+
+if TYPE_CHECKING:
+    import optuna
 
 MODEL_FILES = ("weights.safetensors", "metrics.csv", "results.json", "history.png", "model.yaml")
 """Of a trial that is among the best; the last makes the folder a model."""
@@ -31,10 +35,10 @@ def run_summary(folder: Path, trials: int, top: int, title: str) -> list[Result]
     from tomoscout.report.exploration import write_exploration
 
     study = Study.read(folder)
-    asks = [Ask.read(trial_folder(folder, number)) for number in range(trials)]
-    results = [Result.read(trial_folder(folder, number)) for number in range(trials)]
+    read = [read_trial(trial_folder(folder, number)) for number in range(trials)]
+    asks, results = [ask for ask, _ in read], [result for _, result in read]
     _write_table(folder / "trials.csv", study, results)
-    write_exploration(folder / "report.html", study.settings, asks, results, title)
+    write_exploration(folder / "report.html", study.settings, asks, results, title, study.configured)
     _write_journal(folder / JOURNAL, study, asks, results)
     best = ranked(results)[:top]
     if len(best) < top:
@@ -47,7 +51,7 @@ def run_summary(folder: Path, trials: int, top: int, title: str) -> list[Result]
             shutil.rmtree(old)
     for name, result in zip(best_names(top), best, strict=True):
         _copy_model(trial_folder(folder, result.number), folder / name)
-        _write_recipe(folder / name / "train.yaml", asks[result.number])
+        _write_recipe(folder / name / "train.yaml", asks[result.number], trial_folder(folder, result.number))
     return best
 
 
@@ -65,22 +69,26 @@ def _reasons(results: Sequence[Result]) -> str:
 
 def _write_table(path: Path, study: Study, results: Sequence[Result]) -> None:
     params = [name for name, _ in study.space.searched]
+    configured = {name: value for name, value in study.configured.items() if name in params}
     rows: list[dict[str, Any]] = [
         {
             "trial": trial_name(result.number),
             "state": result.state,
             "value": result.value,
             "validations": len(result.intermediate),
-            **result.params,
+            **(result.params or configured),
             "reason": result.reason,
+            "proposed": "yes" if result.params else "no",
         }
         for result in results
     ]
-    write_table(path, ["trial", "state", "value", "validations", *params, "reason"], rows)
+    write_table(path, ["trial", "state", "value", "validations", *params, "reason", "proposed"], rows)
 
 
-def _write_recipe(path: Path, ask: Ask) -> None:
-    """The options of a trial as a configuration to be merged with another: to train longer, or on more."""
+def _write_recipe(path: Path, ask: Ask, folder: Path) -> None:
+    """The options of the trial in `folder` as a configuration to be merged with another: to train longer, or on
+    more."""
+    ask.options(folder)
     options = {name: value for name, value in ask.train.items() if name != "validate_every"}
     # As a list, so that no option of another family is left over from what it is merged with.
     options["network"] = [options["network"]]
@@ -102,15 +110,43 @@ def _write_journal(path: Path, study: Study, asks: Sequence[Ask], results: Seque
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.unlink(missing_ok=True)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    journal = optuna.create_study(
-        storage=JournalStorage(JournalFileBackend(str(temporary))), study_name=study.name, direction="maximize"
-    )
-    for ask, result in zip(asks, results, strict=True):
-        journal.add_trials(frozen_trials(ask, result))
-    temporary.replace(path)
+    # In a folder that is new: the lock that Optuna makes beside a journal outlives a process that is killed, and
+    # whoever comes after it waits for it for ever.
+    new = path.with_name(f".{path.name}.new")
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir()
+    try:
+        storage = JournalStorage(JournalFileBackend(str(new / path.name)))
+        journal = optuna.create_study(storage=storage, study_name=study.name, direction="maximize")
+        for ask, result in zip(asks, results, strict=True):
+            journal.add_trials(frozen_trials(ask, result) if ask.params else _baseline(study, ask, result))
+        (new / path.name).replace(path)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def _baseline(study: Study, ask: Ask, result: Result) -> list[optuna.trial.FrozenTrial]:
+    """The baseline for the journal: its values as parameters where they lie in the ranges that are searched, which
+    Optuna asks of every parameter, else as attributes."""
+    from optuna.distributions import distribution_to_json
+
+    domains, params, distributions = dict(study.space.searched), {}, {}
+    notes: Params = {"proposed": False}
+    for name, value in study.configured.items():
+        distribution = distribution_of(domains[name]) if name in domains else None
+        if distribution and _holds(distribution, value):
+            params[name], distributions[name] = value, distribution_to_json(distribution)
+        else:
+            notes[name] = value
+    return frozen_trials(replace(ask, params=params, distributions=distributions), result, notes)
+
+
+def _holds(distribution: optuna.distributions.BaseDistribution, value: Any) -> bool:
+    try:
+        return distribution._contains(distribution.to_internal_repr(value))
+    except ValueError:
+        return False
 
 
 def format_best(best: Sequence[Result]) -> str:

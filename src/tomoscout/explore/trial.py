@@ -14,10 +14,10 @@ from tomoscout.explore.records import BY_PRUNER, GIVEN_UP, Ask, Result, trial_fo
 from tomoscout.explore.start import study_of
 from tomoscout.explore.study import Study, frozen_trials, rebuild
 from tomoscout.files import read_json, write_json
+from tomoscout.forms import checked
 from tomoscout.inventory import RunRecord
 from tomoscout.locks import alone_in, owner_of
 from tomoscout.so_far import remove_so_far
-from tomoscout.training_options import Train
 
 if TYPE_CHECKING:
     from tomoscout.trainer import Progression
@@ -74,8 +74,9 @@ def give_up(study_folder: Path, number: int, reason: str = "given up") -> bool:
 
 
 def _check_given_up(folder: Path) -> None:
-    if (folder / GIVEN_UP).exists():
-        raise _GivenUp(read_json(folder / GIVEN_UP, reason=str)["reason"])
+    path = folder / GIVEN_UP
+    if path.exists():
+        raise _GivenUp(checked(dict[str, str], read_json(path), path, "a trial that is given up").get("reason", ""))
 
 
 def _clear(folder: Path) -> None:
@@ -92,12 +93,12 @@ def _train(config: Config, records: Sequence[RunRecord], study: Study, study_fol
 
     machine = config.train.model_dump(include={"device", "checkpoint_seconds"})
     name = f"{study.name}-{trial_name(ask.number)}"
-    options = Train.model_validate({**ask.train, **machine, "name": name})
+    folder = trial_folder(study_folder, ask.number)
+    options = ask.options(folder, **machine, name=name)
     # The summary records all trials: many at once would wait for each other's lock on a file.
     tracking = config.tracking.model_copy(update={"enabled": config.tracking.enabled and bool(config.tracking.uri)})
     own = config.model_copy(update={"train": options, "tracking": tracking})
     judge = _Judge(study, study_folder, ask)
-    folder = trial_folder(study_folder, ask.number)
 
     def watch(progression: Progression) -> None:
         _check_given_up(folder)
@@ -147,7 +148,8 @@ class _Judge:
         known.add_trials(frozen_trials(ask, None))
         self._study = known
         self._trial = optuna.Trial(known, known.trials[-1]._trial_id)
-        self._planned = math.ceil(ask.train["steps"] / ask.train["validate_every"])
+        options = ask.options(trial_folder(study_folder, ask.number))
+        self._planned = math.ceil(options.steps / (options.validate_every or options.steps))
         self.scores: list[float] = []
 
     def __call__(self, progression: Progression) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tomoscout.explore.records import BASELINE, BY_PRUNER, Ask, Result, trial_name
+from tomoscout.explore.records import BASELINE, BY_PRUNER, Ask, Params, Result, trial_name
 from tomoscout.files import write_text
 from tomoscout.report.axes import Axis, short
 from tomoscout.report.exploration_charts import (
@@ -40,6 +40,7 @@ def write_exploration(
     asks: Sequence[Ask],
     results: Sequence[Result],
     title: str,
+    configured: Params | None = None,
 ) -> None:
     """Write the page of a study.
 
@@ -49,6 +50,7 @@ def write_exploration(
         asks: the proposals; those that were refused are counted.
         results: what came of the trials, one at least.
         title: the heading.
+        configured: the values of the baseline, shown in its row; it is in no chart, as nothing proposed it.
     """
     axes = _axes(study, results)
     page = environment().get_template("exploration.html.jinja")
@@ -59,9 +61,9 @@ def write_exploration(
             name=study["name"],
             total=len(results),
             counts=Counter(map(_outcome, results)),
-            **_best(results, axes),
+            **_best(results, axes, configured or {}),
             **_figures(study, results, axes),
-            **_tables(asks, results, axes),
+            **_tables(asks, results, axes, configured or {}),
             sentences=_sentences(study, asks, results),
             settings=flatten({key: value for key, value in study.items() if key not in _NOT_SETTINGS}),
             space=[_entry(entry) for entry in study["space"]],
@@ -70,12 +72,12 @@ def write_exploration(
     )
 
 
-def _best(results: Sequence[Result], axes: Sequence[Axis]) -> dict[str, Any]:
+def _best(results: Sequence[Result], axes: Sequence[Axis], configured: Params) -> dict[str, Any]:
     best = best_of(results)
     return {
         "best": best,
         "best_name": trial_name(best.number) if best else None,
-        "best_facts": _facts(best, [axis.name for axis in axes]) if best else [],
+        "best_facts": _facts(best, [axis.name for axis in axes], configured, 6) if best else [],
     }
 
 
@@ -105,7 +107,7 @@ def _figures(study: Mapping[str, Any], results: Sequence[Result], axes: Sequence
     }
 
 
-def _tables(asks: Iterable[Ask], results: Sequence[Result], axes: Sequence[Axis]) -> dict[str, Any]:
+def _tables(asks: Iterable[Ask], results: Sequence[Result], axes: Sequence[Axis], configured: Params) -> dict[str, Any]:
     names = [axis.name for axis in axes]
     shared = [name for name in names if all(name in result.params for result in _searched(results))]
     others = [name for name in names if name not in shared]
@@ -113,7 +115,7 @@ def _tables(asks: Iterable[Ask], results: Sequence[Result], axes: Sequence[Axis]
     failed = {trial_name(r.number): r.reason or "unknown" for r in results if _outcome(r) == "failed"}
     return {
         "shared": shared,
-        "rows": [_row(result, shared, others) for result in in_order(results)],
+        "rows": [_row(result, shared, others, configured) for result in in_order(results)],
         "shown": _SHOWN,
         "failures": by_reason(failed),
         "refusals": _most_common(refused),
@@ -125,8 +127,13 @@ def _searched(results: Iterable[Result]) -> list[Result]:
     return [result for result in results if result.params]
 
 
-def _facts(result: Result, names: Iterable[str]) -> list[tuple[str, str]]:
-    return _values(result, names, 6) if result.params else [("baseline", BASELINE)]
+def _facts(result: Result, names: Sequence[str], configured: Params, digits: int) -> list[tuple[str, str]]:
+    """A trial's parameters, those of `names` first in that order: files keep them in another. Of the baseline also
+    that it is one, and what it has besides."""
+    if result.params:
+        return _values(result.params, names, digits)
+    more = [name for name in configured if name not in names]
+    return [("baseline", BASELINE), *_values(configured, [*names, *more], digits)]
 
 
 def _axes(study: Mapping[str, Any], results: Iterable[Result]) -> list[Axis]:
@@ -186,22 +193,19 @@ def _parallels(
     return charts
 
 
-def _values(result: Result, names: Iterable[str], digits: int = 4) -> list[tuple[str, str]]:
-    """Those of a trial's parameters that it has, in the order of the names: files keep them in another."""
-    return [(name, short(result.params[name], digits)) for name in names if name in result.params]
+def _values(params: Params, names: Iterable[str], digits: int) -> list[tuple[str, str]]:
+    return [(name, short(params[name], digits)) for name in names if name in params]
 
 
-def _row(result: Result, shared: Sequence[str], others: Sequence[str]) -> dict[str, Any]:
-    known = dict(_values(result, shared))
+def _row(result: Result, shared: Sequence[str], others: Sequence[str], configured: Params) -> dict[str, Any]:
+    facts = dict(_facts(result, [*shared, *others], configured, 4))
     return {
         "trial": trial_name(result.number),
         "score": "–" if result.value is None else f"{result.value:.4f}",
         "validations": len(result.intermediate),
         "state": "complete" if result.state == "COMPLETE" else result.reason or "pruned",
-        "shared": [known.get(name, "–") for name in shared],
-        "other": ", ".join(
-            f"{name} {value}" for name, value in (_values(result, others) if result.params else _facts(result, ()))
-        ),
+        "shared": [facts.get(name, "–") for name in shared],
+        "other": ", ".join(f"{name} {value}" for name, value in facts.items() if name not in shared),
     }
 
 

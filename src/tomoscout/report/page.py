@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tomoscout.files import write_text
+from tomoscout.report.found import Found, score_charts
 from tomoscout.report.pictures import FALSE, FOUND, MISSED, Colour, SlicePicture
 from tomoscout.report.plots import history_charts, precision_recall_charts
 from tomoscout.scores import describe_runs, f_name
@@ -24,6 +25,7 @@ def write_report(
     split: Mapping[str, Any],
     targets: Sequence[Mapping[str, Any]],
     slices: Sequence[SlicePicture],
+    found: Found | None = None,
 ) -> None:
     """Write the report page.
 
@@ -35,7 +37,8 @@ def write_report(
         model: the content of model.yaml, or any other facts, nested as they may be.
         split: the content of the split file; `fold` says which of its folds was used, 0 unless given.
         targets: what `summarise_targets` returned; may be empty.
-        slices: pictures of picks.
+        slices: pictures of picks: those scored or, without scores, those found.
+        found: what a model from elsewhere found, scored or not.
     """
     page = environment().get_template("page.html.jinja")
     fold = split["folds"][split.get("fold", 0)] if split.get("folds") else {}
@@ -54,9 +57,16 @@ def write_report(
             excluded=by_reason(split.get("excluded", {})),
             targets=targets,
             slices=[(base64.b64encode(picture.png).decode(), picture.caption) for picture in slices],
-            legend=[("found", _css(FOUND)), ("missed", _css(MISSED)), ("false", _css(FALSE))],
+            legend=[(name, _css(colour)) for name, colour in _legend(scores, found).items()],
+            found=found,
+            found_charts=score_charts(found) if found else [],
         ),
     )
+
+
+def _legend(scores: Mapping[str, Any] | None, found: Found | None) -> Mapping[str, Colour]:
+    """What circles stand for, by colour."""
+    return found.colours if found and not scores else {"found": FOUND, "missed": MISSED, "false": FALSE}
 
 
 def environment() -> Any:

@@ -122,8 +122,26 @@ def picks_slices(
         run: named in the captions.
         voxel_spacing: in Å.
     """
+    # The rare ones last: a missed or false pick must not vanish under a found one.
+    groups = [Marked(found, FOUND, "found"), Marked(missed, MISSED, "missed", True), Marked(false, FALSE, "false")]
+    return marked_slices(tomogram, groups, count, run, voxel_spacing)
+
+
+class Marked(NamedTuple):
+    """Particles that are drawn alike: in a colour, perhaps dashed; counted in captions under `word`."""
+
+    spheres: Spheres
+    colour: Colour
+    word: str
+    dashed: bool = False
+
+
+def marked_slices(
+    tomogram: NDArray[np.floating], groups: Sequence[Marked], count: int, run: str, voxel_spacing: float
+) -> list[SlicePicture]:
+    """As `picks_slices`, with groups of particles of any kind, the last drawn on top."""
     depth = len(tomogram)
-    spheres = [Spheres(np.reshape(s.centres, (-1, 3)), np.reshape(s.radii, -1)) for s in (found, missed, false)]
+    spheres = [Spheres(np.reshape(g.spheres.centres, (-1, 3)), np.reshape(g.spheres.radii, -1)) for g in groups]
     everything = Spheres(*(np.concatenate(parts) for parts in zip(*spheres, strict=True)))
     half = int(everything.radii.min() / 2) if len(everything.radii) else 2
     scale = max(1, round(600 / tomogram.shape[2]))
@@ -132,12 +150,11 @@ def picks_slices(
         slab = tomogram[max(0, z - half) : z + half + 1]
         picture = _enlarge(slice_image(slab.mean(axis=0)), scale)
         shown = [
-            circles_at(some, z, colour, scale, dashed=some is spheres[1])
-            for some, colour in zip(spheres, (FOUND, MISSED, FALSE), strict=True)
+            circles_at(some, z, group.colour, scale, dashed=group.dashed)
+            for some, group in zip(spheres, groups, strict=True)
         ]
-        # The rare colours last: a missed or false pick must not vanish under a found one.
         picture = draw_picks(picture, [circle for circles in shown for circle in circles])
-        counts = ", ".join(f"{len(c)} {word}" for c, word in zip(shown, ("found", "missed", "false"), strict=True))
+        counts = ", ".join(f"{len(c)} {group.word}" for c, group in zip(shown, groups, strict=True))
         thickness = f"mean of {len(slab)} slices, " if len(slab) > 1 else ""
         caption = f"{run}, slice z = {z} ({thickness}{len(slab) * voxel_spacing / 10:.0f} nm): {counts}"
         pictures.append(SlicePicture(_png(picture), caption))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import getpass
 import json
 import math
@@ -14,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import BaseModel, Field
 
 from tomoscout.errors import TomoscoutError
-from tomoscout.files import read_json
+from tomoscout.files import read_json, read_table
+from tomoscout.forms import checked
 
 FINGERPRINT, MODEL, STUDY = "tomoscout.fingerprint", "tomoscout.model", "tomoscout.study"
 """Tags that tell which training a run of MLflow stands for, and of which study a trial is."""
@@ -65,7 +66,7 @@ def read_record(folder: Path) -> Record:
         TomoscoutError: no training is named there, or a file cannot be read.
     """
     try:
-        training = _read_facts(folder / "training.json")
+        training = _read_training(folder / "training.json")
         model = _read_model(folder / "model.yaml")
         finished = bool(model) and training.get("fingerprint", model["fingerprint"]) == model["fingerprint"]
         facts = model | training if finished else training
@@ -93,7 +94,7 @@ def read_record(folder: Path) -> Record:
             rate,
             written,
         )
-    except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
+    except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
         what = " ".join(str(error).split())
         raise TomoscoutError(f"{folder}: not a model folder ({type(error).__name__}: {what})") from None
 
@@ -102,15 +103,57 @@ def _last_step(curves: Curves) -> int:
     return max((step for points in curves.values() for step in points), default=0)
 
 
+class _Facts(BaseModel):
+    """What is read of `training.json`; nothing in it must be there."""
+
+    name: str = ""
+    fingerprint: str = ""
+    classes: list[str] = []
+    train: list[str] = []
+    validate_: list[str] = Field(default=[], alias="validate")
+    versions: dict[str, Any] = {}
+    options: dict[str, Any] = {}
+    steps_per_second: float | None = None
+
+
+class _Named(BaseModel):
+    name: str
+
+
+class _MadeFrom(BaseModel):
+    fingerprint: str
+    train: list[str]
+    validate_: list[str] = Field(alias="validate")
+
+
+class _Model(BaseModel):
+    """What is read of `model.yaml`, of earlier formats, too."""
+
+    name: str
+    classes: list[_Named]
+    made_from: _MadeFrom
+    made_with: dict[str, Any]
+
+
+def _read_training(path: Path) -> dict[str, Any]:
+    facts = _read_facts(path)
+    checked(_Facts, facts, path, "what a training was begun with")
+    return facts
+
+
 def _read_facts(path: Path) -> dict[str, Any]:
-    return dict(read_json(path)) if path.exists() else {}
+    return checked(dict[str, Any], read_json(path), path, "a mapping") if path.exists() else {}
 
 
 def _read_model(path: Path) -> dict[str, Any]:
     """`model.yaml` in the form of `training.json`."""
     if not path.exists():
         return {}
-    model = yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        model = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise TomoscoutError(f"{path}: not a model description ({' '.join(str(error).split())})") from None
+    checked(_Model, model, path, "a model description")
     made_from = model["made_from"]
     return {
         "name": model["name"],
@@ -127,13 +170,15 @@ def _read_curves(path: Path, classes: Sequence[str]) -> Curves:
     """The columns of `metrics.csv`; those of classes are their scores."""
     curves: Curves = {}
     if path.exists():
-        with path.open(newline="", encoding="utf-8") as handle:
-            for row in csv.DictReader(handle):
+        try:
+            for row in read_table(path):
                 step = int(row.pop("step"))
                 for column, text in row.items():
                     if text and math.isfinite(value := float(text)):
                         name = _key(f"scores/{column}" if column in classes else column)
                         curves.setdefault(name, {})[step] = value
+        except (KeyError, ValueError) as error:
+            raise TomoscoutError(f"{path}: not the curves of a training ({error})") from None
     return curves
 
 

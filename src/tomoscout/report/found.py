@@ -1,0 +1,100 @@
+"""What a model found where nothing was learnt: counts and scores of its picks, of which nobody may know whether they
+are right."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tomoscout.batches import read_manifest
+from tomoscout.config import Config, Source
+from tomoscout.inventory import RunRecord
+from tomoscout.predictions import segmented_runs
+from tomoscout.project import Project, read_objects
+from tomoscout.report.pictures import Colour, readable_colours
+from tomoscout.report.plots import Chart, Line
+
+_BINS = 40
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was found.
+
+    `objects`: of every object its name (`object`), `picks` in all, how many `runs` have any, the median `per_run`, the
+    `threshold`, and the median `score` (None without picks). `runs`: every run (`project/run`) with its counts, in the
+    order of the objects. `scores` and `colours` in pictures are by object.
+    """
+
+    objects: list[dict[str, Any]]
+    runs: list[tuple[str, list[int]]]
+    scores: dict[str, NDArray[np.float64]]
+    colours: dict[str, Colour]
+
+
+def read_found(config: Config, records: Sequence[RunRecord], localized: Path) -> Found:
+    """What the picks of all segmented runs hold. `localized`: the folder of the localize stage's manifests.
+
+    Raises:
+        TomoscoutError: a run has not been localised.
+    """
+    projects = {name: Project(name, Path(path)) for name, path in config.projects.items()}
+    segmented = segmented_runs(config, records)
+    thresholds: dict[str, float] = {}
+    counts: dict[str, dict[str, int]] = {}
+    scores: dict[str, list[NDArray[np.float64]]] = {}
+    for record in segmented:
+        manifest = read_manifest(localized, record)
+        thresholds |= manifest["thresholds"]
+        counts[record.key] = {}
+        for name, facts in manifest["picks"].items():
+            project, source = projects[record.project], Source.parse(facts["source"])
+            project.require(record.run, source, str(manifest["inputs"]), "localize")
+            found = project.read_picks(record.run, source).scores
+            counts[record.key][name] = len(found)
+            scores.setdefault(name, []).append(found)
+    colours = _colours(config, scores)
+    together = {name: np.concatenate(scores[name]) for name in colours}
+    per_object = {name: [of_run.get(name, 0) for of_run in counts.values()] for name in together}
+    return Found(
+        [_describe(name, per_object[name], thresholds[name], together[name]) for name in together],
+        [(run, [of_run.get(name, 0) for name in together]) for run, of_run in counts.items()],
+        together,
+        colours,
+    )
+
+
+def _describe(name: str, counts: Sequence[int], threshold: float, scores: NDArray[np.float64]) -> dict[str, Any]:
+    return {
+        "object": name,
+        "picks": sum(counts),
+        "runs": sum(count > 0 for count in counts),
+        "per_run": float(np.median(counts)),
+        "threshold": threshold,
+        "score": float(np.median(scores)) if len(scores) else None,
+    }
+
+
+def _colours(config: Config, names: Collection[str]) -> dict[str, Colour]:
+    """The colours of copick's objects, in the order of its config."""
+    objects = {name: entry for path in config.projects.values() for name, entry in read_objects(Path(path)).items()}
+    colours = {name: entry.color for name, entry in objects.items() if name in names}
+    return dict(zip(colours, readable_colours(list(colours.values())), strict=True))
+
+
+def score_charts(found: Found) -> list[Chart]:
+    """A histogram of the scores of each object that has picks."""
+    return [_histogram(name, scores) for name, scores in found.scores.items() if len(scores)]
+
+
+def _histogram(name: str, scores: NDArray[np.float64]) -> Chart:
+    heights, edges = np.histogram(scores, _BINS, (0.0, 1.0))
+    stairs = [(0.0, 0.0)]
+    for height, left, right in zip(heights, edges, edges[1:], strict=False):
+        stairs += [(float(left), float(height)), (float(right), float(height))]
+    return Chart(name, "score", "picks", (0, 1), (0, float(heights.max())), [Line(name, "line", stairs)], [])
