@@ -420,8 +420,8 @@ def test_an_object_that_one_project_lacks_is_told_before_the_training(annotated:
     other.write_copick_config(pickable_objects=[{**annotated.objects[1], "color": [1, 2, 3, 255]}])
     annotated.configure(projects={"demo": str(annotated.copick), "other": str(other.copick)})
     assert error_of(annotated.make_targets()) == (
-        f"{other.copick}: no pickable object 'ribosome', so its picks in project other could not be written; add it "
-        "there, or leave these runs out of segment.runs"
+        f"{other.copick}: no object 'ribosome', which the model unet finds; picks of it cannot be written: add "
+        '{"name": "ribosome", "is_particle": true, "label": 2, "radius": 60.0} to pickable_objects'
     )
     annotated.configure(
         projects={"demo": str(annotated.copick), "other": str(other.copick)}, segment={"runs": ["a", "b"]}

@@ -14,6 +14,7 @@ from conftest import SmallProject, error_of, succeeded
 from test_octopi import DYNUNET, SEGRESNET, UNET, as_octopi_builds, write_model
 from tomoscout.config import model_name, parse_config
 from tomoscout.model import read_model
+from tomoscout.project import Probabilities
 from tomoscout.volumes import standardise
 
 LABELS = {"ferritin": 2, "ribosome": 1, "membrane": 3}
@@ -58,7 +59,7 @@ def test_probabilities_are_those_of_the_network(project: SmallProject, network: 
     with torch.inference_mode():
         expected = torch.softmax(as_octopi_builds(network)(padded)[0], dim=0)[1:].numpy()
     expected = expected[(slice(None), *(slice(0, size) for size in tomogram.shape))]
-    found = project.project().read_probabilities("one", "wbp@10.0", f"tomoscout-{folder.name}")
+    found = project.project().read_probabilities("one", Probabilities("wbp@10.0", f"tomoscout-{folder.name}"))
     assert expected.std() > 0.01
     np.testing.assert_allclose(found / 255, expected, atol=0.51 / 255)
 
@@ -113,7 +114,7 @@ def test_thresholds_are_chosen_on_validation_runs(project: SmallProject) -> None
     make(project, source, folder)
     options = ("--model", folder, "--batch", "0", "--output")
     succeeded(project.command("segment", *options, project.folder / "results/segment/batch-0.json"))
-    probabilities = project.project().read_probabilities("two", "wbp@10.0", f"tomoscout-{folder.name}")
+    probabilities = project.project().read_probabilities("two", Probabilities("wbp@10.0", f"tomoscout-{folder.name}"))
     z, y, x = np.unravel_index(int(probabilities[0].argmax()), probabilities[0].shape)
     for run in ("one", "two", "three"):
         project.add_picks(run, "ribosome:expert/0", [(10.0 * x, 10.0 * y, 10.0 * z)])

@@ -26,8 +26,8 @@ def verify(config: Config, records: Sequence[RunRecord], results: Path) -> tuple
     by_key = {record.key: record for record in records}
     for stage, check in (("targets", _targets), ("segment", _segment), ("localize", _localize)):
         for path in sorted((results / stage).glob("*/*/*.json")):
-            manifest = read_json(path, project=str, run=str)
-            if not {"project", "run", "inputs"} <= manifest.keys() or "picture" in manifest:
+            manifest = read_json(path)
+            if not isinstance(manifest, dict) or not {"project", "run", "inputs"} <= manifest.keys() or "picture" in manifest:
                 continue
             record = by_key.get(f"{manifest['project']}/{manifest['run']}")
             if record is None:

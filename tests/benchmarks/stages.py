@@ -22,7 +22,7 @@ from tomoscout.files import write_json
 from tomoscout.geometry import to_voxels
 from tomoscout.model import Model, save_model
 from tomoscout.peaks import locate_picks
-from tomoscout.predictions import probabilities_name
+from tomoscout.predictions import predicted_probabilities
 from tomoscout.project import Project, Segmentation
 from tomoscout.targets import Spheres, rasterise
 from tomoscout.training_options import Network, Picking
@@ -128,11 +128,17 @@ def localize(folder: Path, repeats: int, *, with_octopi: bool = True) -> str:
     )
     probabilities, labels = _predictions(classes, places)
     thresholds = dict.fromkeys(RADII, 0.3)
-    model = Model("unet", Network(), classes, thresholds, URI.voxel_spacing, (64, 64, 64), Picking(), {}, WEIGHTS)
+    model = Model("unet", Network(), classes, thresholds, (URI.voxel_spacing,), (64, 64, 64), Picking(), {}, WEIGHTS)
     save_model(folder / "model", model)
-    volume = probabilities_name(config)
-    digest = project.write_probabilities(name, str(URI), volume, probabilities, {})
-    manifest = {"model": WEIGHTS, "probabilities": {"name": volume, "digest": digest}}
+    volume = predicted_probabilities(config)
+    digest = project.write_probabilities(name, volume, probabilities, {"inputs": "made up"})
+    manifest = {
+        "project": "bench",
+        "run": name,
+        "inputs": "made up",
+        "model": WEIGHTS,
+        "probabilities": {"name": volume.name, "digest": digest},
+    }
     write_json(folder / "segment/bench" / f"{name}.json", manifest)
     project.write_segmentation(name, Segmentation("predict", "octopi", "1", URI.voxel_spacing, True), labels, {})
     write_json(path.parent / "logs/segment-octopi_1_predict.yaml", {"labels": {e.name: e.label for e in classes}})

@@ -31,9 +31,9 @@ COMMANDS = {
     "train": "--model results/model --threads 1",
     "segment": "--model results/model --batch 0 --output results/segment/0.json --threads 1",
     "localize": "--model results/model --segmented results/segment --batch 0 --output results/localize/0.json",
-    "evaluate": "--output results/scores",
-    "report": "--model results/model --scores results/scores --split results/split.json --targets results/targets"
-    " --output results/report.html",
+    "evaluate": "--localized results/localize --output results/scores",
+    "report": "--model results/model --localized results/localize --scores results/scores --split results/split.json"
+    " --targets results/targets --output results/report.html",
     "verify": "",
 }
 
