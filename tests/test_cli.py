@@ -143,6 +143,7 @@ def test_ctrl_c_ends_in_one_line(tmp_path: Path) -> None:
         (OSError("4096 requested and 100 written"), "4096 requested and 100 written"),
         (RuntimeError("I/O error: No space left on device (os error 28)"), "I/O error: No space left on device (os"),
         (sqlite3.OperationalError("database or disk is full"), "database or disk is full"),
+        (UnicodeEncodeError("ascii", "Zürich", 1, 2, "ordinal not in range(128)"), "'Zürich' holds letters that the"),
         (ValueError("a fault of the program"), None),
         (RuntimeError("another"), None),
     ],

@@ -63,6 +63,11 @@ def foreseen(error: BaseException) -> str | None:
     if isinstance(error, UnicodeDecodeError):
         byte = error.object[error.start]
         return f"text that is not UTF-8: byte 0x{byte:02x} at position {error.start:,} ({error.reason})"
+    if isinstance(error, UnicodeEncodeError):
+        return (
+            f"{shown(error.object)} holds letters that the locale cannot write ({error.encoding}), as in the name of a "
+            "file; set PYTHONUTF8=1 in the environment"
+        )
     if isinstance(error, OSError):
         return _system_error(error)
     # PyTorch, safetensors and SQLite wrap what the system said in errors of their own.
