@@ -1,0 +1,199 @@
+"""Kill the workflow and its stages at random moments, give the same command again, and compare what is there at the
+end with what comes of it undisturbed: `python tests/endurance/kills.py --kills 500 --seed 0`.
+
+A stage is killed at the moments that matter, when it is about to change a file, and at moments spread evenly over
+its time. `--only 17` repeats the kill of that number.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from endurance.chain import OTHER, Stage, copy_folder, differences, outcome, stages, succeed, write_settings
+from endurance.half_written import half_written, vanished
+from endurance.processes import Ended, Kill, import_everything, run
+from endurance.whole import Whole, WholeKill
+
+TWICE = 0.25
+"""How often the second attempt is killed, too."""
+
+
+class Failure(NamedTuple):
+    """What went wrong: the kind, to count by, and the particulars."""
+
+    kind: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Start:
+    """A stage, the folder it starts from, and how it ends undisturbed."""
+
+    stage: Stage
+    history: str
+    before: Path
+    expected: dict[str, str]
+    undisturbed: Ended
+
+    def __str__(self) -> str:
+        return f"{self.stage.name} {self.history}"
+
+
+def starts_of_stages(base: Path) -> list[Start]:
+    """Every stage in a new folder, and over results of other settings; states are kept below `base`."""
+    work = base / "work"
+    work.mkdir(parents=True)
+    write_settings(work, {})
+    fresh = list(_take_along(stages(), "in a new folder", work, base / "new"))
+    listed = fresh[2].before
+    copy_folder(listed, work)
+    write_settings(work, OTHER)
+    predicting = [stage for stage in stages()[2:] if stage.name.split()[0] not in ("explore", "trial")]
+    for stage in predicting:
+        succeed(stage, work)
+    write_settings(work, {})
+    return fresh + list(_take_along(predicting, "over other results", work, base / "again"))
+
+
+def _take_along(chain: list[Stage], history: str, work: Path, kept: Path) -> Iterator[Start]:
+    kept.mkdir()
+    for number, stage in enumerate(chain):
+        before = kept / f"{number:02d}"
+        copy_folder(work, before)
+        undisturbed = succeed(stage, work)
+        yield Start(stage, history, before, outcome(work), undisturbed)
+
+
+def random_kill(undisturbed: Ended, chance: random.Random) -> Kill:
+    """When and how to kill what took `undisturbed`."""
+    kind = chance.choices([signal.SIGKILL, signal.SIGINT, signal.SIGTERM], [0.7, 0.15, 0.15])[0]
+    if undisturbed.changes and chance.random() < 0.7:
+        # Right before the change, or while it is written.
+        seconds = chance.choice([0.0, 10 ** chance.uniform(-5, -2)])
+        return Kill(kind, seconds, chance.randint(1, undisturbed.changes))
+    return Kill(kind, chance.uniform(0, undisturbed.seconds))
+
+
+def kill_stage(start: Start, work: Path, chance: random.Random) -> tuple[str, list[Failure]]:
+    """Kill a stage once or twice, then run it alone. Returns what was done and what went wrong."""
+    copy_folder(start.before, work)
+    arguments = start.stage.arguments(work)
+    story, failures = str(start), []
+    for _ in range(1 + (chance.random() < TWICE)):
+        kill = random_kill(start.undisturbed, chance)
+        story += f"; {kill}"
+        ended = run(arguments, work, kill)
+        if ended.code is None:
+            failures.append(Failure("does not end when told to", story))
+        failures += _half_states(start.before, work)
+    return story, failures + _judge(run(arguments, work), start.expected, work)
+
+
+def kill_whole(whole: Whole, work: Path, chance: random.Random) -> tuple[str, list[Failure]]:
+    """The same with the whole workflow."""
+    start = chance.choice(whole.starts)
+    copy_folder(start.before, work)
+    story, failures = f"snakemake {start.history}", []
+    for _ in range(1 + (chance.random() < TWICE)):
+        kill = WholeKill.at_random(start.undisturbed, chance)
+        story += f"; {kill}"
+        ended = whole.run(work, kill)
+        if ended.code is None:
+            failures.append(Failure("does not end when told to", story))
+        failures += _half_states(start.before, work)
+    ended = whole.run(work)
+    whole.list_runs(work)
+    return story, failures + _judge(ended, start.expected, work)
+
+
+def _half_states(before: Path, work: Path) -> list[Failure]:
+    """What another program would stumble over now."""
+    gone = [Failure("vanished", problem) for problem in vanished(before, work)]
+    return gone + [Failure("half-written", problem) for problem in half_written(work / "results")]
+
+
+def _judge(ended: Ended, expected: dict[str, str], work: Path) -> list[Failure]:
+    if ended.code is None:
+        return [Failure("stuck", f"no end after {ended.seconds:.0f} s; {_last_line(ended.output)}")]
+    if ended.code != 0:
+        return [Failure("fails", f"exit {ended.code}: {_last_line(ended.output)}")]
+    return [
+        Failure("left behind" if problem.endswith("left behind") else "other end", problem)
+        for problem in differences(expected, outcome(work))
+    ]
+
+
+def _last_line(output: str) -> str:
+    lines = [line for line in output.splitlines() if line.strip()]
+    return lines[-1] if lines else "no output"
+
+
+def kill_at_random(
+    base: Path, kills: list[int], seed: int, workflow_share: float, *, progress: bool = True
+) -> list[tuple[int, str, list[Failure]]]:
+    """Do the kills of these numbers; returns those that went wrong."""
+    import_everything()
+    starts = starts_of_stages(base)
+    whole = Whole(base, starts[1].before) if workflow_share else None
+    wrong = []
+    for number in kills:
+        chance = random.Random(f"{seed}/{number}")
+        if whole and chance.random() < workflow_share:
+            story, failures = kill_whole(whole, base / "work", chance)
+        else:
+            story, failures = kill_stage(chance.choice(starts), base / "work", chance)
+        if failures:
+            wrong.append((number, story, failures))
+        if progress:
+            _tell(number, story, failures)
+    return wrong
+
+
+def _tell(number: int, story: str, failures: list[Failure]) -> None:
+    if failures:
+        print(f"{number}: {story}", flush=True)
+        for kind, text in failures[:8]:
+            print(f"    {kind}: {text}", flush=True)
+    elif number % 50 == 0:
+        print(f"{number}: {story}: well", flush=True)
+
+
+def main() -> None:
+    """Kill; exit 1 where anything went wrong."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=500)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workflow-share", type=float, default=0.1, help="share of kills of the whole workflow")
+    parser.add_argument("--only", type=int, help="the kill of this number alone; its folder is kept")
+    parser.add_argument("--folder", type=Path, help="where to work; default: a temporary folder")
+    options = parser.parse_args()
+    base = (options.folder or Path(tempfile.mkdtemp(prefix="tomoscout-kills-"))).resolve()
+    kills = list(range(options.kills)) if options.only is None else [options.only]
+    started = time.monotonic()
+    wrong = kill_at_random(base, kills, options.seed, options.workflow_share)
+    print(f"{len(kills)} kills in {time.monotonic() - started:.0f} s, {len(wrong)} went wrong")
+    counts = Counter(kind for _, _, failures in wrong for kind in {failure.kind for failure in failures})
+    for kind, count in counts.most_common():
+        print(f"{count:5d} {kind}")
+    if options.only is not None:
+        print(f"{base / 'work'} is as it was left")
+    elif not options.folder:
+        shutil.rmtree(base)
+    sys.exit(1 if wrong else 0)
+
+
+if __name__ == "__main__":
+    main()
