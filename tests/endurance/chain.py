@@ -56,7 +56,7 @@ SETTINGS: dict[str, Any] = {
         "space": {"patch": 16, "batch_size": {"choices": [1, 2]}},
     },
     "segment": {"device": "cpu", "tile": [24, 48, 48], "overlap": 0.25},
-    "localize": {"threshold": 0.3},
+    "localize": {"threshold": 0.1},
     # MLflow's database takes longer to make than all the rest.
     "tracking": {"enabled": False},
 }
@@ -65,7 +65,7 @@ OTHER: dict[str, Any] = {
     "targets": {"radius_scale": 0.6},
     "train": {"seed": 7},
     "segment": {"overlap": 0.5},
-    "localize": {"threshold": 0.2},
+    "localize": {"threshold": 0.15},
     "evaluate": {"distance": 0.7},
     "report": {"title": "Another"},
 }

@@ -2,7 +2,7 @@
 end with what comes of it undisturbed: `python tests/endurance/kills.py --kills 500 --seed 0`.
 
 A stage is killed at the moments that matter, when it is about to change a file, and at moments spread evenly over
-its time. `--only 17` repeats the kill of that number.
+its time. `--only 17` repeats the kill of that number; `--every-change targets` leaves out no moment of a stage.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from endurance.chain import OTHER, Stage, copy_folder, differences, outcome, stages, succeed, write_settings
 from endurance.half_written import half_written, vanished
 from endurance.processes import Ended, Kill, import_everything, run
-from endurance.whole import Whole, WholeKill
+from endurance.whole import Whole, WholeKill, WholeStart
 
 TWICE = 0.25
 """How often the second attempt is killed, too."""
@@ -36,6 +36,13 @@ class Failure(NamedTuple):
 
     kind: str
     text: str
+
+
+class Attempt(NamedTuple):
+    """What was killed when, and what went wrong."""
+
+    story: str
+    failures: list[Failure]
 
 
 @dataclass(frozen=True)
@@ -87,36 +94,33 @@ def random_kill(undisturbed: Ended, chance: random.Random) -> Kill:
     return Kill(kind, chance.uniform(0, undisturbed.seconds))
 
 
-def kill_stage(start: Start, work: Path, chance: random.Random) -> tuple[str, list[Failure]]:
-    """Kill a stage once or twice, then run it alone. Returns what was done and what went wrong."""
+def kill_stage(start: Start, work: Path, kills: list[Kill]) -> Attempt:
+    """Kill a stage, once or more often, then run it alone."""
     copy_folder(start.before, work)
     arguments = start.stage.arguments(work)
-    story, failures = str(start), []
-    for _ in range(1 + (chance.random() < TWICE)):
-        kill = random_kill(start.undisturbed, chance)
-        story += f"; {kill}"
+    failures = []
+    for kill in kills:
         ended = run(arguments, work, kill)
         if ended.code is None:
-            failures.append(Failure("does not end when told to", story))
+            failures.append(Failure("does not end when told to", str(kill)))
         failures += _half_states(start.before, work)
-    return story, failures + _judge(run(arguments, work), start.expected, work)
+    failures += _judge(run(arguments, work), start.expected, work)
+    return Attempt(f"{start}; {'; '.join(map(str, kills))}", failures)
 
 
-def kill_whole(whole: Whole, work: Path, chance: random.Random) -> tuple[str, list[Failure]]:
+def kill_whole(whole: Whole, start: WholeStart, work: Path, kills: list[WholeKill]) -> Attempt:
     """The same with the whole workflow."""
-    start = chance.choice(whole.starts)
     copy_folder(start.before, work)
-    story, failures = f"snakemake {start.history}", []
-    for _ in range(1 + (chance.random() < TWICE)):
-        kill = WholeKill.at_random(start.undisturbed, chance)
-        story += f"; {kill}"
+    failures = []
+    for kill in kills:
         ended = whole.run(work, kill)
         if ended.code is None:
-            failures.append(Failure("does not end when told to", story))
+            failures.append(Failure("does not end when told to", str(kill)))
         failures += _half_states(start.before, work)
     ended = whole.run(work)
     whole.list_runs(work)
-    return story, failures + _judge(ended, start.expected, work)
+    failures += _judge(ended, start.expected, work)
+    return Attempt(f"snakemake {start.history}; {'; '.join(map(str, kills))}", failures)
 
 
 def _half_states(before: Path, work: Path) -> list[Failure]:
@@ -141,34 +145,45 @@ def _last_line(output: str) -> str:
     return lines[-1] if lines else "no output"
 
 
-def kill_at_random(
-    base: Path, kills: list[int], seed: int, workflow_share: float, *, progress: bool = True
-) -> list[tuple[int, str, list[Failure]]]:
-    """Do the kills of these numbers; returns those that went wrong."""
-    import_everything()
+def attempts_at_random(base: Path, numbers: list[int], seed: int, workflow_share: float) -> Iterator[Attempt]:
+    """The kills of these numbers."""
     starts = starts_of_stages(base)
     whole = Whole(base, starts[1].before) if workflow_share else None
-    wrong = []
-    for number in kills:
+    for number in numbers:
         chance = random.Random(f"{seed}/{number}")
+        times = range(1 + (chance.random() < TWICE))
         if whole and chance.random() < workflow_share:
-            story, failures = kill_whole(whole, base / "work", chance)
+            begun = chance.choice(whole.starts)
+            kills = [WholeKill.at_random(begun.undisturbed, chance) for _ in times]
+            yield kill_whole(whole, begun, base / "work", kills)
         else:
-            story, failures = kill_stage(chance.choice(starts), base / "work", chance)
-        if failures:
-            wrong.append((number, story, failures))
-        if progress:
-            _tell(number, story, failures)
-    return wrong
+            start = chance.choice(starts)
+            yield kill_stage(start, base / "work", [random_kill(start.undisturbed, chance) for _ in times])
 
 
-def _tell(number: int, story: str, failures: list[Failure]) -> None:
-    if failures:
-        print(f"{number}: {story}", flush=True)
+def attempts_at_every_change(base: Path, name: str) -> Iterator[Attempt]:
+    """A stage, or all, killed once right before each change of files it makes."""
+    for start in starts_of_stages(base):
+        if name in (start.stage.name, "all"):
+            for change in range(1, start.undisturbed.changes + 1):
+                yield kill_stage(start, base / "work", [Kill(signal.SIGKILL, 0.0, change)])
+
+
+def endure(attempts: Iterator[Attempt]) -> bool:
+    """Kill, and print what goes wrong; whether nothing did."""
+    counts: Counter[str] = Counter()
+    started, number, wrong = time.monotonic(), -1, 0
+    for number, (story, failures) in enumerate(attempts):
+        wrong += bool(failures)
+        counts.update({failure.kind for failure in failures})
+        if failures or number % 50 == 0:
+            print(f"{number}: {story}" + ("" if failures else ": well"), flush=True)
         for kind, text in failures[:8]:
             print(f"    {kind}: {text}", flush=True)
-    elif number % 50 == 0:
-        print(f"{number}: {story}: well", flush=True)
+    print(f"{number + 1} kills in {time.monotonic() - started:.0f} s, {wrong} went wrong")
+    for kind, count in counts.most_common():
+        print(f"{count:5d} {kind}")
+    return not wrong
 
 
 def main() -> None:
@@ -177,22 +192,20 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workflow-share", type=float, default=0.1, help="share of kills of the whole workflow")
-    parser.add_argument("--only", type=int, help="the kill of this number alone; its folder is kept")
+    parser.add_argument("--only", type=int, help="the kill of this number alone; name a folder to look at the end")
+    parser.add_argument("--every-change", metavar="STAGE", help="a stage, or all, killed at each change of files")
     parser.add_argument("--folder", type=Path, help="where to work; default: a temporary folder")
     options = parser.parse_args()
     base = (options.folder or Path(tempfile.mkdtemp(prefix="tomoscout-kills-"))).resolve()
-    kills = list(range(options.kills)) if options.only is None else [options.only]
-    started = time.monotonic()
-    wrong = kill_at_random(base, kills, options.seed, options.workflow_share)
-    print(f"{len(kills)} kills in {time.monotonic() - started:.0f} s, {len(wrong)} went wrong")
-    counts = Counter(kind for _, _, failures in wrong for kind in {failure.kind for failure in failures})
-    for kind, count in counts.most_common():
-        print(f"{count:5d} {kind}")
-    if options.only is not None:
-        print(f"{base / 'work'} is as it was left")
-    elif not options.folder:
+    import_everything()
+    if options.every_change:
+        went_well = endure(attempts_at_every_change(base, options.every_change))
+    else:
+        numbers = list(range(options.kills)) if options.only is None else [options.only]
+        went_well = endure(attempts_at_random(base, numbers, options.seed, options.workflow_share))
+    if not options.folder:
         shutil.rmtree(base)
-    sys.exit(1 if wrong else 0)
+    sys.exit(not went_well)
 
 
 if __name__ == "__main__":
