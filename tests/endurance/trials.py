@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from endurance.processes import Ended
 
-SECONDS = 10.0
-"""After so long a command on a project of three small runs hangs."""
+SECONDS = 20.0
+"""After so long a command on a project of three small runs hangs, on a busy machine too."""
 LONGEST = 600
 """Characters of a message that somebody still reads."""
 
