@@ -104,6 +104,7 @@ def kill_stage(start: Start, work: Path, kills: list[Kill]) -> Attempt:
         if ended.code is None:
             failures.append(Failure("does not end when told to", str(kill)))
         failures += _half_states(start.before, work)
+        failures += _list_runs(start, work)
     failures += _judge(run(arguments, work), start.expected, work)
     return Attempt(f"{start}; {'; '.join(map(str, kills))}", failures)
 
@@ -127,6 +128,16 @@ def _half_states(before: Path, work: Path) -> list[Failure]:
     """What another program would stumble over now."""
     gone = [Failure("vanished", problem) for problem in vanished(before, work)]
     return gone + [Failure("half-written", problem) for problem in half_written(work / "results")]
+
+
+def _list_runs(start: Start, work: Path) -> list[Failure]:
+    """What the next start of the workflow does first: it looks at every file of the project."""
+    if start.stage.name == "phantom":
+        return []
+    listed = work / "listed.tsv"
+    ended = run(["inventory", "--config", "my.yaml", "--output", listed.name], work)
+    listed.unlink(missing_ok=True)
+    return [] if ended.code == 0 else [Failure("inventory fails", _last_line(ended.output))]
 
 
 def _judge(ended: Ended, expected: dict[str, str], work: Path) -> list[Failure]:

@@ -18,7 +18,7 @@ from typing import Any
 
 import tomoscout
 
-SECONDS = 120.0
+SECONDS = 60.0
 """After so long a command hangs; each takes a few seconds."""
 
 # What is imported only where it is needed, most of a command's time.
