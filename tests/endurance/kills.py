@@ -17,6 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -173,11 +174,11 @@ def attempts_at_random(base: Path, numbers: list[int], seed: int, workflow_share
 
 
 def attempts_at_every_change(base: Path, name: str) -> Iterator[Attempt]:
-    """A stage, or all, killed once right before each change of files it makes."""
+    """A stage, or all, killed right before each change of files it makes, and while it writes."""
     for start in starts_of_stages(base):
         if name in (start.stage.name, "all"):
-            for change in range(1, start.undisturbed.changes + 1):
-                yield kill_stage(start, base / "work", [Kill(signal.SIGKILL, 0.0, change)])
+            for change, seconds in product(range(1, start.undisturbed.changes + 1), (0.0, 1e-4)):
+                yield kill_stage(start, base / "work", [Kill(signal.SIGKILL, seconds, change)])
 
 
 def endure(attempts: Iterator[Attempt]) -> bool:
