@@ -3,7 +3,7 @@ PREDICTED = f"{SEGMENTED}/batch-{{batch}}.json"
 
 rule segment_runs:
     input:
-        models=guarded(lambda wildcards: model_files(flow.applied_models())),
+        models=files(lambda wildcards: model_files(flow.applied_models())),
     output:
         PREDICTED if flow.config.segment.keep_probabilities else temp(PREDICTED),
     log:
@@ -28,7 +28,7 @@ rule segment_runs:
 rule localize_runs:
     input:
         segmented=PREDICTED,
-        models=guarded(lambda wildcards: model_files(flow.applied_models())),
+        models=files(lambda wildcards: model_files(flow.applied_models())),
     output:
         f"{LOCALIZED}/batch-{{batch}}.json",
     log:
@@ -52,7 +52,7 @@ rule localize_runs:
 
 rule evaluate_picks:
     input:
-        guarded(lambda wildcards: batch_files(LOCALIZED, flow.scored_batches())),
+        files(lambda wildcards: batch_files(LOCALIZED, flow.scored_batches())),
     output:
         scores=f"{SCORES}/scores.json",
         objects=report(
@@ -82,13 +82,13 @@ rule evaluate_picks:
 
 rule segment:
     input:
-        guarded(lambda wildcards: batch_files(SEGMENTED, flow.segment_batches())),
+        files(lambda wildcards: batch_files(SEGMENTED, flow.segment_batches())),
     localrule: True
 
 
 rule localize:
     input:
-        guarded(lambda wildcards: batch_files(LOCALIZED, flow.segment_batches())),
+        files(lambda wildcards: batch_files(LOCALIZED, flow.segment_batches())),
     localrule: True
 
 

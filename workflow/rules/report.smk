@@ -1,9 +1,9 @@
 rule write_report:
     input:
         scores=f"{SCORES}/scores.json",
-        models=guarded(lambda wildcards: model_files(flow.applied_models())),
+        models=files(lambda wildcards: model_files(flow.applied_models())),
         split=SPLIT,
-        targets=guarded(lambda wildcards: batch_files(TARGETS, flow.overlay_batches())),
+        targets=files(lambda wildcards: batch_files(TARGETS, flow.overlay_batches())),
     output:
         report(
             REPORT,
@@ -34,5 +34,5 @@ rule write_report:
 rule report:
     input:
         REPORT,
-        guarded(lambda wildcards: batch_files(LOCALIZED, flow.segment_batches())),
+        files(lambda wildcards: batch_files(LOCALIZED, flow.segment_batches())),
     localrule: True
