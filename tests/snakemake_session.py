@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -85,6 +86,8 @@ class Session:
             text=True,
             env=environment,
             start_new_session=True,
+            # Where the tests run in the background of a shell, Ctrl-C is ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     def would_run(self, *arguments: str) -> list[str]:

@@ -567,11 +567,5 @@ def test_a_step_stays_within_the_plan(family: str) -> None:
 def test_what_the_process_holds_counts_as_a_part_of_the_memory_that_is_stated() -> None:
     work = replace(WORK, training=[(64, 64, 64)], validation=[])
     limits = Limits(0, 0, 10**12, process=GIB // 2, stated_memory=round(0.3 * GIB))
-<<<<<<< HEAD
     with pytest.raises(TomoscoutError, match=r"would have to hold 0\.\d\d of 0\.30 GiB, 0\.50 of it for Python"):
-=======
-    with pytest.raises(
-        TomoscoutError, match=r"would have to hold 0\.\d\d of 0\.30 GiB, 0\.50 of it for Python and its"
-    ):
->>>>>>> config
         plan_memory(work, limits, CPU, FOLDER)

@@ -11,7 +11,8 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -28,12 +29,42 @@ pytestmark = pytest.mark.workflow
 
 
 @pytest.fixture(scope="module")
-def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
-    """A session in which the whole chain has run."""
-    session = Session(tmp_path_factory.mktemp("workflow"))
+def phantom(tmp_path_factory: pytest.TempPathFactory) -> Session:
+    """A session in which there is the phantom alone."""
+    session = Session(tmp_path_factory.mktemp("phantom"))
     session.snakemake("phantom")
+    return session
+
+
+@pytest.fixture(scope="module")
+def session(phantom: Session, tmp_path_factory: pytest.TempPathFactory) -> Session:
+    """A session in which the whole chain has run."""
+    session = copy_of(phantom, tmp_path_factory.mktemp("workflow"))
     session.snakemake()
     return session
+
+
+def copy_of(phantom: Session, folder: Path) -> Session:
+    """A session with a copy of the phantom, and no results."""
+    made = Session(folder)
+    copy = made.folder / "results/phantom"
+    shutil.copytree(phantom.folder / "results/phantom", copy)
+    config = copy / "copick.json"
+    config.write_text(config.read_text().replace(str(phantom.folder), str(made.folder)))
+    return made
+
+
+BATCH = {"runs_per_job": 4, "tracking": {"enabled": False}}
+
+
+@pytest.fixture(scope="module")
+def batch(phantom: Session, tmp_path_factory: pytest.TempPathFactory) -> Session:
+    """A session in which the whole chain has run, with all runs in one batch."""
+    made = copy_of(phantom, tmp_path_factory.mktemp("batch"))
+    made.base = CONFIG | BATCH
+    made.configure({})
+    made.snakemake()
+    return made
 
 
 @contextmanager
@@ -138,6 +169,28 @@ def test_changed_picks_of_a_test_run_do_not_train_again(session: Session) -> Non
         jobs = session.would_run()
     batch = session.batch_of("phantom-003")
     assert jobs == [f"draw_targets {batch}", "evaluate_picks", f"make_targets {batch}", "write_report"]
+
+
+def test_changed_picks_of_a_test_run_in_a_batch_with_all_others(batch: Session) -> None:
+    with kept(picks_file(batch, "phantom-003", "apo-ferritin")):
+        move_a_pick(picks_file(batch, "phantom-003", "apo-ferritin"))
+        after_test_run = {job.split()[0] for job in batch.would_run()}
+        assert after_test_run == {"make_targets", "draw_targets", "evaluate_picks", "write_report"}
+        # What is changed beside it is seen all the same.
+        with configured(batch, BATCH | {"localize": {"smoothing": 0.3}}):
+            assert {job.split()[0] for job in batch.would_run()} == after_test_run | {"localize_runs"}
+        with configured(batch, BATCH | {"train": {"steps": 9}}):
+            assert "train_model" in batch.would_run()
+        with kept(picks_file(batch, "phantom-002", "apo-ferritin")):
+            move_a_pick(picks_file(batch, "phantom-002", "apo-ferritin"))
+            assert {"train_model", "segment_runs 0000", "evaluate_picks"} <= set(batch.would_run())
+        # The real run does what the dry run said.
+        weights = batch.folder / "results/models/tiny/weights.safetensors"
+        made = weights.stat().st_mtime_ns
+        batch.snakemake()
+        assert weights.stat().st_mtime_ns == made
+        assert batch.would_run() == []
+    batch.snakemake()
 
 
 def test_an_added_run_leaves_the_others_alone(session: Session) -> None:
@@ -249,6 +302,36 @@ def test_a_bad_configuration_ends_in_one_clear_line(session: Session) -> None:
     assert NO_TRACEBACK not in output
 
 
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ("results/inventory.tsv", "results/inventory.tsv: a row cannot be read ("),
+        ("results/phantom/copick.json", "results/phantom/copick.json: not a copick config ("),
+        ("logs/", "logs: File exists"),
+        ("results/config.json/", "results/config.json: Is a directory"),
+    ],
+)
+def test_what_cannot_be_read_ends_in_one_line(tmp_path: Path, phantom: Session, damage: str, message: str) -> None:
+    """Bytes that are no text, a file where a folder is wanted, a folder where a file is wanted."""
+    damaged = copy_of(phantom, tmp_path)
+    damaged.snakemake("splits")
+    path = damaged.folder / damage
+    if damage == "results/config.json/":
+        path.unlink()
+        path.mkdir()
+    elif damage == "logs/":
+        shutil.rmtree(path)
+        path.touch()
+    else:
+        path.write_bytes(path.read_bytes() + b"\xff")
+    ended = damaged.start("targets")
+    output = ended.communicate()[0]
+    assert ended.returncode == 1
+    assert output.splitlines()[-1].startswith(f"error: {message}")
+    assert NO_TRACEBACK not in output and "InputFunctionException" not in output
+    assert not list((damaged.folder / ".snakemake/locks").glob("*"))
+
+
 def test_a_failed_job_ends_its_log_with_the_reason(session: Session) -> None:
     tomogram = session.folder / "results/phantom/ExperimentRuns/phantom-003/VoxelSpacing10.000/wbp.zarr/0/0/0/0"
     with configured(session, {"segment": {"flips": 2, "runs": ["phantom-003"]}}), kept(tomogram):
@@ -286,6 +369,133 @@ rule everything:
     assert "elsewhere/models/tiny/model.yaml" in finished.stdout
 
 
+def test_two_modules_have_their_own_configuration_and_inventory(tmp_path: Path, phantom: Session) -> None:
+    work = copy_of(phantom, tmp_path).folder
+    config = CONFIG | {"projects": {"phantom": str(work / "results/phantom/copick.json")}}
+    base = work / "models/base"
+    base.mkdir(parents=True)
+    for file in "model.yaml", "weights.safetensors":
+        (base / file).touch()
+    configs = {
+        "one": config | {"targets": {"picks": "phantom/0", "name": "one"}},
+        "two": config
+        | {
+            "targets": {"picks": ["apo-ferritin:phantom/0"], "name": "two", "radius_scale": 0.5},
+            "train": config["train"] | {"name": "small", "base": "models/base"},
+        },
+    }
+    (work / "Snakefile").write_text(
+        "".join(
+            f"""
+module {name}:
+    snakefile: {str(ROOT / "workflow/Snakefile")!r}
+    config: {config!r}
+    prefix: "its {name}"
+
+use rule * from {name} as {name}_*
+"""
+            for name, config in configs.items()
+        )
+        + """
+rule made:
+    input: rules.one_targets.input, rules.two_targets.input, rules.one_splits.input
+    default_target: True
+
+rule everything:
+    input: rules.one_all.input, rules.two_all.input, rules.two_finetune.input
+"""
+    )
+    command = [sys.executable, "-m", "snakemake", "--cores", "2", "--directory", str(work)]
+
+    def snakemake(*arguments: str) -> str:
+        environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+        snakefile = ["--snakefile", str(work / "Snakefile")]
+        finished = subprocess.run([*command, *arguments, *snakefile], capture_output=True, text=True, env=environment)
+        assert finished.returncode == 0, finished.stdout + finished.stderr
+        return finished.stdout + finished.stderr
+
+    snakemake()
+    for name, classes in ("one", 5), ("two", 1):
+        results = work / f"its {name}/results"
+        assert json.loads((results / "config.json").read_text())["targets"]["name"] == name
+        assert (results / "inventory.tsv").exists()
+        manifest = json.loads((results / f"targets/{name}/phantom/phantom-000.json").read_text())
+        assert len(manifest["targets"][0]["classes"]) == classes
+    # Nothing of either lies elsewhere.
+    assert [path.name for path in (work / "results").iterdir()] == ["phantom"]
+    assert "Nothing to be done" in snakemake("--dry-run")
+    planned = snakemake("--dry-run", "everything")
+    assert "input: its two/results/models/small/targets.made, models/base/model.yaml" in planned
+    assert "input: its one/results/localize/tiny/batch-" in planned
+
+
+def test_folders_may_have_any_name(tmp_path: Path) -> None:
+    session = Session(tmp_path)
+    names = {"results": "Anna's results", "logs": "my logs", "benchmarks": 'what "took" long'}
+    session.configure({"pathvars": names, "projects": {"phantom": f"{names['results']}/phantom/copick.json"}})
+    session.snakemake("phantom")
+    session.snakemake("targets", "splits")
+    assert (session.folder / "Anna's results/targets/targets/batch-0000.json").exists()
+    assert sorted(path.name for path in (session.folder / "my logs").iterdir()) == [
+        "overlays",
+        "phantom.log",
+        "split.log",
+        "targets",
+    ]
+
+
+# Stopped and started again
+
+LONG = BATCH | {"train": {"steps": 150, "validate_every": 10, "checkpoint_seconds": 1}}
+
+
+def killed_in_training(
+    session: Session, kill: Callable[[subprocess.Popen[str]], None], *arguments: str
+) -> subprocess.Popen[str]:
+    """Start snakemake, wait for the training, end it."""
+    running = session.start(*arguments)
+    metrics = session.folder / "results/models/tiny/metrics.csv"
+    while not metrics.exists():
+        assert running.poll() is None, running.communicate()[0]
+        time.sleep(0.05)
+    kill(running)
+    running.wait()
+    return running
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "SIGKILL"])
+@pytest.mark.parametrize("target", [[], ["train"]], ids=["all", "train"])
+def test_the_same_command_goes_on(tmp_path: Path, phantom: Session, number: signal.Signals, target: list[str]) -> None:
+    again = copy_of(phantom, tmp_path)
+    again.configure(LONG)
+    killed_in_training(again, lambda running: os.killpg(running.pid, number), *target)
+    assert not (again.folder / "results/models/tiny/model.yaml").exists()
+    locks = sorted((again.folder / ".snakemake/locks").glob("*.lock"))
+    # A look changes nothing.
+    assert "train_model" in again.would_run(*target)
+    assert sorted((again.folder / ".snakemake/locks").glob("*.lock")) == locks
+    again.snakemake(*target)
+    assert (again.folder / "results/models/tiny/model.yaml").exists()
+    assert again.would_run(*target) == []
+
+
+def test_who_is_still_at_work_is_told_and_let_alone(tmp_path: Path, phantom: Session) -> None:
+    again = copy_of(phantom, tmp_path)
+    again.configure(LONG | {"train": {"steps": 10**6}})
+    killed = killed_in_training(again, subprocess.Popen.kill, "train")
+    locks = sorted((again.folder / ".snakemake/locks").glob("*.lock"))
+    try:
+        output = again.snakemake("train", check=False)
+        assert re.search(r"^at work in this folder: tomoscout train \(process \d+ on \S+\)$", output, re.M)
+        assert "Directory cannot be locked" in output
+        assert sorted((again.folder / ".snakemake/locks").glob("*.lock")) == locks != []
+    finally:
+        os.killpg(killed.pid, signal.SIGKILL)
+        killed.communicate()
+    again.configure(LONG | {"train": {"steps": 4}})
+    again.snakemake("train")
+
+
 # Cross-validation, fine-tuning, models from elsewhere
 
 
@@ -312,13 +522,9 @@ def trainings(output: str) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def folds(session: Session, tmp_path_factory: pytest.TempPathFactory) -> Session:
+def folds(phantom: Session, tmp_path_factory: pytest.TempPathFactory) -> Session:
     """A session in which a cross-validation has run, and its models together."""
-    made = Session(tmp_path_factory.mktemp("folds"))
-    phantom = made.folder / "results/phantom"
-    shutil.copytree(session.folder / "results/phantom", phantom)
-    config = phantom / "copick.json"
-    config.write_text(config.read_text().replace(str(session.folder), str(made.folder)))
+    made = copy_of(phantom, tmp_path_factory.mktemp("folds"))
     made.configure(FOLDS)
     announced = trainings(made.snakemake("cross_validate", "evaluate"))
     assert sorted(announced) == ["tiny-fold-0", "tiny-fold-1"]
@@ -354,7 +560,9 @@ def test_the_folds_serve_together_as_an_ensemble(folds: Session) -> None:
 
 def test_without_folds_there_is_no_cross_validation(session: Session) -> None:
     output = session.snakemake("--dry-run", "cross_validate", check=False)
-    assert "cross-validation needs split.folds (such as 5) or split.leave_one_out: true" in output
+    assert output.splitlines()[-1] == (
+        "error: cross-validation needs split.folds (such as 5) or split.leave_one_out: true"
+    )
     assert NO_TRACEBACK not in output
 
 

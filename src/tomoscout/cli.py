@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from tomoscout import __version__
+from tomoscout.at_work import at_work_as
 from tomoscout.errors import TomoscoutError, foreseen, printing_never_fails
 from tomoscout.lease import leased_gpu
 from tomoscout.locks import alone_in
@@ -49,12 +50,14 @@ class _Commands(click.Group):
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__)
-def main() -> None:
+@click.pass_context
+def main(context: click.Context) -> None:
     """Find particles in cryo-electron tomograms.
 
     Usually snakemake runs these commands: `snakemake --cores 8 --configfile my.yaml` does everything. Each can be
     run alone with the same configuration file, in the order in which they are listed.
     """
+    context.with_resource(at_work_as(f"tomoscout {context.invoked_subcommand}"))
 
 
 def _options(command: Callable[..., None]) -> Callable[..., None]:

@@ -53,9 +53,14 @@ def alone_in(folder: Path) -> Iterator[None]:
 
 def owner_of(folder: Path) -> str | None:
     """Who is alone in a folder now, if anybody is. Where the file system knows no locks, it may be gone."""
+    return holder_of(folder / LOCK)
+
+
+def holder_of(path: Path) -> str | None:
+    """Who holds a lock file, if anybody does. Where the file system knows no locks, it may be gone."""
     owner = ""
     try:
-        with (folder / LOCK).open("rb") as lock:
+        with path.open("rb") as lock:
             owner = lock.read().decode(errors="replace")
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:

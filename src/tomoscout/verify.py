@@ -27,7 +27,11 @@ def verify(config: Config, records: Sequence[RunRecord], results: Path) -> tuple
     for stage, check in (("targets", _targets), ("segment", _segment), ("localize", _localize)):
         for path in sorted((results / stage).glob("*/*/*.json")):
             manifest = read_json(path)
-            if not isinstance(manifest, dict) or not {"project", "run", "inputs"} <= manifest.keys() or "picture" in manifest:
+            if (
+                not isinstance(manifest, dict)
+                or {"project", "run", "inputs"} - manifest.keys()
+                or "picture" in manifest
+            ):
                 continue
             record = by_key.get(f"{manifest['project']}/{manifest['run']}")
             if record is None:

@@ -177,6 +177,29 @@ class Workflow:
         used = set(fold.train + fold.validate)
         return _batches(record for record in self.records if record.key in used)
 
+    def training_targets(self, model: str) -> str:
+        """What the targets of the runs that train or validate a model are made from."""
+        fold = self.fold(model)
+        return digest({key: self.plan.inputs[key] for key in fold.train + fold.validate})
+
+    def gathered_models(self) -> list[str]:
+        """Models whose trainings have all their targets as they are to be."""
+        gates = (self.results / "models").glob("*/targets.made")
+        return sorted(gate.parent.name for gate in gates if self._is_gathered(gate, gate.parent.name))
+
+    def gathered_studies(self) -> list[str]:
+        """Studies whose trials have all their targets as they are to be."""
+        gates = (self.results / "explore").glob("*/targets.made")
+        return sorted(gate.parent.name for gate in gates if self._is_gathered(gate, self.config.train.name))
+
+    def _is_gathered(self, gate: Path, model: str) -> bool:
+        if not self._main:  # Jobs need not know.
+            return False
+        try:
+            return gate.read_bytes() == self.training_targets(model).encode()
+        except TomoscoutError:  # Told where the targets or the split are needed.
+            return False
+
     def study_batches(self) -> list[str]:
         """Batches with runs that train or validate the trials of an exploration."""
         return self.training_batches(self.config.train.name)

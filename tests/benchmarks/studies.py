@@ -108,7 +108,7 @@ def _start(config: Path, place: Path) -> tuple[Path, Study]:
     write_json(folder / "study.json", study.settings)
     for batch in flow.study_batches():
         write_json(place / f"results/targets/{flow.config.targets.name}/batch-{batch}.json", {})
-    (folder / "targets.made").touch()
+    (folder / "targets.made").write_text(flow.training_targets(flow.config.train.name))
     return folder, study
 
 

@@ -1,8 +1,12 @@
 import os
 import re
+import sys
 
-from snakemake.exceptions import WorkflowError
-from tomoscout.errors import TomoscoutError
+from snakemake.io import flag
+from snakemake.logging import logger
+from snakemake.path_modifier import PATH_MODIFIER_FLAG
+from tomoscout.at_work import begin_work, let_jobs_tell
+from tomoscout.errors import foreseen
 from tomoscout.workflow import Workflow
 
 if not config and os.path.exists("config/config.yaml"):
@@ -11,34 +15,59 @@ if not config and os.path.exists("config/config.yaml"):
 
 
 def stop_with(message):
-    """End with one line instead of a traceback."""
-    raise WorkflowError(message)
+    """End with one line."""
+    # Of an exception in an input function Snakemake would tell the rule, the wildcards and where in which file it arose.
+    logger.error(f"error: {message}")
+    sys.exit(1)
 
 
 def guarded(function):
-    """An input or params function whose foreseen errors end in one line."""
+    """A function whose foreseen errors end in one line."""
 
-    def wrapper(wildcards):
+    def wrapper(*arguments, **options):
         try:
-            return function(wildcards)
-        except TomoscoutError as error:
-            stop_with(str(error))
+            return function(*arguments, **options)
+        except Exception as error:
+            message = foreseen(error)
+            if message is None:
+                raise
+            stop_with(message)
 
     return wrapper
+
+
+def make_folder(path):
+    """Make a folder; where it cannot be made, Snakemake would say so with a traceback."""
+    os.makedirs(path, exist_ok=True)
+
+
+def whole(files):
+    """Files whose paths are complete: nothing of a module's `prefix` comes before them again."""
+    return [flag(PATHS.apply_default_storage(file), PATH_MODIFIER_FLAG) for file in files]
+
+
+def files(function):
+    """An input function."""
+    find = guarded(function)
+    return lambda wildcards: whole(find(wildcards))
 
 
 if not config:
     stop_with("no configuration: give one with --configfile my.yaml (config/README.md shows the least it needs)")
 
-try:
-    flow = Workflow(
-        config,
-        workflow.pathvars.apply("<results>"),
-        main=workflow.is_main_process,
-        files=workflow.configfiles,
-    )
-except TomoscoutError as error:
-    stop_with(str(error))
+# What a module's `prefix` does to paths.
+PATHS = workflow.modifier.path_modifier
+RESULTS, LOGS, BENCHMARKS = [
+    workflow.pathvars.apply(PATHS.replace_prefix(folder)) for folder in ("<results>", "<logs>", "<benchmarks>")
+]
+
+let_jobs_tell()
+if workflow.is_main_process and not workflow.output_settings.dryrun:
+    guarded(begin_work)()
+    for folder in LOGS, BENCHMARKS:
+        guarded(make_folder)(folder)
+
+flow = guarded(Workflow)(config, RESULTS, main=workflow.is_main_process, files=workflow.configfiles)
 
 TARGETS = f"<results>/targets/{flow.config.targets.name}"
 SPLIT = f"<results>/splits/{flow.config.split.name}.json"
@@ -57,8 +86,7 @@ GPU_FOR_SEGMENTING = int(flow.config.segment.device != "cpu")
 
 def batch_files(folder, batches):
     """The manifests of a stage's batches."""
-    # Path variables in what an input function returns would not be those of an importing workflow.
-    folder = folder.replace("<results>", str(flow.results))
+    folder = folder.replace("<results>", RESULTS)
     return [f"{folder}/batch-{batch}.json" for batch in batches]
 
 
@@ -69,24 +97,29 @@ def model_files(folders):
 
 def study_files(*names):
     """Files of the configuration's study."""
-    return guarded(lambda wildcards: [f"{flow.study_folder}/{name}" for name in names])
+    return files(lambda wildcards: [f"{flow.study_folder}/{name}" for name in names])
 
 
 def before_trial(wildcards):
     """What a proposal waits for. Its trial reads the same, which somebody may have removed."""
-    folder = f"{flow.results}/explore/{wildcards.study}"
+    folder = f"{RESULTS}/explore/{wildcards.study}"
     ask, result = flow.trials_before(wildcards.trial)
-    files = {}
+    found = {}
     if ask:
-        files["before"] = ancient(f"{folder}/{ask}/ask.json")
+        found["before"] = ancient(whole([f"{folder}/{ask}/ask.json"]))
     if result:
-        files["told"] = ancient(f"{folder}/{result}/result.json")
-    return files
+        found["told"] = ancient(whole([f"{folder}/{result}/result.json"]))
+    return found
 
 
-def folders_of(files):
+def folders_of(paths):
     """The folders of files."""
-    return [os.path.dirname(file) for file in files]
+    return [os.path.dirname(path) for path in paths]
+
+
+def all_but(names, pattern=r"[^/]+"):
+    """The pattern of a folder's name, some names left out."""
+    return rf"(?!(?:{'|'.join(map(re.escape, names))})/){pattern}" if names else pattern
 
 
 def options(name, values):
@@ -104,10 +137,13 @@ def minutes(amount):
     return lambda wildcards, attempt: amount * attempt
 
 
+MODEL_NAME = re.escape(flow.config.train.name) + r"(-fold-\d+)?"
+
+
 wildcard_constraints:
     batch=r"\d+",
     imported="|".join(map(re.escape, flow.imported)) or r"(?!)",
-    model=re.escape(flow.config.train.name) + r"(-fold-\d+)?",
+    model=MODEL_NAME,
 
 
 container: flow.config.container

@@ -23,12 +23,21 @@ rule start_study:
         " --study {params.folder:q} > {log:q} 2>&1"
 
 
+# As for a training.
 rule gather_study_targets:
     input:
-        guarded(lambda wildcards: batch_files(TARGETS, flow.study_batches())),
+        files(lambda wildcards: batch_files(TARGETS, flow.study_batches())),
     output:
-        touch(f"{STUDY}/targets.made"),
+        f"{STUDY}/targets.made",
+    log:
+        "<logs>/explore/{study}/targets.log",
+    wildcard_constraints:
+        study=all_but(flow.gathered_studies()),
     localrule: True
+    params:
+        targets=guarded(lambda wildcards: flow.training_targets(flow.config.train.name)),
+    shell:
+        "printf %s {params.targets:q} > {output:q} 2> {log:q}"
 
 
 rule suggest:
@@ -132,7 +141,7 @@ rule track_study:
 rule explore:
     input:
         study_files("report.html", "trials.csv"),
-        guarded(lambda wildcards: model_files(flow.best_models())),
-        guarded(lambda wildcards: flow.recorded_study()),
+        files(lambda wildcards: model_files(flow.best_models())),
+        files(lambda wildcards: flow.recorded_study()),
         SPLIT,
     localrule: True

@@ -10,9 +10,10 @@ rule make_phantom:
         runtime=minutes(60),
     params:
         settings=flow.settings,
+        folder=lambda wildcards, output: os.path.dirname(output[0]),
         options=flow.config.phantom.model_dump_json(),
     shell:
-        "tomoscout phantom $(dirname {output:q}) --config {params.settings:q} > {log:q} 2>&1"
+        "tomoscout phantom {params.folder:q} --config {params.settings:q} > {log:q} 2>&1"
 
 
 rule phantom:

@@ -4,7 +4,7 @@ PREDICTED = f"{SEGMENTED}/batch-{{batch}}.json"
 # A model that octopi trained becomes a model folder before it is applied.
 rule import_model:
     input:
-        guarded(lambda wildcards: flow.imported_files(wildcards.imported)),
+        files(lambda wildcards: flow.imported_files(wildcards.imported)),
     output:
         weights="<results>/models/{imported}/weights.safetensors",
         model="<results>/models/{imported}/model.yaml",
@@ -29,7 +29,7 @@ rule import_model:
 
 rule segment_runs:
     input:
-        models=guarded(lambda wildcards: model_files(flow.applied_models())),
+        models=files(lambda wildcards: model_files(flow.applied_models())),
     output:
         PREDICTED if flow.config.segment.keep_probabilities else temp(PREDICTED),
     log:
@@ -54,7 +54,7 @@ rule segment_runs:
 rule localize_runs:
     input:
         segmented=PREDICTED,
-        models=guarded(lambda wildcards: model_files(flow.applied_models())),
+        models=files(lambda wildcards: model_files(flow.applied_models())),
     output:
         f"{LOCALIZED}/batch-{{batch}}.json",
     log:
@@ -78,7 +78,7 @@ rule localize_runs:
 
 rule evaluate_picks:
     input:
-        guarded(lambda wildcards: batch_files(LOCALIZED, flow.scored_batches())),
+        files(lambda wildcards: batch_files(LOCALIZED, flow.scored_batches())),
     output:
         scores=f"{SCORES}/scores.json",
         objects=report(
@@ -109,13 +109,13 @@ rule evaluate_picks:
 
 rule segment:
     input:
-        guarded(lambda wildcards: batch_files(SEGMENTED, flow.segment_batches())),
+        files(lambda wildcards: batch_files(SEGMENTED, flow.segment_batches())),
     localrule: True
 
 
 rule localize:
     input:
-        guarded(lambda wildcards: batch_files(LOCALIZED, flow.segment_batches())),
+        files(lambda wildcards: batch_files(LOCALIZED, flow.segment_batches())),
     localrule: True
 
 

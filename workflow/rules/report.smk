@@ -1,10 +1,10 @@
 rule write_report:
     input:
-        models=guarded(lambda wildcards: model_files(flow.applied_models())),
+        models=files(lambda wildcards: model_files(flow.applied_models())),
         scores=[f"{SCORES}/scores.json"] if flow.is_scored else [],
         split=[SPLIT] if flow.learns else [],
-        targets=guarded(lambda wildcards: batch_files(TARGETS, flow.overlay_batches())) if flow.learns else [],
-        localized=guarded(lambda wildcards: batch_files(LOCALIZED, flow.shown_batches())),
+        targets=files(lambda wildcards: batch_files(TARGETS, flow.overlay_batches())) if flow.learns else [],
+        localized=files(lambda wildcards: batch_files(LOCALIZED, flow.shown_batches())),
     output:
         report(
             REPORT,
@@ -37,5 +37,5 @@ rule write_report:
 rule report:
     input:
         REPORT,
-        guarded(lambda wildcards: batch_files(LOCALIZED, flow.segment_batches())),
+        files(lambda wildcards: batch_files(LOCALIZED, flow.segment_batches())),
     localrule: True

@@ -60,8 +60,8 @@ rule make_split:
 
 rule targets:
     input:
-        guarded(lambda wildcards: batch_files(TARGETS, flow.target_batches())),
-        guarded(lambda wildcards: batch_files(f"{TARGETS}/pictures", flow.overlay_batches())),
+        files(lambda wildcards: batch_files(TARGETS, flow.target_batches())),
+        files(lambda wildcards: batch_files(f"{TARGETS}/pictures", flow.overlay_batches())),
     localrule: True
 
 

@@ -1,21 +1,27 @@
-# What the training depends on stands in its params, the runs of the split among it. Snakemake does not look at
-# params of jobs behind `ancient` inputs that are made again, so the targets are ordinary inputs: where one is new
-# but none of those that train, the training finds its last checkpoint complete and writes the same model at once.
-
-
-# One file for many: Snakemake compares every job that waits for the model with all inputs of the training.
+# A training waits for the targets of its own runs, where some of them are to be made: then this rule makes targets.made
+# again. Otherwise no rule does, and targets.made is a file like any other. For a batch holds runs that others use, too,
+# and whatever waits for a batch would be done again with it. (`ancient` would not do: behind such an input that is made
+# again Snakemake does not look at params, of no job that follows.)
 rule gather_targets:
     input:
-        guarded(lambda wildcards: batch_files(TARGETS, flow.training_batches(wildcards.model))),
+        files(lambda wildcards: batch_files(TARGETS, flow.training_batches(wildcards.model))),
     output:
-        touch(f"{MODEL}/targets.made"),
+        f"{MODEL}/targets.made",
+    log:
+        "<logs>/targets/{model}.log",
+    wildcard_constraints:
+        model=all_but(flow.gathered_models(), MODEL_NAME),
     localrule: True
+    params:
+        targets=guarded(lambda wildcards: flow.training_targets(wildcards.model)),
+    shell:
+        "printf %s {params.targets:q} > {output:q} 2> {log:q}"
 
 
 rule train_model:
     input:
         targets=f"{MODEL}/targets.made",
-        base=flow.base_files(),
+        base=whole(flow.base_files()),
     output:
         report(
             f"{MODEL}/history.png",
@@ -53,7 +59,7 @@ rule train_model:
 
 rule compare_folds:
     input:
-        guarded(lambda wildcards: [f"{folder}/results.json" for folder in flow.fold_models()]),
+        files(lambda wildcards: [f"{folder}/results.json" for folder in flow.fold_models()]),
     output:
         table=report(
             f"<results>/cross_validation/{flow.config.train.name}.csv",
@@ -105,7 +111,7 @@ rule train:
 
 rule finetune:
     input:
-        guarded(lambda wildcards: model_files([flow.fine_tuned_model()])),
+        files(lambda wildcards: model_files([flow.fine_tuned_model()])),
         SPLIT,
     localrule: True
 
@@ -113,7 +119,7 @@ rule finetune:
 rule cross_validate:
     input:
         rules.compare_folds.output,
-        guarded(lambda wildcards: model_files(flow.fold_models())),
+        files(lambda wildcards: model_files(flow.fold_models())),
         SPLIT,
     localrule: True
 
