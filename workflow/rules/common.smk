@@ -24,9 +24,9 @@ def stop_with(message):
 def guarded(function):
     """A function whose foreseen errors end in one line."""
 
-    def wrapper(*arguments, **options):
+    def wrapper(*arguments):
         try:
-            return function(*arguments, **options)
+            return function(*arguments)
         except Exception as error:
             message = foreseen(error)
             if message is None:
@@ -67,7 +67,7 @@ if workflow.is_main_process and not workflow.output_settings.dryrun:
     for folder in LOGS, BENCHMARKS:
         guarded(make_folder)(folder)
 
-flow = guarded(Workflow)(config, RESULTS, main=workflow.is_main_process, files=workflow.configfiles)
+flow = guarded(lambda: Workflow(config, RESULTS, main=workflow.is_main_process, files=workflow.configfiles))()
 
 TARGETS = f"<results>/targets/{flow.config.targets.name}"
 SPLIT = f"<results>/splits/{flow.config.split.name}.json"
