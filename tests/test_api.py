@@ -220,7 +220,7 @@ def test_a_loss_of_the_user_in_a_cross_validation(workspace: Workspace) -> None:
             r"^train\.class_weights: without effect on a loss of your own",
         ),
     ],
-    ids=str,
+    ids=["no name", "a class", "a function", "a name of ours", "a name alone", "weights of classes"],
 )
 def test_losses_that_are_refused(workspace: Workspace, options: dict[str, Any], message: str) -> None:
     with pytest.raises(TomoscoutError, match=message):
