@@ -520,7 +520,7 @@ def test_copick_reads_everything(phantom: Path) -> None:
 
 def test_tomoscout_reads_it_too(phantom: Path) -> None:
     project = Project("phantom", phantom)
-    assert project.tomograms("phantom-000") == {"wbp@10.0": (40, 64, 72)}
+    assert {uri: found.shape for uri, found in project.tomograms("phantom-000").items()} == {"wbp@10.0": (40, 64, 72)}
     assert project.read_tomogram("phantom-000", "wbp@10.0").std() == pytest.approx(1, abs=1e-3)
     assert [str(entry) for entry in project.segmentations("phantom-000")] == ["membrane:phantom/0@10.0"]
 

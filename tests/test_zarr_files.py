@@ -118,6 +118,30 @@ def test_a_variant_that_is_refused(made: tuple[SmallProject, list[Path]], case: 
         small.project().read_segmentation("a", MEMBRANE)
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("shape", [24, " ", 40]), ("shape", 5), ("chunks", [12, -1, 20]), ("order", 1e308), ("dtype", "<f99")],
+    ids=str,
+)
+def test_metadata_that_makes_no_sense_is_named(made: tuple[SmallProject, list[Path]], key: str, value: Any) -> None:
+    small, (folder, _) = made
+    facts = folder / "0" / ".zarray"
+    facts.write_text(json.dumps(json.loads(facts.read_text()) | {key: value}))
+    with pytest.raises(TomoscoutError, match=r"^demo/a: tomogram wbp@10.0: "):
+        small.project().read_tomogram("a", "wbp@10.0")
+    small.refresh()
+
+
+def test_files_that_are_no_chunks_do_not_count(made: tuple[SmallProject, list[Path]]) -> None:
+    small, (folder, _) = made
+    (folder / "0" / "0" / "0" / ".nfs0001").write_text("left by a file system")
+    (folder / "0" / "7").write_text("a note")
+    np.testing.assert_array_equal(small.project().read_tomogram("a", "wbp@10.0"), VOLUME)
+    (folder / "0" / "1" / "0" / "0").unlink()
+    with pytest.raises(TomoscoutError, match=r"truncated: 7 of 8 chunks are there"):
+        small.project().read_tomogram("a", "wbp@10.0")
+
+
 def test_zarr_of_format_3_is_named(made: tuple[SmallProject, list[Path]]) -> None:
     small, (folder, _) = made
     shutil.rmtree(folder)

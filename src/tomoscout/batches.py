@@ -137,16 +137,16 @@ class Batch:
         write_json(self.output, {"batch": self.number, "runs": self._done})
 
 
-def read_manifest(folder: Path, record: RunRecord) -> dict[str, Any]:
-    """The manifest of a run in the folder of a stage.
+def read_manifest(folder: Path, record: RunRecord, **expected: type) -> dict[str, Any]:
+    """The manifest of a run in the folder of a stage. `expected`: as of `read_json`.
 
     Raises:
-        TomoscoutError: the stage has not been run for it.
+        TomoscoutError: the stage has not been run for it, or somebody changed the file.
     """
     path = _manifest_path(folder, record)
     if not path.exists():
         raise TomoscoutError(f"{path}: no manifest; {record.key} has not been through this stage")
-    manifest: dict[str, Any] = read_json(path, project=str, run=str)
+    manifest: dict[str, Any] = read_json(path, project=str, run=str, **expected)
     return manifest
 
 

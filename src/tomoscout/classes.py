@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -341,8 +342,8 @@ def particle_classes(
         for source, found in record.picks.items():
             counts[source] = counts.get(source, 0) + found.total
         for name in record.unreadable:
-            # A file of picks that cannot be read counts as there: leaving its object out would hide it.
-            if ":" in name and "@" not in name:
+            # Picks that cannot be read count as there: leaving their object out would hide it.
+            with contextlib.suppress(ValueError):
                 counts.setdefault(Source.parse(name), 1)
     by_object: dict[str, list[Source]] = {}
     warnings = []

@@ -386,7 +386,8 @@ class Phantom(Section):
     membranes: int = Field(default=0, ge=0, le=10_000)
     """Vesicles per tomogram, written as a segmentation named membrane."""
     maps: dict[Name, FilePath] = {}
-    """Density maps (MRC) in place of the built-in shapes: object name → file."""
+    """Density maps (MRC): object name → file. A map with the name of a built-in shape takes its place, others come
+    beside the built-in ones."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Seed of everything random."""
 

@@ -104,7 +104,7 @@ def found_by_model(config: Config, scored: Scored, localized: Path) -> Scored:
     """
     if config.learns:
         return scored
-    found = {name for record in scored.records for name in read_manifest(localized, record).get("picks", ())}
+    found = {name for record in scored.records for name in read_manifest(localized, record, picks=dict)["picks"]}
     known = tuple(entry for entry in scored.classes if entry.name in found)
     others = ", ".join(entry.name for entry in scored.classes if entry not in known)
     if not known:
@@ -138,15 +138,15 @@ def read_pairs(config: Config, scored: Scored, localized: Path) -> Pairs:
     doubtful, ignored = [], []
     for record in scored.records:
         project = Project(record.project, Path(config.projects[record.project]))
-        manifest = read_manifest(localized, record)
+        manifest = read_manifest(localized, record, picks=dict)
         predictions[record.key], references[record.key] = {}, {}
         for entry in scored.classes:
             if config.targets.unannotated == "ignore" and not is_annotated(entry, record):
                 ignored.append({"run": record.key, "object": entry.name})
                 continue
             source = predicted_picks(config, entry.name)
-            if entry.name in manifest.get("picks", {}):
-                project.require(record.run, source, str(manifest["inputs"]), "localize")
+            if entry.name in manifest["picks"]:
+                project.require(record.run, source, str(manifest.get("inputs")), "localize")
             predictions[record.key][entry.name] = project.read_picks(record.run, source)
             reference = read_reference(project, record, entry)
             shape, radius = record.tomograms[config.segment_tomogram], entry.radius or 0.0

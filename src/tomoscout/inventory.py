@@ -201,9 +201,14 @@ def _local_roots(config: Path) -> list[Path] | None:
 def _folders(folder: Path) -> Iterator[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
-            yield from (entry for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+            yield from (entry for entry in entries if entry.is_dir() and _can_be_written(entry.name))
     except (FileNotFoundError, NotADirectoryError):
         return
+
+
+def _can_be_written(name: str) -> bool:
+    """Whether a folder may be a run's. Its name must be text, which the system does not ask for."""
+    return not name.startswith(".") and name.isprintable()
 
 
 def _look_at_run(run: str) -> object:
@@ -264,7 +269,10 @@ def refresh(path: Path, projects: Mapping[str, str], runs_per_job: int, *, every
     for name, config in projects.items():
         project = Project(name, Path(config))
         remote = seen.get(f"{name}/")
-        runs = project.run_names()
+        found = project.run_names()
+        runs = [run for run in found if _can_be_written(run)]
+        for run in set(found) - set(runs):
+            print(f"warning: {name}: run {run!a} is left out: its name is no text", file=sys.stderr)
         for number, run in enumerate(runs, 1):
             signature = f"config:{remote}" if remote else seen.get(f"{name}/{run}", "")
             old = known.get(f"{name}/{run}")
@@ -375,7 +383,8 @@ def excluded_runs(config: Config, records: Sequence[RunRecord]) -> dict[str, str
         TomoscoutError: there is no such run.
     """
     options = config.split.exclude
-    return {r.key: why for name, why in options.items() for r in find_runs(list(records), [name], "split.exclude")}
+    found = find_runs(list(records), list(options), "split.exclude")
+    return {record.key: why for record, why in zip(found, options.values(), strict=True)}
 
 
 def tomograms_of(record: RunRecord) -> str:

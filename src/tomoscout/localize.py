@@ -53,16 +53,16 @@ def run_localize(
     written = [predicted_picks(config, name) for name in model.thresholds]
     for record in work.records:
         with work.attempt(record):
-            segmented = read_manifest(segment_folder, record)
-            if segmented.get("model") != model.weights_digest:
+            segmented = read_manifest(segment_folder, record, model=str, probabilities=dict)
+            if segmented["model"] != model.weights_digest:
                 raise TomoscoutError(
                     f"{record.key}: its probabilities are not of {' and '.join(map(str, models))}; run the segment "
                     "stage again"
                 )
-            inputs = digest([fingerprint, thresholds, segmented["probabilities"]["digest"], model.weights_digest])
+            inputs = digest([fingerprint, thresholds, segmented["probabilities"].get("digest"), model.weights_digest])
             if work.is_done(record, inputs, written):
                 continue
-            work.project(record).require(record.run, probabilities, str(segmented["inputs"]), "segment")
+            work.project(record).require(record.run, probabilities, str(segmented.get("inputs")), "segment")
             work.claim(record, inputs, written, "localize.session")
             manifest = _localize_run(config, model, thresholds, work, record, inputs)
             work.finish(record, inputs, written, manifest)

@@ -29,7 +29,7 @@ def run_overlays(config: Config, records: Sequence[RunRecord], targets: Path, ba
     work = Batch(config, [record for record in records if record.key in plan.inputs], batch, output)
     for record in work.records:
         with work.attempt(record):
-            target = read_manifest(targets, record)["targets"][0]
+            target = read_manifest(targets, record, targets=list)["targets"][0]
             uri = target["tomogram"]
             inputs = digest([VERSIONS["overlays"], uri, record.contents.get(uri), target["digest"], colours])
             path = work.manifest_path(record).with_suffix(".png")

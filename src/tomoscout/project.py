@@ -16,7 +16,7 @@ from tomoscout.config import Source, TomogramUri
 from tomoscout.errors import TomoscoutError, cut, shown
 from tomoscout.files import digest, digest_folder, write_text
 from tomoscout.geometry import Shape
-from tomoscout.zarr_files import VolumeError, digest_samples, open_volume, write_volume
+from tomoscout.zarr_files import VolumeError, digest_samples, open_volume, remove_volume, write_volume
 
 OURS = "tomoscout"
 """The key under which is kept, in attributes and picks files, what something was made from."""
@@ -83,6 +83,9 @@ class Probabilities(NamedTuple):
 
 Written = Source | Segmentation | Probabilities
 """What tomoscout writes into a project."""
+
+EXAMPLE = Path("/path/to/copick.json")
+"""The path in the documentation, which people copy."""
 
 OF_OTHERS = ""
 """What stands for the inputs of something that tomoscout has not written, or that was changed since."""
@@ -205,10 +208,31 @@ class Project:
         return digest_folder(_location(entry, entry.path))
 
     def delete(self, run: str, wanted: Segmentation | Probabilities) -> None:
-        """Delete a volume if it exists."""
-        entry = self._entry(run, wanted)
-        if entry is not None:
-            entry.delete()
+        """Delete a volume if it exists, at once for whoever reads it."""
+        remove_volume(self._place(run, wanted))
+        self._refresh(run, wanted)
+
+    def _place(self, run: str, wanted: Written) -> Path:
+        """Where something is written: in the overlay, as copick names it."""
+        if isinstance(wanted, Probabilities):
+            tomogram = self._tomogram(run, wanted.tomogram)
+            return _local(tomogram.fs_overlay, f"{tomogram.overlay_stem}_{wanted.name}_features.zarr")
+        owner = self._run(run)
+        if isinstance(wanted, Source):
+            name = f"Picks/{wanted.user}_{wanted.session}_{wanted.name}.json"
+        else:
+            kind = "-multilabel" if wanted.is_multilabel else ""
+            name = f"Segmentations/{wanted.voxel_spacing:.3f}_{wanted.user}_{wanted.session}_{wanted.name}{kind}.zarr"
+        return _local(owner.fs_overlay, f"{owner.overlay_path}/{name}")
+
+    def _refresh(self, run: str, wanted: Written) -> None:
+        """Let copick look again for what it has listed before."""
+        if isinstance(wanted, Probabilities):
+            self._tomogram(run, wanted.tomogram).refresh_features()
+        elif isinstance(wanted, Source):
+            self._run(run).refresh_picks()
+        else:
+            self._run(run).refresh_segmentations()
 
     # Tomograms
 
@@ -349,9 +373,6 @@ class Project:
         digest of what they were made from, kept with them."""
         if source.name not in self.objects:
             raise TomoscoutError(f"project {self.name} ({self.config}): no pickable object '{source.name}'")
-        owner = self._run(run)
-        file = f"{source.user}_{source.session}_{source.name}.json"
-        path = _local(owner.fs_overlay, f"{owner.overlay_path}/Picks/{file}")
         rows = zip(picks.positions.tolist(), picks.transforms.tolist(), picks.scores.tolist(), strict=True)
         values = {
             "pickable_object_name": source.name,
@@ -372,8 +393,8 @@ class Project:
             "trust_orientation": True,
             **({OURS: {"inputs": inputs}} if inputs else {}),
         }
-        write_text(path, json.dumps(values, indent=4, allow_nan=False))
-        owner.refresh_picks()
+        write_text(self._place(run, source), json.dumps(values, indent=4, allow_nan=False))
+        self._refresh(run, source)
 
     # Segmentations
 
@@ -411,12 +432,9 @@ class Project:
     ) -> str:
         """Write labels (z, y, x) as they are, replacing an earlier segmentation at once; `attributes`, "inputs" among
         them, are kept beside them under "tomoscout". Returns the digest of the data."""
-        owner = self._run(run)
-        kind = "-multilabel" if wanted.is_multilabel else ""
-        folder = f"{wanted.voxel_spacing:.3f}_{wanted.user}_{wanted.session}_{wanted.name}{kind}.zarr"
-        path = _local(owner.fs_overlay, f"{owner.overlay_path}/Segmentations/{folder}")
+        path = self._place(run, wanted)
         write_volume(path, labels, wanted.voxel_spacing, attributes)
-        owner.refresh_segmentations()
+        self._refresh(run, wanted)
         return digest_folder(path)
 
     # Probabilities: a feature volume of the tomogram, classes first
@@ -426,10 +444,9 @@ class Project:
     ) -> str:
         """Write quantised class probabilities (class, z, y, x); `attributes` as of `write_segmentation`. Returns their
         digest."""
-        tomogram = self._tomogram(run, wanted.tomogram)
-        path = _local(tomogram.fs_overlay, f"{tomogram.overlay_stem}_{wanted.name}_features.zarr")
+        path = self._place(run, wanted)
         write_volume(path, probabilities, TomogramUri.parse(wanted.tomogram).voxel_spacing, attributes)
-        tomogram.refresh_features()
+        self._refresh(run, wanted)
         return digest_folder(path)
 
     def read_probabilities(self, run: str, wanted: Probabilities) -> NDArray[np.uint8]:
@@ -536,9 +553,10 @@ def read_copick_config(config: Path) -> dict[str, Any]:
     try:
         values = json.loads(config.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise TomoscoutError(f"{config}: no such copick config") from None
+        hint = "; that is the example's: write the path of yours under projects" if config == EXAMPLE else ""
+        raise TomoscoutError(f"{config}: no such copick config{hint}") from None
     except (ValueError, RecursionError) as error:
-        raise TomoscoutError(f"{config}: not a copick config ({error})") from None
+        raise TomoscoutError(f"{config}: not a copick config ({cut(str(error))})") from None
     if not isinstance(values, dict) or not isinstance(values.get("pickable_objects"), list):
         raise TomoscoutError(f"{config}: not a copick config (no list 'pickable_objects')")
     return values
@@ -587,5 +605,6 @@ def _open(config: Path) -> Any:
         import copick
 
         return copick.from_file(str(config))
-    except (ValueError, AttributeError, TypeError) as error:
+    except Exception as error:
+        # Every kind of storage has errors of its own.
         raise TomoscoutError(f"{config}: not a copick config ({cut(str(error) or repr(error))})") from None

@@ -61,6 +61,8 @@ def run_segment(
         for number, record in enumerate(pending, 1):
             with work.attempt(record):
                 made_from = inputs[record.key]
+                # Before hours are spent on what may not be written.
+                work.claim(record, made_from, written, "localize.session")
                 manifest = _segment_run(config, model, network, sizes, device, work, record, made_from, progress)
                 work.finish(record, made_from, written, manifest)
                 progress.show(number, f"{record.key}: run {number} of {len(pending)}", now=True)
@@ -96,7 +98,6 @@ def _segment_run(
     attributes = {"classes": classes, "model": model.weights_digest, "inputs": inputs}
     labels = argmax_labels(probabilities)
     volume, segmentation = predicted_probabilities(config), predicted_segmentation(config)
-    work.claim(record, inputs, [volume, segmentation], "localize.session")
     return {
         "tomogram": uri,
         "model": model.weights_digest,

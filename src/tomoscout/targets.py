@@ -389,10 +389,16 @@ def _remove_targets(config: Config, work: Batch, record: RunRecord, kept: Collec
     path = work.manifest_path(record)
     if not path.exists():
         return
-    written = {target["segmentation"] for target in read_json(path, project=str, run=str).get("targets", [])}
     project = work.project(record)
-    for entry in project.segmentations(record.run):
-        is_target = str(entry) in written and entry == target_segmentation(config, entry.voxel_spacing)
-        if is_target and entry.voxel_spacing not in kept and work.owns(record, entry):
-            project.delete(record.run, entry)
-            print(f"{record.key}: {entry} is not wanted any more, removed", file=sys.stderr)
+    for target in read_json(path, project=str, run=str).get("targets", []):
+        spacing = TomogramUri.parse(target["tomogram"]).voxel_spacing
+        written = target_segmentation(config, spacing)
+        if str(written) != target["segmentation"] or spacing in kept:
+            continue
+        there = project.made_from(record.run, written) is not None
+        if there and not work.owns(record, written):
+            continue
+        # Also where it is gone: a process that was killed while it removed it may have left something behind.
+        project.delete(record.run, written)
+        if there:
+            print(f"{record.key}: {written} is not wanted any more, removed", file=sys.stderr)

@@ -196,7 +196,7 @@ class Train(Section):
     plan_memory_gb: float = Field(default=8.0, gt=0, le=1e6)
     """Memory in GiB that a training step may take where patch or network are planned. nnU-Net's rules mean a step of
     two crops: set accumulation to half of batch_size for larger batches."""
-    learning_rate: float = Field(default=2e-3, gt=0, le=10)
+    learning_rate: float = Field(default=2e-3, gt=0)
     """Peak learning rate of AdamW."""
     schedule: Literal["cosine", "polynomial", "one-cycle", "plateau", "constant"] = "cosine"
     """How the learning rate falls after the warm-up. plateau: lowered when validation stops improving."""

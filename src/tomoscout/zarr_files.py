@@ -8,7 +8,6 @@ import json
 import math
 import os
 import shutil
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tomoscout.errors import cut
+from tomoscout.errors import cut, shown
 
 LARGEST_CHUNK = 256
 """Voxels along a side, as copick writes them; made smaller so that chunks divide a volume evenly."""
@@ -38,10 +37,12 @@ class VolumeError(Exception):
 
 @dataclass(frozen=True)
 class Volume:
-    """The finest level of an OME-Zarr image. `shape`: without the leading axes of length 1 that are passed over."""
+    """The finest level of an OME-Zarr image. `shape`: without the leading axes of length 1 that are passed over.
+    `place`: the file system that it lies on, the folder of its chunks and what separates the numbers in their names."""
 
     array: Any
     shape: tuple[int, ...]
+    place: tuple[Any, str, str]
 
     def read(self, region: tuple[slice, ...] = (), *, allow_missing_chunks: bool = False) -> NDArray[Any]:
         """The volume, or a region of it, as stored.
@@ -49,16 +50,25 @@ class Volume:
         Raises:
             VolumeError: chunks are missing, or one cannot be decoded.
         """
-        array = self.array
-        if not allow_missing_chunks and (there := array.nchunks_initialized) != array.nchunks:
-            raise VolumeError(
-                f"truncated: {there} of {array.nchunks} chunks are there, the others would be read as background"
-            )
-        leading = (0,) * (len(array.shape) - len(self.shape))
+        if not allow_missing_chunks:
+            self._check_chunks()
+        leading = (0,) * (len(self.array.shape) - len(self.shape))
         try:
-            return np.asarray(array[(*leading, *region) or ...])
-        except (RuntimeError, ValueError, OSError, EOFError, zlib.error) as error:
+            return np.asarray(self.array[(*leading, *region) or ...])
+        except Exception as error:
+            # Every codec has errors of its own.
             raise VolumeError(f"a chunk cannot be decoded ({cut(str(error) or repr(error))})") from None
+
+    def _check_chunks(self) -> None:
+        fs, folder, separator = self.place
+        # Zarr counts every file of such a name, whatever else lies there.
+        there = {path.removeprefix(folder).strip("/") for path in fs.find(folder)}
+        chunks = [separator.join(map(str, index)) for index in np.ndindex(self.array.cdata_shape)]
+        found = sum(chunk in there for chunk in chunks)
+        if found < len(chunks):
+            raise VolumeError(
+                f"truncated: {found} of {len(chunks)} chunks are there, the others would be read as background"
+            )
 
 
 def open_volume(fs: Any, path: str, voxel_spacing: float, channels: int = 0) -> Volume:
@@ -85,6 +95,10 @@ def open_volume(fs: Any, path: str, voxel_spacing: float, channels: int = 0) -> 
         if fs.exists(f"{path}/zarr.json"):
             raise VolumeError("written in zarr format 3, expected format 2 (OME-Zarr 0.4)")
         raise VolumeError(f"no readable zarr array: no file {level}/.zarray")
+    for key in ("shape", "chunks"):
+        sizes = facts.get(key)
+        if not isinstance(sizes, list) or not all(isinstance(size, int) and size >= 0 for size in sizes):
+            raise VolumeError(f"no readable zarr array: .zarray: {key} is {shown(sizes)}, expected whole numbers")
     try:
         separator = facts.get("dimension_separator") or _separator(fs, f"{path}/{level}", len(facts["shape"]))
         store = zarr.storage.FSStore(path, fs=fs, mode="r", dimension_separator=separator)
@@ -101,7 +115,7 @@ def open_volume(fs: Any, path: str, voxel_spacing: float, channels: int = 0) -> 
         raise VolumeError(f"its shape is {tuple(array.shape)}, expected {wanted}")
     _check_axes(image, len(array.shape))
     _check_scale(image, voxel_spacing)
-    return Volume(array, shape)
+    return Volume(array, shape, (fs, f"{path}/{level}", separator))
 
 
 def _read_json(fs: Any, path: str, missing: Any) -> Any:
@@ -186,8 +200,7 @@ def write_volume(
 
     # Several compressing threads give other bytes each time, and take longer.
     blosc.use_threads = False
-    # One name each, so that what a killed process left behind is cleared away.
-    temporary, old = path.with_name(f".{path.name}.tmp"), path.with_name(f".{path.name}.old")
+    temporary, old = _aside(path)
     for leftover in (temporary, old):
         shutil.rmtree(leftover, ignore_errors=True)
     channels = volume.ndim - 3
@@ -213,6 +226,22 @@ def write_volume(
     finally:
         for leftover in (temporary, old):
             shutil.rmtree(leftover, ignore_errors=True)
+
+
+def remove_volume(path: Path) -> None:
+    """Remove an image if it exists: readers find it whole or not at all."""
+    temporary, old = _aside(path)
+    shutil.rmtree(old, ignore_errors=True)
+    if path.exists():
+        path.rename(old)
+    for leftover in (temporary, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _aside(path: Path) -> tuple[Path, Path]:
+    """Where an image is written, and where an earlier one waits for its end. One name each, so that what a killed
+    process left behind is cleared away."""
+    return path.with_name(f".{path.name}.tmp"), path.with_name(f".{path.name}.old")
 
 
 def _exchange(first: Path, second: Path) -> bool:

@@ -131,11 +131,11 @@ def stages() -> list[Stage]:
             )
             for b in batches
         ),
-        _stage("evaluate", f"evaluate {_OPTIONS} --output results/evaluate/tiny"),
+        _stage("evaluate", f"evaluate {_OPTIONS} --localized results/localize/tiny --output results/evaluate/tiny"),
         _stage(
             "report",
-            f"report {_OPTIONS} --model {_MODEL} --scores results/evaluate/tiny --split results/splits/default.json"
-            f" --targets {_TARGETS} --output results/report/tiny.html",
+            f"report {_OPTIONS} --model {_MODEL} --localized results/localize/tiny --scores results/evaluate/tiny"
+            f" --split results/splits/default.json --targets {_TARGETS} --output results/report/tiny.html",
         ),
         *_study_stages(),
     ]

@@ -49,12 +49,12 @@ def read_found(config: Config, records: Sequence[RunRecord], localized: Path) ->
     counts: dict[str, dict[str, int]] = {}
     scores: dict[str, list[NDArray[np.float64]]] = {}
     for record in segmented:
-        manifest = read_manifest(localized, record)
+        manifest = read_manifest(localized, record, picks=dict, thresholds=dict)
         thresholds |= manifest["thresholds"]
         counts[record.key] = {}
         for name, facts in manifest["picks"].items():
             project, source = projects[record.project], Source.parse(facts["source"])
-            project.require(record.run, source, str(manifest["inputs"]), "localize")
+            project.require(record.run, source, str(manifest.get("inputs")), "localize")
             found = project.read_picks(record.run, source).scores
             counts[record.key][name] = len(found)
             scores.setdefault(name, []).append(found)

@@ -66,7 +66,9 @@ def run_report(
 
 def _targets(config: Config, records: Sequence[RunRecord], folder: Path) -> list[dict[str, Any]]:
     plan = plan_targets(config, records)
-    return summarise_targets(read_manifest(folder, record) for record in records if record.key in plan.inputs)
+    return summarise_targets(
+        read_manifest(folder, record, targets=list) for record in records if record.key in plan.inputs
+    )
 
 
 def _found_slices(config: Config, records: Sequence[RunRecord], colours: Mapping[str, Colour]) -> list[SlicePicture]:
