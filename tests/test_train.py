@@ -167,7 +167,10 @@ def start(workspace: Workspace, folder: Path) -> subprocess.Popen[str]:
 
 
 def last_change(path: Path) -> int:
-    return path.stat().st_mtime_ns if path.exists() else 0
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
 
 
 def interrupt(training: subprocess.Popen[str], checkpoint: Path, count: int, number: signal.Signals) -> str:
