@@ -405,6 +405,7 @@ def test_picks_in_voxels_are_told(small: SmallProject) -> None:
     plan = plan_targets(small.config, records)
     [warning] = [warning for warning in plan.warnings if expected in warning]
     assert warning.endswith("(demo/a, demo/b)")
+    assert f"warning: demo/a: {expected}" in succeeded(small.make_targets()).stderr
     # Kept, and told again where nothing is read again.
     assert read_inventory(small.inventory) == records
 

@@ -851,7 +851,7 @@ def test_a_segmentation_of_fractions_is_cut_and_told(
     result = succeeded(small.make_targets())
     np.testing.assert_array_equal(through_copick(small, "a") > 0, values >= expected)
     assert (
-        "warning: demo/a: demo/a: segmentation membrane:expert/0@10.0 holds fractions; voxels from "
+        "warning: demo/a: segmentation membrane:expert/0@10.0 holds fractions; voxels from "
         f"{expected:g} on belong to it (targets.segmentation_threshold)"
     ) in result.stderr
 

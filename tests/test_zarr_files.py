@@ -55,6 +55,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "a level of another name": {"image": multiscales(10.0, path="s0"), "level": "s0"},
     "a channel": {"image": multiscales(10.0, "czyx"), "leading": 1},
     "time and channel": {"image": multiscales(10.0, "tczyx"), "leading": 2},
+    "a channel that the metadata does not name": {"image": multiscales(10.0), "leading": 1},
     "nanometres": {"image": multiscales(1.0, unit="nanometer")},
     "a spacing that was rounded": {"image": multiscales(10.04)},
     "a scale that says nothing": {"image": multiscales(1.0, unit=None)},

@@ -247,8 +247,10 @@ class _TargetMaker:
         if not np.isfinite(volume).all():
             raise TomoscoutError(f"{what}: holds NaN or infinite values")
         if not np.isin(volume, (0, 1)).all():
-            self._warn(
-                f"{what} holds fractions; voxels from {threshold:g} on belong to it (targets.segmentation_threshold)"
+            print(
+                f"warning: {what} holds fractions; voxels from {threshold:g} on belong to it "
+                "(targets.segmentation_threshold)",
+                file=sys.stderr,
             )
         within: NDArray[np.bool_] = volume >= threshold
         return within
@@ -261,6 +263,8 @@ class _TargetMaker:
                 continue
             counts[entry.label] = {"used": 0, "outside": 0, "outside_at": []}
             for source, positions in self.picks[entry.label]:
+                if doubt := self.record.doubtful.get(str(source)):
+                    self._warn(f"picks {source}: {doubt}")
                 indices = to_voxels(positions, voxel_spacing)
                 kept = inside(indices, self.record.tomograms[uri])
                 self._report_outside(counts[entry.label], uri, source, positions[~kept])

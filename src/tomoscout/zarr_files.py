@@ -113,7 +113,7 @@ def open_volume(fs: Any, path: str, voxel_spacing: float, channels: int = 0) -> 
     if len(shape) < 3 + channels or set(leading) - {1} or 0 in shape:
         wanted = "four axes: classes, z, y, x" if channels else "three axes: z, y, x"
         raise VolumeError(f"its shape is {tuple(array.shape)}, expected {wanted}")
-    _check_axes(image, len(array.shape))
+    _check_axes(image)
     _check_scale(image, voxel_spacing)
     return Volume(array, shape, (fs, f"{path}/{level}", separator))
 
@@ -154,12 +154,12 @@ def _separator(fs: Any, array: str, dimensions: int) -> str:
     return "/" if fs.exists("/".join([array, *first])) and not fs.exists(f"{array}/{'.'.join(first)}") else "."
 
 
-def _check_axes(image: Mapping[str, Any], dimensions: int) -> None:
+def _check_axes(image: Mapping[str, Any]) -> None:
     axes = image.get("axes")
     if not isinstance(axes, list):
         return
     names = [str(axis.get("name") if isinstance(axis, dict) else axis).lower() for axis in axes]
-    if len(names) != dimensions or names[-3:] != ["z", "y", "x"]:
+    if names[-3:] != ["z", "y", "x"]:
         raise VolumeError(f"its axes are {', '.join(names)} by its OME-Zarr metadata, expected z, y, x")
 
 
