@@ -413,7 +413,7 @@ def test_picks_in_voxels_are_told(small: SmallProject) -> None:
 def test_picks_all_over_a_tomogram_or_a_few_in_a_corner_are_not_doubted(small: SmallProject) -> None:
     small.add_run("a")
     small.add_picks("a", "ribosome:expert/0", [*in_voxels(20), (200.0, 200.0, 100.0)])
-    small.add_picks("a", "ferritin:expert/0", in_voxels(2))
+    small.add_picks("a", "ferritin:expert/0", in_voxels(1))
     [record] = small.refresh()
     assert record.doubtful == {}
 

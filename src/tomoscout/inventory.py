@@ -28,9 +28,8 @@ from tomoscout.project import Project, read_copick_config
 COLUMNS = ["project", "run", "batch", "tomograms", "picks", "segmentations", "unreadable", "doubtful", "signature"]
 
 
-FEWEST_IN_CORNER = 3
-SMALLEST_DOUBTED_SPACING = 3.0
-"""So many picks in a corner of a third or less of each side are no chance (one run in 20,000)."""
+LEAST_CHANCE = 1e-4
+"""Picks whose places are this unlikely, were they spread evenly, are doubted."""
 
 
 class PickCount(NamedTuple):
@@ -316,7 +315,7 @@ def _add_picks(project: Project, record: RunRecord, source: Source) -> None:
         record.unreadable[str(source)] = str(error)
         return
     record.picks[source] = PickCount(found.total, found.digest)
-    if found.total >= FEWEST_IN_CORNER and record.tomograms and _in_corner(found.positions, record.tomograms):
+    if _in_corner(found.positions, record.tomograms):
         record.doubtful[str(source)] = (
             f"all {found.total} lie in one corner of the tomogram, within as many Å as it has voxels: are they in "
             "voxels? Copick's programs take every position as Å"
@@ -324,10 +323,13 @@ def _add_picks(project: Project, record: RunRecord, source: Source) -> None:
 
 
 def _in_corner(positions: NDArray[np.float64], tomograms: Mapping[str, Shape]) -> bool:
-    """Whether all positions (x, y, z) would lie in a tomogram if they were voxels, and so, as Å, in its corner."""
-    if min(TomogramUri.parse(uri).voxel_spacing for uri in tomograms) < SMALLEST_DOUBTED_SPACING:
-        return False
-    return any((positions < np.array(shape[::-1])).all() for shape in tomograms.values())
+    """Whether all positions (x, y, z) would lie in a tomogram if they were voxels, and so, as Å, in its corner, and
+    that is no chance."""
+    for uri, shape in tomograms.items():
+        chance = TomogramUri.parse(uri).voxel_spacing ** (-3 * len(positions))
+        if chance < LEAST_CHANCE and (positions < np.array(shape[::-1])).all():
+            return True
+    return False
 
 
 def _can_be_named(parse: Callable[[str], object], name: str, what: str) -> bool:
