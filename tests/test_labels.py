@@ -117,6 +117,14 @@ def test_a_target_that_is_there_is_taken_with_its_labels(small: SmallProject, gi
     np.testing.assert_array_equal(stored.numpy() == 7, volume == values["ribosome"])
 
 
+def test_names_are_taken_as_copick_writes_them(small: SmallProject) -> None:
+    config = small.configure(targets={"picks": ["ribosome"], "existing": "my_targets:octopi/1"})
+    assert config.targets.existing == "my-targets:octopi/1"
+    for wrong in ("targets", "targets:octopi"):
+        with pytest.raises(TomoscoutError, match=r"targets.existing: '"):
+            small.configure(targets={"picks": ["ribosome"], "existing": wrong})
+
+
 def plan(small: SmallProject):
     from tomoscout.classes import plan_targets
 

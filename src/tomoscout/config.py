@@ -148,7 +148,7 @@ class Targets(Section):
     """Take the voxels of the classes from a multilabel segmentation that is there already (octopi's targets, or one
     made by hand), `name:user/session`, in place of spheres at picks. `picks` still says which objects are particles and
     where they are, for centring crops and for validation."""
-    labels: dict[str, int] = {}
+    labels: dict[ObjectName, Annotated[int, Field(ge=1, lt=2**16)]] = {}
     """The value that each class has in `existing`. Default: the object's `label` in the copick config. Classes named
     here that are not among `picks` are continuous ones."""
     runs: list[RunName] | None = None
@@ -174,6 +174,14 @@ class Targets(Section):
     @classmethod
     def _read_sources(cls, value: Any, info: ValidationInfo) -> Any:
         return read_sources(cls, info.field_name or "", value)
+
+    @field_validator("existing", mode="before")
+    @classmethod
+    def _read_existing(cls, value: Any) -> Any:
+        taken = _source_name(value) if isinstance(value, str) else value
+        if taken != value:
+            note_change(cls, "existing", value, taken)
+        return taken
 
     @field_validator("existing")
     @classmethod

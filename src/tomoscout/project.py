@@ -301,7 +301,7 @@ class Project:
         try:
             scores = np.array([1.0 if p.get("score") is None else p["score"] for p in points], dtype=np.float64)
         except (TypeError, ValueError) as error:
-            raise TomoscoutError(f"{self.name}/{run}: picks {source}: a point is malformed ({error!r})") from None
+            raise TomoscoutError(f"{self.name}/{run}: picks {source}: a point is malformed ({shown(error)})") from None
         if not np.isfinite(scores).all():
             raise TomoscoutError(f"{self.name}/{run}: picks {source}: a score is NaN or infinite")
         return Picks(positions, scores, transforms)
@@ -329,7 +329,7 @@ class Project:
             positions = positions.reshape(len(points), 3)
             transforms = transforms.reshape(len(points), 4, 4)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise TomoscoutError(f"{self.name}/{run}: picks {source}: a point is malformed ({error!r})") from None
+            raise TomoscoutError(f"{self.name}/{run}: picks {source}: a point is malformed ({shown(error)})") from None
         positions = positions + transforms[:, :3, 3]
         transforms[:, :3, 3] = 0
         if not np.isfinite(positions).all():
@@ -573,7 +573,7 @@ def read_objects(config: Path) -> dict[str, PickableObject]:
         try:
             found = _object(entry)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise TomoscoutError(f"{config}: a pickable object is malformed ({error!r})") from None
+            raise TomoscoutError(f"{config}: a pickable object is malformed ({shown(error)})") from None
         if found.name in objects:
             raise TomoscoutError(f"{config}: two pickable objects have the name '{found.name}'; give each its own")
         objects[found.name] = found

@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import BaseModel, PositiveFloat
 
 from tomoscout.config import Evaluate
-from tomoscout.errors import TomoscoutError
+from tomoscout.errors import TomoscoutError, shown
 from tomoscout.files import read_json, read_table, write_json, write_table
 from tomoscout.forms import checked
 from tomoscout.matching import Matches, count_matches, f_beta, precision_recall
@@ -292,7 +292,7 @@ def read_scores(folder: Path) -> dict[str, Any]:
                     raise ValueError(f"{key} {row[key]}")
                 curves[row["object"]][key].append(value)
     except (KeyError, ValueError) as error:
-        raise TomoscoutError(f"{path}: not the curves of scores.json ({error!r}); evaluate again") from None
+        raise TomoscoutError(f"{path}: not the curves of scores.json ({shown(error)}); evaluate again") from None
     return {**scores, "curves": [{"object": name, **curve} for name, curve in curves.items()]}
 
 

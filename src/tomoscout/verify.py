@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tomoscout.config import Config, Source
-from tomoscout.errors import TomoscoutError
+from tomoscout.errors import TomoscoutError, shown
 from tomoscout.files import digest_file, read_json
 from tomoscout.inventory import RunRecord
 from tomoscout.model import read_model
@@ -48,7 +48,7 @@ def verify(config: Config, records: Sequence[RunRecord], results: Path) -> tuple
             except TomoscoutError as error:
                 problems.append(f"{path}: {error}")
             except (KeyError, TypeError, AttributeError, ValueError) as error:
-                problems.append(f"{path}: not a manifest of the {stage} stage ({error!r})")
+                problems.append(f"{path}: not a manifest of the {stage} stage ({shown(error)})")
     for path in sorted((results / "models").glob("*/model.yaml")):
         compared += 1
         try:

@@ -200,6 +200,7 @@ def write_volume(
 
     # Several compressing threads give other bytes each time, and take longer.
     blosc.use_threads = False
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary, old = _aside(path)
     for leftover in (temporary, old):
         shutil.rmtree(leftover, ignore_errors=True)
