@@ -856,6 +856,28 @@ def test_a_segmentation_of_fractions_is_cut_and_told(
     ) in result.stderr
 
 
+def test_a_segmentation_of_negative_values_is_refused(small: SmallProject) -> None:
+    small.add_run("a")
+    folder = small.add_segmentation("a", "membrane:expert/0", np.ones(SHAPE))
+    values = np.where(np.random.default_rng(0).random(SHAPE) < 0.5, 0, -1).astype(np.int16)
+    zarr.open_group(str(folder), mode="w").create_dataset("0", data=values, dimension_separator="/")
+    small.configure(targets={"segmentations": ["membrane"]})
+    assert error_of(small.make_targets()).startswith(
+        "demo/a: segmentation membrane:expert/0@10.0: holds negative values, expected"
+    )
+
+
+def test_many_picks_at_one_place_are_one_sphere(small: SmallProject) -> None:
+    places = [(100.0, 100.0, 100.0)] * 2000
+    spheres = Spheres(np.array(places)[:, ::-1] / 10, np.full(2000, 4.0), np.ones(2000, dtype=np.int64))
+    labels, alone = np.zeros((2, *SHAPE), dtype=np.uint8)
+    voxels, met = rasterise(labels, spheres)
+    expected, _ = rasterise(alone, Spheres(spheres.centres[:1], spheres.radii[:1], spheres.labels[:1]))
+    np.testing.assert_array_equal(labels, alone)
+    assert voxels.tolist() == [expected[0], *[0] * 1999]
+    assert not met.any()
+
+
 def test_a_float_segmentation_of_zeros_and_ones_is_a_mask(small: SmallProject) -> None:
     small.add_run("a")
     mask = np.random.default_rng(0).random(SHAPE) < 0.5

@@ -121,7 +121,14 @@ def test_a_variant_that_is_refused(made: tuple[SmallProject, list[Path]], case: 
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("shape", [24, " ", 40]), ("shape", 5), ("chunks", [12, -1, 20]), ("order", 1e308), ("dtype", "<f99")],
+    [
+        ("shape", [24, " ", 40]),
+        ("shape", [10**30, 32, 40]),
+        ("shape", 5),
+        ("chunks", [12, -1, 20]),
+        ("order", 1e308),
+        ("dtype", "<f99"),
+    ],
     ids=str,
 )
 def test_metadata_that_makes_no_sense_is_named(made: tuple[SmallProject, list[Path]], key: str, value: Any) -> None:

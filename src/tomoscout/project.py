@@ -557,6 +557,8 @@ def read_copick_config(config: Path) -> dict[str, Any]:
         raise TomoscoutError(f"{config}: no such copick config{hint}") from None
     except (ValueError, RecursionError) as error:
         raise TomoscoutError(f"{config}: not a copick config ({cut(str(error))})") from None
+    except OSError as error:
+        raise TomoscoutError(f"{config}: not a copick config ({error.strerror})") from None
     if not isinstance(values, dict) or not isinstance(values.get("pickable_objects"), list):
         raise TomoscoutError(f"{config}: not a copick config (no list 'pickable_objects')")
     return values

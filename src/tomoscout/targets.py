@@ -55,6 +55,17 @@ def rasterise(labels: NDArray[np.integer], spheres: Spheres) -> tuple[NDArray[np
     nearer relative to its radius wins; at equal distance the earlier one. Returns the voxels each sphere got (N,)
     and which spheres met another of a different label (N,).
     """
+    rows = np.column_stack([spheres.centres, spheres.radii, spheres.labels])
+    _, first, of_sphere = np.unique(rows, axis=0, return_index=True, return_inverse=True)
+    if len(first) < len(rows):
+        # Equal ones get nothing, but each would be compared with all others.
+        kept = np.sort(first)
+        places = np.searchsorted(kept, first)
+        distinct = Spheres(spheres.centres[kept], spheres.radii[kept], spheres.labels[kept])
+        some_voxels, some_met = rasterise(labels, distinct)
+        voxels = np.zeros(len(rows), dtype=np.int64)
+        voxels[kept] = some_voxels
+        return voxels, some_met[places[of_sphere.ravel()]]
     voxels = np.zeros(len(spheres.labels), dtype=np.int64)
     met = np.zeros(len(spheres.labels), dtype=bool)
     neighbours = _overlapping_pairs(spheres)
@@ -241,6 +252,8 @@ class _TargetMaker:
     def _is_inside(self, volume: NDArray[Any], what: str) -> NDArray[np.bool_]:
         """Which voxels of a segmentation belong to its class."""
         if volume.dtype.kind != "f":
+            if volume.min(initial=0) < 0:
+                raise TomoscoutError(f"{what}: holds negative values, expected 0 outside of the class and more inside")
             present: NDArray[np.bool_] = volume != 0
             return present
         threshold = self.options.segmentation_threshold

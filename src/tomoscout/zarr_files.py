@@ -24,6 +24,9 @@ LARGEST_CHUNK = 256
 SPACING_TOLERANCE = 0.01
 """Share by which the scale of an image may differ from the voxel spacing that its folder names: those are rounded."""
 
+LARGEST_SIDE = 100_000
+"""Voxels: more than any volume has along a side."""
+
 SAMPLE = 2**14
 """Bytes of a file that are looked at in one place."""
 
@@ -110,6 +113,8 @@ def open_volume(fs: Any, path: str, voxel_spacing: float, channels: int = 0) -> 
         raise VolumeError(f"its values are {array.dtype}, expected numbers")
     shape = tuple(array.shape)
     leading, shape = shape[: len(shape) - 3 - channels], shape[-3 - channels :]
+    if max(shape, default=0) > LARGEST_SIDE:
+        raise VolumeError(f"its shape is {cut(str(shape))}, expected {LARGEST_SIDE:,} voxels at most along a side")
     if len(shape) < 3 + channels or set(leading) - {1} or 0 in shape:
         wanted = "four axes: classes, z, y, x" if channels else "three axes: z, y, x"
         raise VolumeError(f"its shape is {tuple(array.shape)}, expected {wanted}")

@@ -62,7 +62,7 @@ def _searched_network(space: SearchSpace, network: NetworkOptions) -> dict[str, 
         values = {**known, **dict(zip(made_of, point, strict=True))}
         try:
             made = type(network).from_search(values)
-        except KeyError:
+        except (KeyError, TypeError):
             break
         if all(own.get(name) == value for name, value in made.items()):
             return values
@@ -166,6 +166,10 @@ def _network(values: Mapping[str, Any], base: Train) -> dict[str, Any]:
         raise ValueError(
             f"{error.args[0]} is missing beside {', '.join(searched)}; search or set those that make a "
             "network together, or none of them"
+        ) from None
+    except TypeError as error:
+        raise ValueError(
+            f"{family}: {', '.join(f'{name} {value}' for name, value in searched.items())}: {error}"
         ) from None
     for name in sorted(searched.keys() - getattr(module, "SPACE", {}).keys()):
         if made.get(name) != searched[name]:

@@ -58,7 +58,8 @@ def suggest(config: Config, records: Sequence[RunRecord], folder: Path, number: 
     study = study_of(config, records, folder)
     numbers = [number, *(n for n in range(number + 1, config.explore.trials) if not study.told(n))]
     missing = [n for n in numbers if not (trial_folder(folder, n) / "ask.json").exists()]
-    if number in missing:
+    # Also where its own is there: a process that was killed may have left those after it out.
+    if missing:
         plan = plan_targets(config, records)
         fold = chosen_fold(config.split, make_split(config, records, plan))
         misfit = misfit_of(config, plan, records, fold)
