@@ -19,7 +19,7 @@ from tomoscout.classes import plan_targets
 from tomoscout.config import Source
 from tomoscout.errors import TomoscoutError
 from tomoscout.files import write_table
-from tomoscout.fingerprints import segment_fingerprint, training_fingerprint
+from tomoscout.fingerprints import object_labels, segment_fingerprint, training_fingerprint
 from tomoscout.inventory import COLUMNS, PickCount, RunRecord, find_runs, is_fresh, look, read_inventory, refresh
 from tomoscout.splits import chosen_fold, make_split
 
@@ -374,7 +374,8 @@ def test_what_a_changed_tomogram_makes_again(small: SmallProject) -> None:
         config, records = small.config, small.refresh()
         plan = plan_targets(config, records)
         fold = chosen_fold(config.split, make_split(config, records, plan))
-        segmented = [segment_fingerprint(config, record) for record in records]
+        labels = object_labels(config)
+        segmented = [segment_fingerprint(config, record, labels) for record in records]
         return [training_fingerprint(config, records, plan, fold), *segmented, *plan.inputs.values()]
 
     before = fingerprints()
@@ -487,3 +488,12 @@ def test_a_root_that_cannot_be_reached_is_named(small: SmallProject) -> None:
     small.write_copick_config(static_root="http://127.0.0.1:9/nothing", static_fs_args={})
     message = error_of(small.list_runs())
     assert message.startswith(f"project demo ({small.copick}): cannot be listed (")
+
+
+def test_an_inventory_of_another_version_is_made_anew(small: SmallProject) -> None:
+    fill(small, "a")
+    small.refresh()
+    small.inventory.write_text("project\trun\nold\ta\n")
+    assert not fresh(small)
+    assert "expected the columns project, run" in succeeded(small.list_runs()).stderr
+    assert fresh(small)

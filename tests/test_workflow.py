@@ -473,8 +473,9 @@ def killed_in_training(
     return running
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "SIGKILL"])
-@pytest.mark.parametrize("target", [[], ["train"]], ids=["all", "train"])
+@pytest.mark.parametrize(
+    ("number", "target"), [(signal.SIGINT, ["train"]), (signal.SIGKILL, [])], ids=["Ctrl-C of train", "SIGKILL of all"]
+)
 def test_the_same_command_goes_on(tmp_path: Path, phantom: Session, number: signal.Signals, target: list[str]) -> None:
     again = copy_of(phantom, tmp_path)
     again.configure(LONG)

@@ -91,11 +91,9 @@ def plan_targets(config: Config, records: Sequence[RunRecord]) -> TargetPlan:
     _check_predictions(config, records, classes)
     names = [entry.name for entry in classes]
     stored = {project: stored_labels(Path(path), names) for project, path in config.projects.items()}
-    settings = options.model_dump(exclude={"runs", "unannotated"})
-    inputs = {
-        record.key: _inputs(config, digest([TARGETS_VERSION, settings, stored[record.project]]), classes, record)
-        for record in concerned
-    }
+    settings = [TARGETS_VERSION, options.model_dump(exclude={"runs", "unannotated"}), [e.to_json() for e in classes]]
+    shared = {project: digest([*settings, labels]) for project, labels in stored.items()}
+    inputs = {record.key: _inputs(config, shared[record.project], classes, record) for record in concerned}
     if not inputs:
         have = ", ".join(sorted({uri for record in records for uri in record.tomograms})) or "none"
         raise TomoscoutError(
@@ -201,7 +199,7 @@ def _inputs(config: Config, settings: str, classes: Sequence[TargetClass], recor
         targets.append([uri, record.tomograms[uri], [[name, record.segmentations[name]] for name in drawn]])
     sources = {source for entry in classes if entry.is_particle for source in entry.sources}
     picks = [[str(source), record.picks[source].digest] for source in sorted(sources & record.picks.keys())]
-    return digest([settings, [entry.to_json() for entry in classes], targets, picks])
+    return digest([settings, targets, picks])
 
 
 def _check_predictions(config: Config, records: Sequence[RunRecord], classes: Sequence[TargetClass]) -> None:

@@ -1,34 +1,80 @@
-"""copick's projects on a file system, for which one name that copick cannot read is no reason to read nothing.
+"""copick's projects on a file system, listed by folder, and no worse for a name that copick cannot read.
 
 Copick takes every name in a run's folder apart and ends with an error at the first that has another form: an empty
-folder `VoxelSpacing`, notes beside the picks. Here these are passed over and can be asked for.
+folder `VoxelSpacing`, notes beside the picks. Here these are passed over and can be asked for. And it matches patterns
+of names, ten for a run, each of which takes longer than to list a folder.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
-from copick.impl.filesystem import CopickRootFSSpec, CopickRunFSSpec, CopickVoxelSpacingFSSpec
-from copick.models import CopickPicksFile, CopickRunMeta, CopickVoxelSpacingMeta
+from copick.impl.filesystem import (
+    CopickRootFSSpec,
+    CopickRunFSSpec,
+    CopickSegmentationFSSpec,
+    CopickTomogramFSSpec,
+    CopickVoxelSpacingFSSpec,
+)
+from copick.models import (
+    CopickPicksFile,
+    CopickRunMeta,
+    CopickSegmentationMeta,
+    CopickTomogramMeta,
+    CopickVoxelSpacingMeta,
+)
+from copick.util.segmentation import parse_segmentation_store_name
+
+
+def _names(fs: Any, folder: str) -> list[str]:
+    """The names in a folder, sorted, without hidden ones; none where there is no such folder."""
+    try:
+        paths = fs.ls(folder, detail=False)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    names = sorted(path.rstrip("/").rpartition("/")[2] for path in paths)
+    return [name for name in names if not name.startswith(".")]
+
+
+class TolerantVoxelSpacing(CopickVoxelSpacingFSSpec):  # type: ignore[misc]
+    """The tomograms of a run at a voxel spacing."""
+
+    def _query_static_tomograms(self) -> list[Any]:
+        return [] if self.static_is_overlay else self._tomograms_in(self.fs_static, self.static_path, read_only=True)
+
+    def _query_overlay_tomograms(self) -> list[Any]:
+        return self._tomograms_in(self.fs_overlay, self.overlay_path, read_only=False)
+
+    def _tomograms_in(self, fs: Any, folder: str, *, read_only: bool) -> list[Any]:
+        names = (name.removesuffix(".zarr") for name in _names(fs, folder) if name.endswith(".zarr"))
+        return [
+            CopickTomogramFSSpec(voxel_spacing=self, meta=CopickTomogramMeta(tomo_type=name), read_only=read_only)
+            for name in names
+            if "features" not in name
+        ]
 
 
 class TolerantRun(CopickRunFSSpec):  # type: ignore[misc]
     """A run. `passed_over`: names that are no voxel spacings or picks, as far as these have been asked for."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._passed_over: set[str] = set()
 
     @property
     def passed_over(self) -> list[str]:
         self.picks, self.voxel_spacings  # noqa: B018 the lists are made when first asked for
         return sorted(self._passed_over)
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self._passed_over: set[str] = set()
+    def _voxel_spacing_factory(self) -> tuple[type[TolerantVoxelSpacing], type[CopickVoxelSpacingMeta]]:
+        return TolerantVoxelSpacing, CopickVoxelSpacingMeta
 
-    def _query_static_voxel_spacings(self) -> list[CopickVoxelSpacingFSSpec]:
+    def _query_static_voxel_spacings(self) -> list[Any]:
         return [] if self.static_is_overlay else self._spacings_in(self.fs_static, self.static_path)
 
-    def _query_overlay_voxel_spacings(self) -> list[CopickVoxelSpacingFSSpec]:
+    def _query_overlay_voxel_spacings(self) -> list[Any]:
         return self._spacings_in(self.fs_overlay, self.overlay_path)
 
     def _query_static_picks(self) -> list[Any]:
@@ -37,33 +83,43 @@ class TolerantRun(CopickRunFSSpec):  # type: ignore[misc]
     def _query_overlay_picks(self) -> list[Any]:
         return self._picks_in(self.fs_overlay, self.overlay_path, read_only=False)
 
-    def _spacings_in(self, fs: Any, folder: str) -> list[CopickVoxelSpacingFSSpec]:
-        names = self._matching(fs, folder, "VoxelSpacing*", r"VoxelSpacing(\d+(?:\.\d+)?)")
-        sizes = dict.fromkeys(float(match[1]) for match in names if float(match[1]) > 0)
-        return [CopickVoxelSpacingFSSpec(meta=CopickVoxelSpacingMeta(voxel_size=size), run=self) for size in sizes]
+    def _query_static_segmentations(self) -> list[Any]:
+        if self.static_is_overlay:
+            return []
+        return list(self._segmentations_in(self.fs_static, self.static_path, read_only=True))
+
+    def _query_overlay_segmentations(self) -> list[Any]:
+        return list(self._segmentations_in(self.fs_overlay, self.overlay_path, read_only=False))
+
+    def _spacings_in(self, fs: Any, folder: str) -> list[Any]:
+        names = [name for name in _names(fs, folder) if name.startswith("VoxelSpacing")]
+        found = self._matching(folder, names, r"VoxelSpacing(\d+(?:\.\d+)?)")
+        sizes = dict.fromkeys(float(match[1]) for match in found if float(match[1]) > 0)
+        return [TolerantVoxelSpacing(meta=CopickVoxelSpacingMeta(voxel_size=size), run=self) for size in sizes]
 
     def _picks_in(self, fs: Any, folder: str, *, read_only: bool) -> list[Any]:
-        names = self._matching(fs, f"{folder}/Picks", "*.json", r"([^_]+)_([^_]+)_([^_]+)\.json")
+        names = [name for name in _names(fs, f"{folder}/Picks") if name.endswith(".json")]
         return [
             self._picks_factory()(
                 run=self,
                 file=CopickPicksFile(user_id=match[1], session_id=match[2], pickable_object_name=match[3]),
                 read_only=read_only,
             )
-            for match in names
+            for match in self._matching(f"{folder}/Picks", names, r"([^_]+)_([^_]+)_([^_]+)\.json")
         ]
 
-    def _matching(self, fs: Any, folder: str, names: str, form: str) -> list[re.Match[str]]:
-        """The entries of a folder that have a form, sorted by name; others are noted as passed over."""
-        found = []
-        for path in sorted({path.rstrip("/") for path in fs.glob(f"{folder}/{names}")}):
-            name = path.rpartition("/")[2]
-            match = re.fullmatch(form, name)
-            if match:
-                found.append(match)
-            elif not name.startswith("."):
-                self._passed_over.add(path)
-        return found
+    def _segmentations_in(self, fs: Any, folder: str, *, read_only: bool) -> Iterator[Any]:
+        """The binary and multilabel ones; others lie in folders of their own."""
+        for name in _names(fs, f"{folder}/Segmentations"):
+            fields = parse_segmentation_store_name(name) if name.endswith(".zarr") else None
+            if fields:
+                yield CopickSegmentationFSSpec(run=self, meta=CopickSegmentationMeta(**fields), read_only=read_only)
+
+    def _matching(self, folder: str, names: list[str], form: str) -> list[re.Match[str]]:
+        """The names that have a form; others are noted as passed over."""
+        matches = [(name, re.fullmatch(form, name)) for name in names]
+        self._passed_over |= {f"{folder}/{name}" for name, match in matches if not match}
+        return [match for _, match in matches if match]
 
 
 class TolerantRoot(CopickRootFSSpec):  # type: ignore[misc]

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from tomoscout.batches import read_manifest
 from tomoscout.classes import (
     TargetClass,
+    TargetPlan,
     is_annotated,
     particle_classes,
     plan_targets,
@@ -37,36 +38,42 @@ class Scored:
     classes: tuple[TargetClass, ...]
 
 
-def scored_runs(config: Config, records: Sequence[RunRecord]) -> Scored:
+def scored_runs(config: Config, records: Sequence[RunRecord], plan: TargetPlan | None = None) -> Scored:
     """Decide what is scored: the part of the split asked for; validation runs where there are no test runs. Where a
-    model from elsewhere is applied and nothing is learnt, every segmented run that has reference picks.
+    model from elsewhere is applied and nothing is learnt, every segmented run that has reference picks. `plan`: that of
+    the targets, where it is made already.
 
     Raises:
         TomoscoutError: nothing is left to score, or there is nothing to score it by.
     """
-    particles, annotated = _reference(config, records)
-    keys, kind = _scored_keys(config, records, annotated)
+    if config.learns and plan is None:
+        plan = plan_targets(config, records)
+    particles, annotated = _reference(config, records, plan)
+    keys, kind = _scored_keys(config, records, plan, annotated)
     scored = tuple(record for record in records if record.key in keys)
     refuse_unreadable(scored, [source for entry in particles for source in entry.sources], "evaluate.reference")
     return Scored(scored, kind, particles)
 
 
-def _reference(config: Config, records: Sequence[RunRecord]) -> tuple[tuple[TargetClass, ...], frozenset[str]]:
+def _reference(
+    config: Config, records: Sequence[RunRecord], plan: TargetPlan | None
+) -> tuple[tuple[TargetClass, ...], frozenset[str]]:
     """Classes of the reference picks, and the runs (`project/run`) that have any."""
     if config.evaluate.reference is None:
-        if not config.learns:
+        if plan is None:
             raise TomoscoutError(
                 "evaluate.reference: nothing to score against; give user/session or a list of objects, as the "
                 "configuration has no targets either"
             )
-        plan = plan_targets(config, records)
         return tuple(entry for entry in plan.classes if entry.is_particle), plan.annotated
     classes, _ = particle_classes(config, records, config.evaluate.reference, "evaluate.reference")
     refuse_overwriting(config, [source for entry in classes for source in entry.sources], "evaluate.reference")
     return classes, frozenset(r.key for r in records if any(is_annotated(entry, r) for entry in classes))
 
 
-def _scored_keys(config: Config, records: Sequence[RunRecord], with_reference: frozenset[str]) -> tuple[set[str], str]:
+def _scored_keys(
+    config: Config, records: Sequence[RunRecord], plan: TargetPlan | None, with_reference: frozenset[str]
+) -> tuple[set[str], str]:
     """The runs that are scored, and what kind they are (of `scores.RUNS`)."""
     segmented = {record.key for record in segmented_runs(config, records)}
     if isinstance(config.evaluate.runs, list):
@@ -74,11 +81,10 @@ def _scored_keys(config: Config, records: Sequence[RunRecord], with_reference: f
         for key in sorted(listed - segmented):
             raise TomoscoutError(f"evaluate.runs: {key} is not segmented; see segment.runs and its tomograms")
         return listed, "listed"
-    if not config.learns:
+    if plan is None:
         if not (annotated := segmented & with_reference):
             raise TomoscoutError("evaluate.reference: no run that is segmented has such picks; see segment.runs")
         return annotated, "annotated"
-    plan = plan_targets(config, records)
     fold = chosen_fold(config.split, make_split(config, records, plan))
     kind: str = config.evaluate.runs
     if config.segment.models == "folds" and (kind == "validate" or (kind == "test" and not fold.test)):

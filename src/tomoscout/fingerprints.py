@@ -78,14 +78,21 @@ def import_fingerprint(config: Config, validation: Mapping[str, str]) -> str:
     return digest([VERSIONS["import"], objects, options, dict(validation)])
 
 
-def segment_fingerprint(config: Config, record: RunRecord) -> str:
-    """What probabilities depend on besides the model."""
+def object_labels(config: Config) -> dict[str, dict[str, int | None]]:
+    """Per project the labels of its objects, with which segmentations are written."""
+    return {
+        project: {name: entry.label for name, entry in read_objects(Path(path)).items()}
+        for project, path in config.projects.items()
+    }
+
+
+def segment_fingerprint(config: Config, record: RunRecord, labels: Mapping[str, Mapping[str, int | None]]) -> str:
+    """What probabilities and labels depend on besides the model. `labels`: as of `object_labels`."""
     uri = config.segment_tomogram
     options = config.segment.model_dump(exclude={"device", "keep_probabilities", "runs", "tomogram", "models"})
     names = str(predicted_segmentation(config))
-    labels = {name: entry.label for name, entry in read_objects(Path(config.projects[record.project])).items()}
     tomogram = [uri, record.tomograms.get(uri), record.contents.get(uri)]
-    return digest([VERSIONS["segment"], tomogram, options, names, labels])
+    return digest([VERSIONS["segment"], tomogram, options, names, labels[record.project]])
 
 
 def localize_fingerprint(config: Config) -> str:

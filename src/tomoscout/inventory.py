@@ -243,7 +243,34 @@ def _look_at_volume(folder: str) -> Iterator[int]:
 
 def is_fresh(path: Path, projects: Mapping[str, str]) -> bool:
     """Whether the inventory at `path` still describes the projects."""
-    return path.exists() and look(projects) == _signatures(read_inventory(path))
+    return read_fresh(path, projects) is not None
+
+
+def read_fresh(path: Path, projects: Mapping[str, str]) -> list[RunRecord] | None:
+    """The inventory at `path`, if it still describes the projects.
+
+    Raises:
+        TomoscoutError: as `look`.
+    """
+    if not path.exists():
+        return None
+    seen = look(projects)
+    try:
+        records = read_inventory(path)
+    except TomoscoutError:
+        return None
+    return records if seen == _signatures(records) else None
+
+
+def _read_known(path: Path) -> list[RunRecord]:
+    if not path.exists():
+        return []
+    try:
+        return read_inventory(path)
+    except TomoscoutError as error:
+        # Of another version, or damaged: nobody should have to delete it.
+        print(f"warning: {error}; made anew", file=sys.stderr)
+        return []
 
 
 def _signatures(records: list[RunRecord]) -> dict[str, str]:
@@ -262,7 +289,7 @@ def refresh(path: Path, projects: Mapping[str, str], runs_per_job: int, *, every
     Raises:
         TomoscoutError: a project or a picks file cannot be read.
     """
-    known = {record.key: record for record in read_inventory(path)} if path.exists() else {}
+    known = {record.key: record for record in _read_known(path)}
     seen = look(projects)
     records: list[RunRecord] = []
     for name, config in projects.items():
@@ -359,7 +386,7 @@ def find_runs(records: list[RunRecord], names: list[str], where: str) -> list[Ru
         TomoscoutError: a name is unknown, or two projects have such a run.
     """
     by_name: dict[str, list[RunRecord]] = {}
-    for record in records:
+    for record in records if names else ():
         by_name.setdefault(record.key, []).append(record)
         by_name.setdefault(record.run, []).append(record)
     found = []

@@ -41,9 +41,7 @@ def label_type(largest: int) -> type[np.unsignedinteger[Any]]:
 
 def to_stored(labels: NDArray[np.integer], stored: Mapping[str, int]) -> NDArray[np.integer]:
     """Labels 1 to C, in the order of `stored`, as they are written to disk."""
-    table = np.array([0, *stored.values()], dtype=label_type(max(stored.values(), default=0)))
-    written: NDArray[np.integer] = table[labels]
-    return written
+    return _replaced(labels, np.array([0, *stored.values()], dtype=label_type(max(stored.values(), default=0))))
 
 
 def from_stored(labels: NDArray[Any], stored: Mapping[str, int], what: str) -> NDArray[np.integer]:
@@ -55,14 +53,26 @@ def from_stored(labels: NDArray[Any], stored: Mapping[str, int], what: str) -> N
     if labels.dtype.kind not in "biu":
         raise TomoscoutError(f"{what}: holds {labels.dtype}, expected whole numbers")
     labels = labels.view(np.uint8) if labels.dtype.kind == "b" else labels
-    # The last place of the table stands for all that is above.
-    table = np.full(max(stored.values(), default=0) + 2, len(stored) + 1, dtype=label_type(len(stored) + 1))
-    table[[0, *stored.values()]] = np.arange(len(stored) + 1)
-    highest = min(len(table) - 1, int(labels.max(initial=0)))
-    is_below = labels.min(initial=0) < 0
-    mapped: NDArray[np.integer] = table[-1:] if is_below else table[np.minimum(labels, labels.dtype.type(highest))]
-    if (mapped > len(stored)).any():
-        unknown = np.setdiff1d(labels, [0, *stored.values()])[0]
-        known = ", ".join(f"{value} {name}" for name, value in stored.items())
-        raise TomoscoutError(f"{what}: holds the label {unknown}, expected 0 for background or {known}")
-    return mapped
+    lowest, highest = int(labels.min(initial=0)), int(labels.max(initial=0))
+    unknown = len(stored) + 1
+    if lowest >= 0 and highest < 2**16:
+        table = np.full(max(highest, *stored.values(), 0) + 1, unknown, dtype=label_type(unknown))
+        table[[0, *stored.values()]] = np.arange(unknown)
+        found = _replaced(labels, table)
+        if found.max(initial=0) < unknown:
+            return found
+    wrong = np.setdiff1d(labels, [0, *stored.values()])[0]
+    known = ", ".join(f"{value} {name}" for name, value in stored.items())
+    raise TomoscoutError(f"{what}: holds the label {wrong}, expected 0 for background or {known}")
+
+
+def _replaced(labels: NDArray[np.integer], table: NDArray[np.unsignedinteger[Any]]) -> NDArray[np.integer]:
+    """Every label replaced by its entry in the table."""
+    if labels.dtype == table.dtype and np.array_equal(table, np.arange(len(table))):
+        return labels
+    if labels.dtype == table.dtype == np.uint8:
+        # Ten times as fast as an index.
+        bytewise = table.tobytes().ljust(256, b"\0")
+        return np.frombuffer(labels.tobytes().translate(bytewise), dtype=np.uint8).reshape(labels.shape)
+    replaced: NDArray[np.integer] = table[labels]
+    return replaced

@@ -14,7 +14,7 @@ from tomoscout.config import Config
 from tomoscout.device import choose_device
 from tomoscout.errors import TomoscoutError
 from tomoscout.files import digest
-from tomoscout.fingerprints import segment_fingerprint
+from tomoscout.fingerprints import object_labels, segment_fingerprint
 from tomoscout.inference import Ensemble, InputSizes, argmax_labels, predict
 from tomoscout.inventory import RunRecord
 from tomoscout.labels import stored_labels, to_stored
@@ -49,7 +49,8 @@ def run_segment(
         )
     check_objects(config, records, model.classes, folders[0])
     work = Batch(config, segmented_runs(config, records), batch, output)
-    inputs = {r.key: digest([model.weights_digest, segment_fingerprint(config, r)]) for r in work.records}
+    labels = object_labels(config)
+    inputs = {r.key: digest([model.weights_digest, segment_fingerprint(config, r, labels)]) for r in work.records}
     written = (predicted_probabilities(config), predicted_segmentation(config))
     pending = [r for r in work.records if not work.is_done(r, inputs[r.key], written)]
     if pending:

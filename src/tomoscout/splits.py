@@ -268,10 +268,11 @@ def _holds(record: RunRecord, entry: TargetClass) -> bool:
 def _refuse_absent_classes(
     config: Config, plan: TargetPlan, records: list[RunRecord], fold: Fold, number: int, excluded: dict[str, str]
 ) -> None:
+    by_key = {record.key: record for record in records}
     for entry in plan.classes:
-        having = [record.key for record in records if _holds(record, entry)]
-        if set(having) & set(fold.train):
+        if any(_holds(by_key[key], entry) for key in fold.train):
             continue
+        having = [record.key for record in records if _holds(record, entry)]
         what = f"'{entry.name}' ({', '.join(map(str, entry.sources))})"
         if not having:
             raise TomoscoutError(f"targets: no run has any {what}; annotate one at least, or leave the object out")

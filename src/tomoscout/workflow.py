@@ -29,10 +29,11 @@ from tomoscout.fingerprints import (
     evaluate_fingerprint,
     import_fingerprint,
     localize_fingerprint,
+    object_labels,
     segment_fingerprint,
     training_fingerprint,
 )
-from tomoscout.inventory import RunRecord, is_fresh, read_inventory
+from tomoscout.inventory import RunRecord, read_fresh, read_inventory
 from tomoscout.model import read_model
 from tomoscout.octopi import WEIGHTS as OCTOPI_WEIGHTS
 from tomoscout.predictions import check_objects, segmented_runs
@@ -80,7 +81,9 @@ class Workflow:
             write_text(path, text)
 
     def _refresh(self) -> None:
-        if is_fresh(Path(self.inventory), self.config.projects):
+        fresh = read_fresh(Path(self.inventory), self.config.projects)
+        if fresh is not None:
+            self.records = fresh
             return
         command = [
             sys.executable,
@@ -142,7 +145,7 @@ class Workflow:
     @cached_property
     def scored(self) -> Scored:
         """What is scored."""
-        return scored_runs(self.config, self.records)
+        return scored_runs(self.config, self.records, self.plan if self.learns else None)
 
     @cached_property
     def _by_batch(self) -> dict[int, list[RunRecord]]:
@@ -150,6 +153,10 @@ class Workflow:
         for record in self.records:
             batches.setdefault(record.batch, []).append(record)
         return batches
+
+    @cached_property
+    def _labels(self) -> dict[str, dict[str, int | None]]:
+        return object_labels(self.config)
 
     @cached_property
     def _segmented(self) -> frozenset[str]:
@@ -377,7 +384,7 @@ class Workflow:
     def segment_inputs(self, batch: str) -> str:
         """What the probabilities of a batch depend on besides the model."""
         runs = [r for r in self._by_batch[int(batch)] if r.key in self._segmented]
-        return digest({record.key: segment_fingerprint(self.config, record) for record in runs})
+        return digest({record.key: segment_fingerprint(self.config, record, self._labels) for record in runs})
 
     def localize_inputs(self) -> str:
         """What picks depend on besides the probabilities."""
