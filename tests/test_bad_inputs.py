@@ -689,7 +689,8 @@ def test_a_target_that_disappeared_stops_a_training(annotated: SmallProject) -> 
     succeeded(annotated.make_targets())
     shutil.rmtree(annotated.target_folder("a"))
     assert error_of(train(annotated)) == (
-        "demo/a: segmentation targets:tomoscout/1@10.0?multilabel=true is not there; run the targets stage again"
+        "demo/a: segmentation targets:tomoscout/1@10.0?multilabel=true is not there; run the targets stage again "
+        "(snakemake … --forcerun make_targets)"
     )
 
 

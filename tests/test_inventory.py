@@ -497,3 +497,16 @@ def test_an_inventory_of_another_version_is_made_anew(small: SmallProject) -> No
     assert not fresh(small)
     assert "expected the columns project, run" in succeeded(small.list_runs()).stderr
     assert fresh(small)
+
+
+def test_a_link_to_nowhere_in_a_volume_stops_nothing(small: SmallProject) -> None:
+    fill(small, "a", "b")
+    folder = small.add_run("a", uri="denoised@10.0")
+    (folder / "0" / "note").symlink_to(folder / "gone")
+    membrane = small.add_segmentation("a", "membrane:expert/0", np.ones(SHAPE))
+    (membrane / "note").symlink_to(folder / "gone")
+    succeeded(small.list_runs())
+    record = read_inventory(small.inventory)[0]
+    assert list(record.tomograms) == ["wbp@10.0"]
+    assert sorted(record.unreadable) == ["denoised@10.0", "membrane:expert/0@10.0"]
+    succeeded(small.make_targets())

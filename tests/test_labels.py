@@ -125,6 +125,16 @@ def test_names_are_taken_as_copick_writes_them(small: SmallProject) -> None:
             small.configure(targets={"picks": ["ribosome"], "existing": wrong})
 
 
+@pytest.mark.parametrize("existing", ["targets:tomoscout/1", "predicted:tomoscout/unet"])
+def test_what_is_written_cannot_be_the_existing_target(small: SmallProject, existing: str) -> None:
+    small.add_run("a")
+    small.add_picks("a", "ribosome:expert/0", [(100.0, 100.0, 100.0)])
+    folder = small.add_segmentation("a", existing, np.full(SHAPE, 7))
+    folder.rename(folder.with_name(f"{folder.stem}-multilabel.zarr"))
+    small.configure(targets={"picks": ["ribosome"], "existing": existing})
+    assert f"{existing} is what targets reads" in error_of(small.make_targets())
+
+
 def plan(small: SmallProject):
     from tomoscout.classes import plan_targets
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import copick
 import numpy as np
 import pytest
+import zarr
 
 from conftest import SHAPE, SmallProject, error_of, succeeded
 from tomoscout.config import Source
@@ -155,7 +156,44 @@ def test_a_job_that_was_killed_finds_what_it_wrote_to_be_its_own(small: SmallPro
     succeeded(segment(small, "first", "one"))
 
 
+def test_another_model_of_the_same_weights_makes_everything_again(small: SmallProject) -> None:
+    succeeded(segment(small, "first", "one"))
+    succeeded(localize(small, "first", "one"))
+    path = small.folder / "first" / "model.yaml"
+    path.write_text(path.read_text().replace("separation: 1.0", "separation: 2.0"))
+    assert "up to date" not in succeeded(localize(small, "first", "one")).stderr
+    path.write_text(path.read_text().replace("radius: 60.0", "radius: 66.0"))
+    assert "up to date" not in succeeded(segment(small, "first", "one")).stderr
+
+
 # Annotations
+
+
+@pytest.mark.parametrize("what", ["targets", "predicted"])
+def test_a_segmentation_that_a_human_has_painted_in_is_not_written_over(small: SmallProject, what: str) -> None:
+    succeeded(segment(small, "first", "one"))
+    [entry] = copick.from_file(str(small.copick)).get_run("a").get_segmentations(name=what)
+    array = zarr.open_array(entry.zarr(), path="0", mode="r+")
+    array[:4] = 7
+    painted = array[:]
+    if what == "targets":
+        small.configure(**SETTINGS, targets={"picks": ["ribosome"], "radius_scale": 0.5})
+        message = error_of(small.make_targets())
+    else:
+        small.configure(**SETTINGS | {"segment": {"device": "cpu", "flips": 2}})
+        message = error_of(segment(small, "first", "one"))
+    assert message.startswith("demo/a: segmentation ")
+    assert "there already, and not written by tomoscout, or changed since" in message
+    np.testing.assert_array_equal(zarr.open_array(entry.zarr(), path="0", mode="r")[:], painted)
+
+
+def test_a_target_that_a_human_has_painted_in_is_not_removed(small: SmallProject) -> None:
+    [entry] = copick.from_file(str(small.copick)).get_run("a").get_segmentations(name="targets")
+    zarr.open_array(entry.zarr(), path="0", mode="r+")[:4] = 7
+    small.configure(**SETTINGS, targets={"picks": ["ribosome"], "runs": ["b"]})
+    succeeded(small.make_targets())
+    root = copick.from_file(str(small.copick))
+    assert (root.get_run("a").get_segmentations(name="targets")[0].numpy()[:4] == 7).all()
 
 
 @pytest.fixture

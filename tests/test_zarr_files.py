@@ -126,6 +126,7 @@ def test_a_variant_that_is_refused(made: tuple[SmallProject, list[Path]], case: 
         ("shape", [10**30, 32, 40]),
         ("shape", 5),
         ("chunks", [12, -1, 20]),
+        ("chunks", [12, 0, 20]),
         ("order", 1e308),
         ("dtype", "<f99"),
     ],
@@ -138,6 +139,17 @@ def test_metadata_that_makes_no_sense_is_named(made: tuple[SmallProject, list[Pa
     with pytest.raises(TomoscoutError, match=r"^demo/a: tomogram wbp@10.0: "):
         small.project().read_tomogram("a", "wbp@10.0")
     small.refresh()
+
+
+def test_empty_chunks_say_nothing_of_the_separator(made: tuple[SmallProject, list[Path]]) -> None:
+    small, (_, folder) = made
+    rewrite(folder, VOLUME, None, separator="/")
+    facts = folder / "0" / ".zarray"
+    facts.write_text(json.dumps({k: v for k, v in json.loads(facts.read_text()).items() if k[:4] != "dime"}))
+    (folder / "0" / "0" / "0" / "0").unlink()
+    values = small.project().read_segmentation("a", MEMBRANE, allow_missing_chunks=True)
+    assert not values[:12, :16, :20].any()
+    np.testing.assert_array_equal(values[12:], VOLUME[12:])
 
 
 def test_files_that_are_no_chunks_do_not_count(made: tuple[SmallProject, list[Path]]) -> None:

@@ -208,7 +208,8 @@ def _check_predictions(config: Config, records: Sequence[RunRecord], classes: Se
     Raises:
         TomoscoutError: they would be written over annotations, or of an object that a project lacks.
     """
-    refuse_overwriting(config, [source for entry in classes for source in entry.sources], "targets")
+    existing = [Source.parse(config.targets.existing)] if config.targets.existing else []
+    refuse_overwriting(config, [*existing, *(source for entry in classes for source in entry.sources)], "targets")
     check_objects(config, records, classes, config.session)
 
 

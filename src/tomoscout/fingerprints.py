@@ -6,7 +6,7 @@ changed method reruns what it touches.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from tomoscout.classes import TargetClass, TargetPlan, ignored_classes
@@ -24,7 +24,7 @@ VERSIONS = {
     "import": 1,
     "segment": 2,
     "localize": 2,
-    "evaluate": 1,
+    "evaluate": 2,
     "report": 1,
     "explore": 2,
 }
@@ -66,9 +66,9 @@ def chooses_thresholds(config: Config) -> bool:
     return config.learns and not isinstance(config.localize.threshold, float | int)
 
 
-def import_fingerprint(config: Config, validation: Mapping[str, str]) -> str:
+def import_fingerprint(config: Config, validation: Mapping[str, Sequence[str | None]]) -> str:
     """What a model folder made of octopi's files depends on besides these. `validation`: what the targets of the runs
-    depend on that its thresholds are chosen on, by run."""
+    depend on that its thresholds are chosen on, and the content of their tomograms, by run."""
     objects = [
         [entry.name, entry.is_particle, entry.radius]
         for path in config.projects.values()
@@ -106,8 +106,8 @@ def evaluate_fingerprint(
     """What scores depend on besides the predicted picks."""
     classes = list(classes)
     references = {
-        record.key: [record.picks[s].digest for entry in classes for s in entry.sources if s in record.picks]
+        record.key: [[record.picks[s].digest for s in entry.sources if s in record.picks] for entry in classes]
         for record in records
     }
-    options = config.evaluate.model_dump(exclude={"runs"})
+    options = [config.evaluate.model_dump(exclude={"runs"}), config.targets.unannotated]
     return digest([VERSIONS["evaluate"], options, kind, references, [entry.to_json() for entry in classes]])

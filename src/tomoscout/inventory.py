@@ -210,13 +210,21 @@ def _can_be_written(name: str) -> bool:
     return not name.startswith(".") and name.isprintable()
 
 
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError:  # Not ours to read.
+        return []
+
+
 def _look_at_run(run: str) -> object:
     seen: list[list[object]] = []
-    for part in os.scandir(run):
+    for part in _entries(run):
         # Tomograms lie one level below their voxel spacing, picks and segmentations directly in their folder.
         if not (part.name in ("Picks", "Segmentations") or part.name.startswith("VoxelSpacing")) or not part.is_dir():
             continue
-        for entry in os.scandir(part.path):
+        for entry in _entries(part.path):
             # Probabilities are no input of anything, and are written often.
             if entry.name.startswith(".") or entry.name.endswith("_features.zarr"):
                 continue
@@ -327,7 +335,10 @@ def _read_run(project: Project, run: str, batch: int, signature: str) -> RunReco
             _add_picks(project, record, source)
     for entry in sorted(project.segmentations(run), key=str):
         if _can_be_named(Source.parse, str(entry).partition("@")[0], f"{where}: segmentation {entry}"):
-            record.segmentations[str(entry)] = project.digest_segmentation(run, entry)
+            try:
+                record.segmentations[str(entry)] = project.digest_segmentation(run, entry)
+            except TomoscoutError as error:
+                record.unreadable[str(entry)] = str(error)
     for name, reason in record.unreadable.items():
         print(f"warning: {where}: {name} is left out: {reason}", file=sys.stderr)
     for name, reason in record.doubtful.items():

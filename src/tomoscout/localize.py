@@ -51,6 +51,8 @@ def run_localize(
     work = Batch(config, segmented_runs(config, records), batch, output)
     probabilities = predicted_probabilities(config)
     written = [predicted_picks(config, name) for name in model.thresholds]
+    classes = [entry.to_json() for entry in model.classes]
+    made_by = [model.weights_digest, classes, model.picking.model_dump(), thresholds]
     for record in work.records:
         with work.attempt(record):
             segmented = read_manifest(segment_folder, record, model=str, probabilities=dict)
@@ -59,7 +61,7 @@ def run_localize(
                     f"{record.key}: its probabilities are not of {' and '.join(map(str, models))}; run the segment "
                     "stage again"
                 )
-            inputs = digest([fingerprint, thresholds, segmented["probabilities"].get("digest"), model.weights_digest])
+            inputs = digest([fingerprint, made_by, segmented["probabilities"].get("digest")])
             if work.is_done(record, inputs, written):
                 continue
             work.project(record).require(record.run, probabilities, str(segmented.get("inputs")), "segment")

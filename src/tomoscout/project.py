@@ -87,6 +87,9 @@ Written = Source | Segmentation | Probabilities
 EXAMPLE = Path("/path/to/copick.json")
 """The path in the documentation, which people copy."""
 
+RULES = {"targets": "make_targets", "segment": "segment_runs", "localize": "localize_runs"}
+"""The rules of the stages that write into a project."""
+
 OF_OTHERS = ""
 """What stands for the inputs of something that tomoscout has not written, or that was changed since."""
 
@@ -166,16 +169,19 @@ class Project:
 
     def made_from(self, run: str, wanted: Written) -> str | None:
         """The digest that was given as `inputs` when something was written; `OF_OTHERS` where tomoscout has not written
-        it, `DAMAGED` where it cannot be read, None where it is not there."""
+        it or its content was changed since, `DAMAGED` where it cannot be read, None where it is not there."""
         entry = self._entry(run, wanted)
         if entry is None:
             return None
         try:
             if isinstance(wanted, Source):
                 values = self._picks_file(entry, run, wanted)
+                content = digest(values.get("points"))
             else:
                 values = json.loads(entry.fs.cat_file(f"{entry.path}/.zattrs"))
-            inputs = values.get(OURS, {}).get("inputs", OF_OTHERS)
+                content = digest_samples(_location(entry, entry.path) / "0")
+            notes = values.get(OURS, {})
+            inputs = notes.get("inputs", OF_OTHERS) if notes.get("content") == content else OF_OTHERS
         except FileNotFoundError:
             return None if isinstance(wanted, Source) else OF_OTHERS
         except TomoscoutError:
@@ -192,12 +198,13 @@ class Project:
         """
         found = self.made_from(run, wanted)
         what = f"{self.name}/{run}: {kind_of(wanted)} {wanted}"
+        again = f"run the {stage} stage again (snakemake … --forcerun {RULES[stage]})"
         if found is None:
-            raise TomoscoutError(f"{what} is not there; run the {stage} stage again")
+            raise TomoscoutError(f"{what} is not there; {again}")
         if found != inputs:
             raise TomoscoutError(
-                f"{what} is not the one that these results have made: something else has written it since; run the "
-                f"{stage} stage again, or give one of the two another name"
+                f"{what} is not the one that these results have made: something else has written it since; {again}, or "
+                "give one of the two another name"
             )
 
     def digest_written(self, run: str, wanted: Segmentation | Probabilities) -> str:
@@ -246,8 +253,8 @@ class Project:
                 try:
                     z, y, x = open_volume(store.fs, store.path, float(spacing.voxel_size)).shape
                     found[uri] = TomogramFound((z, y, x), _digest_content(store.fs, store.path), None)
-                except VolumeError as error:
-                    found[uri] = TomogramFound(None, "", str(error))
+                except (VolumeError, OSError) as error:
+                    found[uri] = TomogramFound(None, "", cut(str(error)))
         return found
 
     def read_tomogram(self, run: str, uri: str, region: tuple[slice, ...] = ()) -> NDArray[np.float32]:
@@ -374,6 +381,15 @@ class Project:
         if source.name not in self.objects:
             raise TomoscoutError(f"project {self.name} ({self.config}): no pickable object '{source.name}'")
         rows = zip(picks.positions.tolist(), picks.transforms.tolist(), picks.scores.tolist(), strict=True)
+        points = [
+            {
+                "location": dict(zip("xyz", position, strict=True)),
+                "transformation_": transform,
+                "instance_id": 0,
+                "score": score,
+            }
+            for position, transform, score in rows
+        ]
         values = {
             "pickable_object_name": source.name,
             "user_id": source.user,
@@ -381,17 +397,9 @@ class Project:
             "run_name": run,
             "voxel_spacing": None,
             "unit": "angstrom",
-            "points": [
-                {
-                    "location": dict(zip("xyz", position, strict=True)),
-                    "transformation_": transform,
-                    "instance_id": 0,
-                    "score": score,
-                }
-                for position, transform, score in rows
-            ],
+            "points": points,
             "trust_orientation": True,
-            **({OURS: {"inputs": inputs}} if inputs else {}),
+            **({OURS: {"inputs": inputs, "content": digest(points)}} if inputs else {}),
         }
         write_text(self._place(run, source), json.dumps(values, indent=4, allow_nan=False))
         self._refresh(run, source)
@@ -405,7 +413,10 @@ class Project:
     def digest_segmentation(self, run: str, wanted: Segmentation) -> str:
         """A digest that changes with the content of a segmentation."""
         entry = self._segmentation(run, wanted)
-        return _digest_content(entry.fs, entry.path)
+        try:
+            return _digest_content(entry.fs, entry.path)
+        except OSError as error:
+            raise TomoscoutError(f"{self.name}/{run}: segmentation {wanted}: {cut(str(error))}") from None
 
     def _segmentation(self, run: str, wanted: Segmentation) -> Any:
         entry = self._entry(run, wanted)

@@ -50,7 +50,8 @@ def run_segment(
     check_objects(config, records, model.classes, folders[0])
     work = Batch(config, segmented_runs(config, records), batch, output)
     labels = object_labels(config)
-    inputs = {r.key: digest([model.weights_digest, segment_fingerprint(config, r, labels)]) for r in work.records}
+    made_by = [model.weights_digest, [entry.to_json() for entry in model.classes]]
+    inputs = {r.key: digest([made_by, segment_fingerprint(config, r, labels)]) for r in work.records}
     written = (predicted_probabilities(config), predicted_segmentation(config))
     pending = [r for r in work.records if not work.is_done(r, inputs[r.key], written)]
     if pending:
@@ -99,6 +100,8 @@ def _segment_run(
     attributes = {"classes": classes, "model": model.weights_digest, "inputs": inputs}
     labels = argmax_labels(probabilities)
     volume, segmentation = predicted_probabilities(config), predicted_segmentation(config)
+    # Once more, as somebody may have written there meanwhile.
+    work.claim(record, inputs, [volume, segmentation], "localize.session")
     return {
         "tomogram": uri,
         "model": model.weights_digest,

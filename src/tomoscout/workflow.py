@@ -358,10 +358,10 @@ class Workflow:
         """What the targets of a batch depend on."""
         return digest({r.key: self.plan.inputs.get(r.key) for r in self._by_batch[int(batch)]})
 
-    @property
-    def overlays_version(self) -> int:
-        """Version of the pictures of the targets."""
-        return VERSIONS["overlays"]
+    def overlay_inputs(self, batch: str) -> str:
+        """What the pictures of the targets of a batch depend on besides the targets."""
+        contents = {r.key: r.contents for r in self._by_batch[int(batch)] if r.key in self.plan.inputs}
+        return digest([VERSIONS["overlays"], contents])
 
     def split_inputs(self) -> str:
         """What the split file depends on."""
@@ -374,7 +374,10 @@ class Workflow:
     def import_inputs(self) -> str:
         """What a model of octopi's depends on here besides its files."""
         runs = self.fold(self.config.train.name).validate if chooses_thresholds(self.config) else ()
-        return import_fingerprint(self.config, {key: self.plan.inputs[key] for key in runs})
+        by_key = {record.key: record for record in self.records}
+        uri = self.config.segment_tomogram
+        validation = {key: [self.plan.inputs[key], by_key[key].contents.get(uri)] for key in runs}
+        return import_fingerprint(self.config, validation)
 
     @property
     def chooses_thresholds(self) -> bool:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -66,11 +67,16 @@ class Volume:
         fs, folder, separator = self.place
         # Zarr counts every file of such a name, whatever else lies there.
         there = {path.removeprefix(folder).strip("/") for path in fs.find(folder)}
-        chunks = [separator.join(map(str, index)) for index in np.ndindex(self.array.cdata_shape)]
-        found = sum(chunk in there for chunk in chunks)
-        if found < len(chunks):
+        form = re.compile(re.escape(separator).join([r"\d+"] * self.array.ndim))
+        grid = self.array.cdata_shape
+        found = sum(
+            all(int(number) < size for number, size in zip(name.split(separator), grid, strict=True))
+            for name in there
+            if form.fullmatch(name)
+        )
+        if found < math.prod(grid):
             raise VolumeError(
-                f"truncated: {found} of {len(chunks)} chunks are there, the others would be read as background"
+                f"truncated: {found} of {math.prod(grid)} chunks are there, the others would be read as background"
             )
 
 
@@ -100,7 +106,8 @@ def open_volume(fs: Any, path: str, voxel_spacing: float, channels: int = 0) -> 
         raise VolumeError(f"no readable zarr array: no file {level}/.zarray")
     for key in ("shape", "chunks"):
         sizes = facts.get(key)
-        if not isinstance(sizes, list) or not all(isinstance(size, int) and size >= 0 for size in sizes):
+        least = 1 if key == "chunks" else 0
+        if not isinstance(sizes, list) or not all(isinstance(size, int) and size >= least for size in sizes):
             raise VolumeError(f"no readable zarr array: .zarray: {key} is {shown(sizes)}, expected whole numbers")
     try:
         separator = facts.get("dimension_separator") or _separator(fs, f"{path}/{level}", len(facts["shape"]))
@@ -154,9 +161,9 @@ def _finest_level(image: Mapping[str, Any]) -> str:
 
 
 def _separator(fs: Any, array: str, dimensions: int) -> str:
-    """What separates the numbers in the names of chunks, where the metadata does not say."""
-    first = ["0"] * dimensions
-    return "/" if fs.exists("/".join([array, *first])) and not fs.exists(f"{array}/{'.'.join(first)}") else "."
+    """What separates the numbers in the names of chunks, where the metadata does not say. Empty chunks may lack."""
+    names = [path.rstrip("/").rpartition("/")[2] for path in fs.ls(array, detail=False)]
+    return "/" if dimensions > 1 and any(name.isdigit() for name in names) else "."
 
 
 def _check_axes(image: Mapping[str, Any]) -> None:
@@ -199,7 +206,7 @@ def write_volume(
     path: Path, volume: NDArray[Any], voxel_spacing: float, attributes: Mapping[str, Any] | None = None
 ) -> None:
     """Write one OME-NGFF 0.4 image with one resolution level into a temporary folder, then let it take the place of
-    what lies at `path`. `attributes` are kept beside the image under "tomoscout"."""
+    what lies at `path`. `attributes` are kept beside the image under "tomoscout", with a digest of its content."""
     import zarr
     from numcodecs import blosc
 
@@ -219,7 +226,8 @@ def write_volume(
             dimension_separator="/",
             write_empty_chunks=True,
         )
-        group.attrs.update({"multiscales": [_multiscales(voxel_spacing, channels)], "tomoscout": attributes or {}})
+        made = {**attributes, "content": digest_samples(temporary / "0")} if attributes else {}
+        group.attrs.update({"multiscales": [_multiscales(voxel_spacing, channels)], "tomoscout": made})
         if not path.exists():
             temporary.rename(path)
         elif not _exchange(temporary, path):

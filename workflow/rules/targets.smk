@@ -33,7 +33,7 @@ rule draw_targets:
         settings=flow.settings,
         inventory=flow.inventory,
         targets=lambda wildcards, input: os.path.dirname(input[0]),
-        version=flow.overlays_version,
+        depends_on=guarded(lambda wildcards: flow.overlay_inputs(wildcards.batch)),
     shell:
         "tomoscout overlays --config {params.settings:q} --inventory {params.inventory:q}"
         " --targets {params.targets:q} --batch {wildcards.batch} --output {output:q} > {log:q} 2>&1"
