@@ -10,7 +10,7 @@ SCRIPT = Path(__file__).parent / "endurance/fuzz.py"
 
 
 def test_damaged_inputs_end_in_one_line_or_in_what_is_right(tmp_path: Path) -> None:
-    command = [sys.executable, str(SCRIPT), "--inputs", "40", "--seed", "1", "--folder", str(tmp_path / "fuzz")]
+    command = [sys.executable, str(SCRIPT), "--inputs", "25", "--seed", "1", "--folder", str(tmp_path / "fuzz")]
     # A process of its own: it forks, and imports all that a command may need.
     finished = subprocess.run(command, capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stdout + finished.stderr

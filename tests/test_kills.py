@@ -17,8 +17,8 @@ def endure(script: str, folder: Path, *arguments: str) -> None:
 
 
 def test_a_killed_stage_given_again_ends_as_if_nothing_had_been(tmp_path: Path) -> None:
-    endure("kills.py", tmp_path, "--kills", "13", "--seed", "1", "--workflow-share", "0")
+    endure("kills.py", tmp_path, "--kills", "9", "--seed", "1", "--workflow-share", "0")
 
 
 def test_readers_of_the_overlay_see_the_old_or_the_new(tmp_path: Path) -> None:
-    endure("readers.py", tmp_path, "--seconds", "3")
+    endure("readers.py", tmp_path, "--seconds", "2")

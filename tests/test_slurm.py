@@ -230,7 +230,8 @@ class Trial:
         found = []
         for process in psutil.process_iter(["cmdline"]):
             words = process.info["cmdline"] or []
-            with contextlib.suppress(psutil.NoSuchProcess):
+            # One that ends meanwhile has no command line any more.
+            with contextlib.suppress(psutil.NoSuchProcess, IndexError):
                 if words[2:4] == ["trial", "run"] and Path(process.cwd()) == session.folder:
                     found.append(Trial(process, session))
         return found

@@ -314,7 +314,6 @@ def test_a_bad_configuration_ends_in_one_clear_line(session: Session) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        ("results/inventory.tsv", "results/inventory.tsv: a row cannot be read ("),
         ("results/phantom/copick.json", "results/phantom/copick.json: not a copick config ("),
         ("logs/", "logs: File exists"),
         ("results/config.json/", "results/config.json: Is a directory"),
@@ -339,6 +338,16 @@ def test_what_cannot_be_read_ends_in_one_line(tmp_path: Path, phantom: Session, 
     assert output.splitlines()[-1].startswith(f"error: {message}")
     assert NO_TRACEBACK not in output and "InputFunctionException" not in output
     assert not list((damaged.folder / ".snakemake/locks").glob("*"))
+
+
+def test_a_damaged_inventory_is_made_anew(tmp_path: Path, phantom: Session) -> None:
+    damaged = copy_of(phantom, tmp_path)
+    damaged.snakemake("splits")
+    path = damaged.folder / "results/inventory.tsv"
+    whole = path.read_bytes()
+    path.write_bytes(whole + b"\xff")
+    assert "results/inventory.tsv: a row cannot be read (" in damaged.snakemake("splits")
+    assert path.read_bytes() == whole
 
 
 def test_a_failed_job_ends_its_log_with_the_reason(session: Session) -> None:

@@ -90,4 +90,4 @@ def _chain(error: BaseException | None) -> list[BaseException]:
 
 def _system_error(error: OSError) -> str:
     reason = error.strerror or cut(str(error), 300) or type(error).__name__
-    return f"{cut(str(error.filename), 300)}: {reason}" if error.filename is not None else reason
+    return f"{cut(str(error.filename), 500)}: {reason}" if error.filename is not None else reason

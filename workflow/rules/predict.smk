@@ -20,10 +20,11 @@ rule import_model:
     params:
         settings=flow.settings,
         inventory=flow.inventory,
+        theirs=lambda wildcards, input: input[0],
         folder=lambda wildcards, output: os.path.dirname(output.model),
         depends_on=guarded(lambda wildcards: flow.import_inputs()),
     shell:
-        "tomoscout import-model {input[0]:q} --config {params.settings:q} --inventory {params.inventory:q}"
+        "tomoscout import-model {params.theirs:q} --config {params.settings:q} --inventory {params.inventory:q}"
         " --model {params.folder:q} --threads {threads} > {log:q} 2>&1"
 
 
