@@ -253,7 +253,7 @@ def _extra(project: MadeProject, chance: random.Random) -> Case:
         "a segmentation of two parts": lambda: (run / "Segmentations/10.000_membrane.zarr").mkdir(),
         "a segmentation of no spacing": lambda: (run / "Segmentations/x_other_0_membrane.zarr").mkdir(),
         "a loop": lambda: (run / "Picks/loop").symlink_to(".."),
-        "a second level": lambda: write_zarr(project.tomogram(RUN), tomogram_of(RUN)[::2, ::2, ::2], level="1"),
+        "a second level": lambda: _add_level(project.tomogram(RUN)),
         "a file in a zarr": lambda: (project.tomogram(RUN) / "0/.DS_Store").write_text("x"),
         "a file among chunks": lambda: (project.tomogram(RUN) / "0/0/0/.nfs0001").write_text("x"),
     }
@@ -261,3 +261,10 @@ def _extra(project: MadeProject, chance: random.Random) -> Case:
     kinds[kind]()
     # What the configuration does not use changes nothing, but the split lists every run.
     return Case(f"unused: {kind}", harmless="one more run" if kind.startswith("a run") else "")
+
+
+def _add_level(folder: Path) -> None:
+    """A coarser level of which the metadata says nothing."""
+    attributes = (folder / ".zattrs").read_text()
+    write_zarr(folder, tomogram_of(RUN)[::2, ::2, ::2], level="1")
+    (folder / ".zattrs").write_text(attributes)
