@@ -20,7 +20,7 @@ from tomoscout.config import Source
 from tomoscout.errors import TomoscoutError
 from tomoscout.files import write_table
 from tomoscout.fingerprints import object_labels, segment_fingerprint, training_fingerprint
-from tomoscout.inventory import COLUMNS, PickCount, RunRecord, find_runs, is_fresh, look, read_inventory, refresh
+from tomoscout.inventory import COLUMNS, PickCount, RunRecord, find_runs, look, read_fresh, read_inventory, refresh
 from tomoscout.splits import chosen_fold, make_split
 
 PLACE = (100.0, 100.0, 100.0)
@@ -124,7 +124,7 @@ def test_a_run_that_changes_keeps_its_batch(small: SmallProject) -> None:
 
 
 def fresh(small: SmallProject) -> bool:
-    return is_fresh(small.inventory, small.config.projects)
+    return read_fresh(small.inventory, small.config.projects) is not None
 
 
 def test_an_untouched_project_is_fresh(small: SmallProject) -> None:

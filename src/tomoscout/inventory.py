@@ -249,11 +249,6 @@ def _look_at_volume(folder: str) -> Iterator[int]:
         yield facts.st_mtime_ns
 
 
-def is_fresh(path: Path, projects: Mapping[str, str]) -> bool:
-    """Whether the inventory at `path` still describes the projects."""
-    return read_fresh(path, projects) is not None
-
-
 def read_fresh(path: Path, projects: Mapping[str, str]) -> list[RunRecord] | None:
     """The inventory at `path`, if it still describes the projects.
 
