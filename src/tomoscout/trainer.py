@@ -195,8 +195,9 @@ def fit(
                     checkpoint.save(state.to_dict())
                 if stopped:
                     raise Interrupted
-            if not progression.is_validated:
+            if not _is_complete(progression, options):
                 progress.note(f"finished early, at step {progression.step} of {options.steps}, as asked for")
+            if not progression.is_validated:
                 # Killed while it validates, the training ends at the same step.
                 checkpoint.save(state.to_dict())
                 measure(validate, keep=True, scheduled=False)
