@@ -21,18 +21,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tomoscout.classes import plan_targets
-from tomoscout.config import Config, load_config, parse_config
-from tomoscout.cross_validation import check_folds, fold_name, run_summary
-from tomoscout.errors import TomoscoutError
+from tomoscout.data.inventory import RunRecord, refresh
 from tomoscout.explore.records import Result, best_names, trial_folder
-from tomoscout.files import read_json
-from tomoscout.inventory import RunRecord, refresh
-from tomoscout.locks import alone_in
-from tomoscout.splits import make_split
+from tomoscout.machine.errors import TomoscoutError
+from tomoscout.machine.files import read_json
+from tomoscout.machine.locks import alone_in
+from tomoscout.options.config import Config, load_config, parse_config
+from tomoscout.plan.classes import plan_targets
+from tomoscout.plan.splits import make_split
+from tomoscout.stages.cross_validation import check_folds, fold_name, run_summary
 
 if TYPE_CHECKING:
-    from tomoscout.train import NamedLoss
+    from tomoscout.stages.train import NamedLoss
 
 Configuration = Config | Mapping[str, Any] | str | Path
 
@@ -76,8 +76,8 @@ def create_targets(config: Configuration, results: Path | str = "results") -> di
     Raises:
         TomoscoutError: an option, a project or a file in it is at fault.
     """
-    from tomoscout.batches import read_manifest
-    from tomoscout.targets import run_targets
+    from tomoscout.stages.batches import read_manifest
+    from tomoscout.stages.targets import run_targets
 
     settings, records = _prepare(config, Path(results))
     plan = plan_targets(settings, records)
@@ -121,7 +121,7 @@ def train(
 
     Raises:
         TomoscoutError: data is missing or unusable, or an option is wrong.
-        tomoscout.trainer.Interrupted: it was told to stop (Ctrl-C in a terminal); the checkpoint is written.
+        tomoscout.learning.trainer.Interrupted: it was told to stop (Ctrl-C in a terminal); the checkpoint is written.
     """
     loss = _own_loss(options, loss_name)
     settings, records = _prepare(config, Path(results), options)
@@ -199,7 +199,7 @@ def _own_loss(options: dict[str, Any], name: str | None) -> NamedLoss | None:
         return None
     from torch import nn
 
-    from tomoscout.train import NamedLoss
+    from tomoscout.stages.train import NamedLoss
 
     if not isinstance(loss, nn.Module):
         raise TomoscoutError(
@@ -219,7 +219,7 @@ def _train(
     config: Config, records: Sequence[RunRecord], results: Path, fold: int | None, loss: NamedLoss | None
 ) -> TrainedModel:
     # PyTorch takes seconds to import, which creating targets need not wait for.
-    from tomoscout.train import run_train
+    from tomoscout.stages.train import run_train
 
     folder = results / "models" / fold_name(config.train.name, fold)
     with alone_in(folder):

@@ -13,10 +13,10 @@ from typing import Any
 import click
 
 from tomoscout import __version__
-from tomoscout.at_work import at_work_as
-from tomoscout.errors import TomoscoutError, foreseen, printing_never_fails
-from tomoscout.lease import leased_gpu
-from tomoscout.locks import alone_in
+from tomoscout.machine.at_work import at_work_as
+from tomoscout.machine.errors import TomoscoutError, foreseen, printing_never_fails
+from tomoscout.machine.lease import leased_gpu
+from tomoscout.machine.locks import alone_in
 
 FILE = click.Path(path_type=Path)
 
@@ -70,8 +70,8 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _load(config: Path, inventory: Path) -> tuple[Any, Any]:
-    from tomoscout.config import load_config
-    from tomoscout.inventory import read_inventory
+    from tomoscout.data.inventory import read_inventory
+    from tomoscout.options.config import load_config
 
     return load_config(config), read_inventory(inventory)
 
@@ -101,7 +101,7 @@ def phantom(folder: Path, config: Path | None, **given: Any) -> None:
     """Write a copick project of made-up tomograms whose particles are known, into FOLDER."""
     from pydantic import ValidationError
 
-    from tomoscout.config import Phantom, first_error, load_config
+    from tomoscout.options.config import Phantom, first_error, load_config
     from tomoscout.phantom import make_phantom
 
     options = load_config(config).phantom if config else Phantom()
@@ -122,9 +122,9 @@ def phantom(folder: Path, config: Path | None, **given: Any) -> None:
 @click.option("--quiet", is_flag=True, help="Print no tables.")
 def inventory(config: Path, output: Path, everything: bool, runs: bool, quiet: bool) -> None:
     """List what the projects hold: runs, tomograms, picks, segmentations. Reads only what changed."""
-    from tomoscout.config import load_config
-    from tomoscout.inventory import refresh
-    from tomoscout.listing import RUNS_SHOWN, list_projects
+    from tomoscout.data.inventory import refresh
+    from tomoscout.data.listing import RUNS_SHOWN, list_projects
+    from tomoscout.options.config import load_config
 
     settings = load_config(config)
     records = refresh(output, settings.projects, settings.runs_per_job, everything=everything)
@@ -139,7 +139,7 @@ def inventory(config: Path, output: Path, everything: bool, runs: bool, quiet: b
 @_output
 def targets(config: Path, inventory: Path, batch: int, output: Path) -> None:
     """Make training targets from picks and segmentations."""
-    from tomoscout.targets import run_targets
+    from tomoscout.stages.targets import run_targets
 
     run_targets(*_load(config, inventory), batch, output)
 
@@ -151,7 +151,7 @@ def targets(config: Path, inventory: Path, batch: int, output: Path) -> None:
 @_output
 def overlays(config: Path, inventory: Path, targets: Path, batch: int, output: Path) -> None:
     """Draw the targets over their tomograms, to check them by eye."""
-    from tomoscout.overlays import run_overlays
+    from tomoscout.stages.overlays import run_overlays
 
     run_overlays(*_load(config, inventory), targets, batch, output)
 
@@ -161,8 +161,8 @@ def overlays(config: Path, inventory: Path, targets: Path, batch: int, output: P
 @_output
 def split(config: Path, inventory: Path, output: Path) -> None:
     """Divide the annotated runs into training, validation and test runs."""
-    from tomoscout.classes import plan_targets, print_warnings
-    from tomoscout.splits import make_split, write_split
+    from tomoscout.plan.classes import plan_targets, print_warnings
+    from tomoscout.plan.splits import make_split, write_split
 
     settings, records = _load(config, inventory)
     plan = plan_targets(settings, records)
@@ -175,7 +175,7 @@ def split(config: Path, inventory: Path, output: Path) -> None:
 def _resumable(folder: Path) -> Iterator[None]:
     """A training in a folder: told to stop, it ends with a code of its own. PyTorch is imported within."""
     _share_cores()
-    from tomoscout.trainer import EXIT_INTERRUPTED, Interrupted
+    from tomoscout.learning.trainer import EXIT_INTERRUPTED, Interrupted
 
     try:
         yield
@@ -220,7 +220,7 @@ def train(
         return
     settings, records = _load(config, inventory)
     with alone_in(model), leased_gpu(settings.train.device), _resumable(model):
-        from tomoscout.train import run_train
+        from tomoscout.stages.train import run_train
 
         run_train(settings, records, model, fold, threads)
 
@@ -232,7 +232,7 @@ def finish(folder: Path) -> None:
 
     One that runs ends after the step it is at and one more validation; another when the same command is given again.
     """
-    from tomoscout.finish import FINISH, finish_training
+    from tomoscout.stages.finish import FINISH, finish_training
 
     owner = finish_training(folder)
     when = f"{owner} ends it after its step and a validation" if owner else "it ends when it is started again"
@@ -245,8 +245,8 @@ def finish(folder: Path) -> None:
 @click.option("--output", type=FILE, help="File to write when all is recorded: the id of MLflow's run.")
 def track(folder: Path, config: Path, output: Path | None) -> None:
     """Record the training of the model in FOLDER in MLflow, or what is not recorded of it yet."""
-    from tomoscout.config import load_config
-    from tomoscout.files import write_json
+    from tomoscout.machine.files import write_json
+    from tomoscout.options.config import load_config
     from tomoscout.tracking import default_uri, sync
 
     run = sync(folder, load_config(config).tracking, default_uri(folder.absolute().parent.parent))
@@ -260,7 +260,7 @@ def track(folder: Path, config: Path, output: Path | None) -> None:
 @_output
 def compare_folds(folders: tuple[Path, ...], output: Path) -> None:
     """Put the scores of a cross-validation's models, in FOLDERS, into one table."""
-    from tomoscout.cross_validation import run_summary
+    from tomoscout.stages.cross_validation import run_summary
 
     run_summary(folders, output)
 
@@ -278,9 +278,9 @@ def explore() -> None:
 @click.option("--config", type=FILE, help="Configuration (YAML). Default: what is searched by default.")
 def space(config: Path | None) -> None:
     """Print what is searched, as YAML to put changes under `explore` in a configuration."""
-    from tomoscout.config import load_config
     from tomoscout.explore.options import Explore
     from tomoscout.explore.space import SearchSpace, describe_space
+    from tomoscout.options.config import load_config
 
     options = load_config(config).explore if config else Explore()
     _echo_file(describe_space(SearchSpace.of(options), list(options.networks)))
@@ -325,9 +325,9 @@ def summarise(folder: Path, trials: int, top: int, title: str) -> None:
 @_output
 def track_study(folder: Path, config: Path, output: Path) -> None:
     """Record the trials of the study in FOLDER in MLflow, or what is not recorded of them yet."""
-    from tomoscout.config import load_config
     from tomoscout.explore.records import trial_folder, trial_numbers
-    from tomoscout.files import write_json
+    from tomoscout.machine.files import write_json
+    from tomoscout.options.config import load_config
     from tomoscout.tracking import default_uri, sync_all
 
     folders = [trial_folder(folder, number) for number in trial_numbers(folder, "result.json")]
@@ -407,7 +407,7 @@ def import_model(source: Path, config: Path, inventory: Path, model: Path, threa
     _share_cores()
     settings, records = _load(config, inventory)
     with leased_gpu(settings.segment.device):
-        from tomoscout.importing import run_import
+        from tomoscout.stages.import_model import run_import
 
         run_import(settings, records, source, model, threads)
 
@@ -425,7 +425,7 @@ def segment(
     _share_cores()
     settings, records = _load(config, inventory)
     with leased_gpu(settings.segment.device):
-        from tomoscout.segment import run_segment
+        from tomoscout.stages.segment import run_segment
 
         run_segment(settings, records, models, batch, output, threads)
 
@@ -440,7 +440,7 @@ def localize(
     config: Path, inventory: Path, models: tuple[Path, ...], segmented: Path, batch: int, output: Path
 ) -> None:
     """Turn class probabilities into scored picks."""
-    from tomoscout.localize import run_localize
+    from tomoscout.stages.localize import run_localize
 
     run_localize(*_load(config, inventory), models, segmented, batch, output)
 
@@ -454,7 +454,7 @@ _localized = click.option("--localized", type=FILE, required=True, help="Folder 
 @click.option("--output", type=FILE, required=True, help="Folder of the scores.")
 def evaluate(config: Path, inventory: Path, localized: Path, output: Path) -> None:
     """Score the picks against reference picks."""
-    from tomoscout.evaluate import run_evaluate
+    from tomoscout.stages.evaluate import run_evaluate
 
     run_evaluate(*_load(config, inventory), localized, output)
 
@@ -463,7 +463,7 @@ def evaluate(config: Path, inventory: Path, localized: Path, output: Path) -> No
 @click.argument("folder", type=FILE)
 def show_scores(folder: Path) -> None:
     """Print the table of scores that evaluate wrote into FOLDER."""
-    from tomoscout.scores import format_table, read_scores
+    from tomoscout.tasks.picking.scores import format_table, read_scores
 
     click.echo(format_table(read_scores(folder)), nl=False)
 
@@ -478,7 +478,7 @@ def show_scores(folder: Path) -> None:
 @_output
 def report(config: Path, inventory: Path, output: Path, **folders: Any) -> None:
     """Collect everything in one HTML page: of what is not given nothing is shown."""
-    from tomoscout.report.stage import run_report
+    from tomoscout.stages.report import run_report
 
     run_report(*_load(config, inventory), output=output, **folders)
 
@@ -488,7 +488,7 @@ def report(config: Path, inventory: Path, output: Path, **folders: Any) -> None:
 @_results
 def verify(config: Path, inventory: Path, results: Path) -> None:
     """Compare every manifest with the data it stands for."""
-    from tomoscout.verify import verify as compare
+    from tomoscout.stages.verify import verify as compare
 
     compared, problems = compare(*_load(config, inventory), results)
     for problem in problems:
@@ -501,7 +501,7 @@ def verify(config: Path, inventory: Path, results: Path) -> None:
 @click.argument("form", type=click.Choice(["schema", "yaml", "markdown"]))
 def options(form: str) -> None:
     """Print every option: as a JSON schema, a commented YAML file, or a Markdown page."""
-    from tomoscout import reference
+    from tomoscout.options import reference
 
     texts = {"schema": reference.json_schema, "yaml": reference.commented_yaml, "markdown": reference.markdown}
     _echo_file(texts[form]())

@@ -13,17 +13,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tomoscout.classes import TargetPlan, plan_targets, print_warnings
-from tomoscout.config import Config, model_name, names_octopi, parse_config
-from tomoscout.config_file import read_config_file
-from tomoscout.cross_validation import check_folds, fold_name, fold_number
-from tomoscout.errors import TomoscoutError, printing_never_fails
-from tomoscout.evaluate import Scored, scored_runs
+from tomoscout.data.inventory import RunRecord, read_fresh, read_inventory
 from tomoscout.explore.records import best_names, trial_name
 from tomoscout.explore.study import Study
-from tomoscout.files import digest, to_json, write_text
-from tomoscout.finetune import base_files
-from tomoscout.fingerprints import (
+from tomoscout.machine.errors import TomoscoutError, printing_never_fails
+from tomoscout.machine.files import digest, to_json, write_text
+from tomoscout.models.base import base_files
+from tomoscout.models.folder import read_model
+from tomoscout.models.octopi import WEIGHTS as OCTOPI_WEIGHTS
+from tomoscout.options.config import Config, model_name, names_octopi, parse_config
+from tomoscout.options.config_file import read_config_file
+from tomoscout.plan.classes import TargetPlan, plan_targets, print_warnings
+from tomoscout.plan.fingerprints import (
     VERSIONS,
     chooses_thresholds,
     evaluate_fingerprint,
@@ -33,12 +34,11 @@ from tomoscout.fingerprints import (
     segment_fingerprint,
     training_fingerprint,
 )
-from tomoscout.inventory import RunRecord, read_fresh, read_inventory
-from tomoscout.model import read_model
-from tomoscout.octopi import WEIGHTS as OCTOPI_WEIGHTS
-from tomoscout.predictions import check_objects, segmented_runs
-from tomoscout.splits import VERSION as SPLIT_VERSION
-from tomoscout.splits import Fold, SplitResult, chosen_fold, make_split, split_to_json
+from tomoscout.plan.predictions import check_objects, segmented_runs
+from tomoscout.plan.splits import VERSION as SPLIT_VERSION
+from tomoscout.plan.splits import Fold, SplitResult, chosen_fold, make_split, split_to_json
+from tomoscout.stages.cross_validation import check_folds, fold_name, fold_number
+from tomoscout.stages.evaluate import Scored, scored_runs
 
 
 class Workflow:

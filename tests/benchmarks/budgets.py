@@ -14,12 +14,12 @@ from makespans import asynchronous_ends, windowed_ends
 from measure import table
 from phantom_trainings import prepare
 
-from tomoscout.config import parse_config
+from tomoscout.data.inventory import refresh
 from tomoscout.explore.points import known_values
 from tomoscout.explore.start import configured_study
 from tomoscout.explore.study import Study
-from tomoscout.inventory import refresh
-from tomoscout.train import run_train
+from tomoscout.options.config import parse_config
+from tomoscout.stages.train import run_train
 
 SEARCH: dict[str, Any] = {
     "train": {"device": "cpu", "steps": 120, "batch_size": 4, "patch": [24, 24, 24], "checkpoint_seconds": 1e9},

@@ -43,12 +43,12 @@ from gpu_tools import (
 )
 from measure import spread
 
-from tomoscout.device import choose_device
-from tomoscout.errors import TomoscoutError
-from tomoscout.inference import InputSizes, predict
+from tomoscout.learning.options import Augmentation
+from tomoscout.learning.precision import chosen_precision
+from tomoscout.learning.tiles import InputSizes, predict
+from tomoscout.machine.device import choose_device
+from tomoscout.machine.errors import TomoscoutError
 from tomoscout.networks import FAMILIES, build_network, parse_network
-from tomoscout.precision import chosen_precision
-from tomoscout.training_options import Augmentation
 
 FULL = Size(4, (184, 630, 630), (64, 96), 8, 2.0, min(8, os.cpu_count() or 1), 160)
 QUICK = Size(2, (64, 128, 128), (32,), 2, 0.3, 1, 96)

@@ -21,15 +21,15 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from tomoscout.augment import augment
-from tomoscout.checkpoint import Checkpoint
-from tomoscout.losses import build_loss
+from tomoscout.learning.augment import augment
+from tomoscout.learning.checkpoint import Checkpoint
+from tomoscout.learning.losses import build_loss
+from tomoscout.learning.options import Augmentation, CrossEntropy, Train
+from tomoscout.learning.precision import autocast, chosen_precision
+from tomoscout.learning.sampling import Centres, CropSampler, cut, largest_jitter
+from tomoscout.learning.trainer import Interrupted, Validation, fit
+from tomoscout.learning.volumes import LabelledVolume
 from tomoscout.networks.options import NetworkOptions
-from tomoscout.precision import autocast, chosen_precision
-from tomoscout.sampling import Centres, CropSampler, cut, largest_jitter
-from tomoscout.trainer import Interrupted, Validation, fit
-from tomoscout.training_options import Augmentation, CrossEntropy, Train
-from tomoscout.volumes import LabelledVolume
 
 OUTPUTS, OBJECTS = 7, 100
 """Channels of the networks, and objects of each class in a tomogram."""

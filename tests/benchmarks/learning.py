@@ -17,18 +17,18 @@ from numpy.typing import NDArray
 from peer import Octopi
 from training import SESSION, TEST, URI, USER, Bench, set_up, training_stage
 
-from tomoscout.classes import TargetClass, plan_targets
-from tomoscout.config import Source
-from tomoscout.matching import count_matches, precision_recall
-from tomoscout.peaks import locate_picks
-from tomoscout.project import Picks, Project
-from tomoscout.training_options import Picking
+from tomoscout.data.project import Picks, Project
+from tomoscout.learning.options import Picking
+from tomoscout.options.config import Source
+from tomoscout.plan.classes import TargetClass, plan_targets
+from tomoscout.tasks.picking.matching import count_matches, precision_recall
+from tomoscout.tasks.picking.peaks import locate_picks
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from tomoscout.trainer import Validation
+    from tomoscout.learning.trainer import Validation
 
 BETA, ENOUGH = 4.0, 0.85
 PATIENCE = 3
@@ -74,7 +74,7 @@ class Watch:
         **named: Any,
     ) -> None:
         """Train as the stage would, with its validations at the steps it asks for."""
-        from tomoscout.trainer import Validation, fit
+        from tomoscout.learning.trainer import Validation, fit
 
         self.start = _copy(network)
         steps = validations = 0
@@ -128,7 +128,7 @@ class HeldOut:
         a radius. `prepare` makes of a tomogram what the network was trained on."""
         import torch
 
-        from tomoscout.inference import InputSizes, predict
+        from tomoscout.learning.tiles import InputSizes, predict
         from tomoscout.networks import build_network
 
         network = build_network(self.network, len(self.classes) + 1)
@@ -235,7 +235,7 @@ def learning(folder: Path, seeds: int, octopi_seeds: int, steps: int, seconds: f
 def _train_ours(bench: Bench, held_out: HeldOut, seed: int, every: float) -> tuple[Training, Path]:
     import torch
 
-    from tomoscout.volumes import standardise
+    from tomoscout.learning.volumes import standardise
 
     watch = Watch(every)
     training_stage(bench, bench.changed(seed=seed, name=f"seed-{seed}"), watch.fit)

@@ -67,7 +67,7 @@ def main() -> None:
     from measure import run, table
     from peer import octopi
 
-    from tomoscout.config import Phantom
+    from tomoscout.options.config import Phantom
     from tomoscout.phantom import make_phantom
 
     with tempfile.TemporaryDirectory(prefix="tomoscout-bench-") as name:
@@ -90,8 +90,8 @@ def _compare(folder: Path, what: str) -> list[str]:
     import numpy as np
     import torch
 
+    from tomoscout.models.octopi import read_octopi_model
     from tomoscout.networks import build_network
-    from tomoscout.octopi import read_octopi_model
 
     model = read_octopi_model(folder / "model_config.yaml", None)
     network = build_network(model.network, model.outputs)
@@ -107,7 +107,7 @@ def _compare(folder: Path, what: str) -> list[str]:
 
 def _fine_tune(project: Path, folder: Path, what: str) -> list[object]:
     from tomoscout.api import create_targets, train
-    from tomoscout.files import read_json
+    from tomoscout.machine.files import read_json
 
     config = {
         "projects": {"phantom": str(project)},

@@ -19,9 +19,9 @@ from functions import Function
 from measure import TOMOSCOUT, run, table
 from numpy.typing import NDArray
 
-from tomoscout.config import Config, load_config, parse_config
-from tomoscout.inventory import refresh
-from tomoscout.train import run_train
+from tomoscout.data.inventory import refresh
+from tomoscout.options.config import Config, load_config, parse_config
+from tomoscout.stages.train import run_train
 
 GRID: dict[str, list[Any]] = {
     "width": [4, 8],

@@ -9,14 +9,15 @@ from pathlib import Path
 
 from budgets import budgets
 from exploring import others, tpe
-from learning import learning
 from makespans import makespans
 from measure import machine
 from phantom_trainings import searches
-from stages import localize, phantom, targets
 from starting import dryrun, startup
 from studies import dry_runs, proposals
 from training import sampling, speed, validation
+
+from learning import learning
+from stages import localize, phantom, targets
 
 
 def main() -> None:

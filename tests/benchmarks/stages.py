@@ -16,16 +16,16 @@ from peer import octopi
 from scipy.ndimage import gaussian_filter
 from scipy.spatial import cKDTree
 
-from tomoscout.classes import TargetClass
-from tomoscout.config import Source, load_config
-from tomoscout.files import write_json
-from tomoscout.geometry import to_voxels
-from tomoscout.model import Model, save_model
-from tomoscout.peaks import locate_picks
-from tomoscout.predictions import predicted_probabilities
-from tomoscout.project import Project, Segmentation
-from tomoscout.targets import Spheres, rasterise
-from tomoscout.training_options import Network, Picking
+from tomoscout.data.geometry import to_voxels
+from tomoscout.data.project import Project, Segmentation
+from tomoscout.learning.options import Network, Picking
+from tomoscout.machine.files import write_json
+from tomoscout.models.folder import Model, save_model
+from tomoscout.options.config import Source, load_config
+from tomoscout.plan.classes import TargetClass
+from tomoscout.plan.predictions import predicted_probabilities
+from tomoscout.stages.targets import Spheres, rasterise
+from tomoscout.tasks.picking.peaks import locate_picks
 
 RUNS, PICKS = 20, 650
 WEIGHTS = "none"

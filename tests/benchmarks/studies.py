@@ -14,15 +14,15 @@ from made_up import make_project, write_config
 from measure import COSTS, TOMOSCOUT, costs, run, spread, table
 from starting import ROOT
 
-from tomoscout.classes import plan_targets
-from tomoscout.config import Config, load_config
+from tomoscout.data.inventory import RunRecord, read_inventory
 from tomoscout.explore.machine import misfit_of
 from tomoscout.explore.records import Ask, Result, trial_folder
 from tomoscout.explore.start import study_of
 from tomoscout.explore.study import Study, propose, rebuild
-from tomoscout.files import write_json
-from tomoscout.inventory import RunRecord, read_inventory
-from tomoscout.splits import chosen_fold, make_split
+from tomoscout.machine.files import write_json
+from tomoscout.options.config import Config, load_config
+from tomoscout.plan.classes import plan_targets
+from tomoscout.plan.splits import chosen_fold, make_split
 from tomoscout.workflow import Workflow
 
 VALIDATIONS = 10

@@ -19,10 +19,10 @@ import numpy as np
 from measure import TOMOSCOUT, Command, on_cores, run, spread, table
 from peer import Octopi, octopi
 
-from tomoscout.config import Config, TomogramUri, load_config
-from tomoscout.files import read_json, write_json
-from tomoscout.inventory import RunRecord, read_inventory
-from tomoscout.project import Project, Segmentation
+from tomoscout.data.inventory import RunRecord, read_inventory
+from tomoscout.data.project import Project, Segmentation
+from tomoscout.machine.files import read_json, write_json
+from tomoscout.options.config import Config, TomogramUri, load_config
 
 if TYPE_CHECKING:
     import torch
@@ -137,7 +137,7 @@ class Enough(Exception):
 
 def training_stage(bench: Bench, config: Config, fit: Callable[..., object]) -> None:
     """Run the training stage up to its loop, and `fit` in place of that. What it prints goes to a log."""
-    from tomoscout import train as stage
+    from tomoscout.stages import train as stage
 
     def instead(*given: Any, **named: Any) -> None:
         fit(*given, **named)
@@ -251,7 +251,7 @@ def _step(bench: Bench, loop: Loop, seconds: float) -> dict[str, float]:
     import torch
     from gpu_tools import NoCheckpoint
 
-    from tomoscout.trainer import Validation, fit
+    from tomoscout.learning.trainer import Validation, fit
 
     drawn = [loop.batches(step, {}) for step in range(8)]
     clock = {"started": 0.0, "done": 0}

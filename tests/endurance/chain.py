@@ -15,9 +15,9 @@ from typing import Any
 import yaml
 
 from endurance.processes import Ended, run
-from tomoscout.config import load_config
-from tomoscout.files import digest, digest_file
-from tomoscout.inventory import read_inventory
+from tomoscout.data.inventory import read_inventory
+from tomoscout.machine.files import digest, digest_file
+from tomoscout.options.config import load_config
 
 TRIALS = 3
 # A network that has hardly learnt finds a thousand of the smallest, which take copick long to read.

@@ -28,7 +28,7 @@ from endurance.fuzz_results import result_case
 from endurance.made_project import RUNS, MadeProject
 from endurance.processes import Ended, import_everything, run
 from endurance.trials import SECONDS, Case, Failure, judge_messages, messages
-from tomoscout.config import Config
+from tomoscout.options.config import Config
 
 SUBPROCESSES = 0.01
 """Share of inputs whose first command is a process of its own, too."""
@@ -163,7 +163,7 @@ def _dry_run() -> None:
     """What Snakemake asks while it parses and makes its graph."""
     from snakemake.common.configfile import load_configfile
 
-    from tomoscout.errors import TomoscoutError
+    from tomoscout.machine.errors import TomoscoutError
     from tomoscout.workflow import Workflow
 
     try:

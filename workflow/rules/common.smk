@@ -5,8 +5,8 @@ import sys
 from snakemake.io import flag
 from snakemake.logging import logger
 from snakemake.path_modifier import PATH_MODIFIER_FLAG
-from tomoscout.at_work import begin_work, let_jobs_tell
-from tomoscout.errors import foreseen
+from tomoscout.machine.at_work import begin_work, let_jobs_tell
+from tomoscout.machine.errors import foreseen
 from tomoscout.workflow import Workflow
 
 if not config and os.path.exists("config/config.yaml"):

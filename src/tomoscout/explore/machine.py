@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from tomoscout.classes import TargetPlan
-from tomoscout.config import Config
-from tomoscout.errors import TomoscoutError
+from tomoscout.data.inventory import RunRecord
 from tomoscout.explore.study import Misfit
-from tomoscout.inventory import RunRecord
-from tomoscout.splits import Fold, training_tomograms
-from tomoscout.training_options import Train
+from tomoscout.learning.options import Train
+from tomoscout.machine.errors import TomoscoutError
+from tomoscout.options.config import Config
+from tomoscout.plan.classes import TargetPlan
+from tomoscout.plan.splits import Fold, training_tomograms
 
 
 def misfit_of(config: Config, plan: TargetPlan, records: Sequence[RunRecord], runs: Fold) -> Misfit:
@@ -28,12 +28,12 @@ def misfit_of(config: Config, plan: TargetPlan, records: Sequence[RunRecord], ru
     def misfit(options: Train) -> str | None:
         import torch
 
-        from tomoscout.heads import PickingHead
-        from tomoscout.memory import Limits, plan_training
+        from tomoscout.learning.memory import Limits, plan_training
+        from tomoscout.learning.volumes import Storage
         from tomoscout.networks import build_network
-        from tomoscout.train import resolve_options
-        from tomoscout.validation import VALIDATION_OVERLAP, VALIDATION_TILE
-        from tomoscout.volumes import Storage
+        from tomoscout.stages.train import resolve_options
+        from tomoscout.tasks.picking.head import PickingHead
+        from tomoscout.tasks.picking.validation import VALIDATION_OVERLAP, VALIDATION_TILE
 
         device = torch.device("cpu" if on_cpu else "cuda")
         try:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, model_validator
 
 from tomoscout.networks import family_module, family_name
-from tomoscout.sections import Name, Section
+from tomoscout.options.sections import Name, Section
 
 Conditions = dict[str, list[Any]]
 

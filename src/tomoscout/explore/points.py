@@ -9,12 +9,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from tomoscout.config import key_of
 from tomoscout.explore.options import Choice, Fixed
 from tomoscout.explore.space import Domain, SearchSpace
+from tomoscout.learning.options import Train
 from tomoscout.networks import family_module, parse_network
 from tomoscout.networks.options import NetworkOptions
-from tomoscout.training_options import Train
+from tomoscout.options.config import key_of
 
 
 def known_values(base: Train) -> dict[str, Any]:

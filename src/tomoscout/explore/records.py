@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from tomoscout.errors import TomoscoutError
-from tomoscout.files import read_json, write_json
+from tomoscout.machine.errors import TomoscoutError
+from tomoscout.machine.files import read_json, write_json
 
 if TYPE_CHECKING:
-    from tomoscout.training_options import Train
+    from tomoscout.learning.options import Train
 
 Params = dict[str, Any]
 """Values by name of the search parameter, such as `learning_rate` or `UNet.dropout`."""
@@ -74,8 +74,8 @@ class Ask:
         Raises:
             TomoscoutError: they are not those of a training.
         """
-        from tomoscout.forms import checked
-        from tomoscout.training_options import Train as Options
+        from tomoscout.learning.options import Train as Options
+        from tomoscout.options.forms import checked
 
         return checked(Options, {**self.train, **own}, folder / "ask.json", "what a trial is asked")
 

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple, get_args
 import yaml
 from pydantic.fields import FieldInfo
 
-from tomoscout.errors import TomoscoutError
 from tomoscout.explore.options import Choice, Explore, Fixed, Number, Space, parse_entry
+from tomoscout.learning.options import LOSSES, Augmentation, Picking, Train
+from tomoscout.machine.errors import TomoscoutError
 from tomoscout.networks import family_module
-from tomoscout.training_options import LOSSES, Augmentation, Picking, Train
 
 _WITH_ALPHA = {"loss.name": ["Tversky", "FocalTversky", "WeightedFocalTversky"]}
 

@@ -6,15 +6,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tomoscout.classes import plan_targets
-from tomoscout.config import Config
-from tomoscout.errors import TomoscoutError
+from tomoscout.data.inventory import RunRecord
 from tomoscout.explore.machine import misfit_of
 from tomoscout.explore.records import Ask, trial_folder, trial_name
 from tomoscout.explore.study import Study, propose
-from tomoscout.files import write_json
-from tomoscout.inventory import RunRecord
-from tomoscout.splits import chosen_fold, make_split
+from tomoscout.machine.errors import TomoscoutError
+from tomoscout.machine.files import write_json
+from tomoscout.options.config import Config
+from tomoscout.plan.classes import plan_targets
+from tomoscout.plan.splits import chosen_fold, make_split
 
 
 def configured_study(config: Config, records: Sequence[RunRecord]) -> Study:

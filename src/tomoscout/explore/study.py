@@ -17,20 +17,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tomoscout.classes import TargetPlan
-from tomoscout.config import Config
-from tomoscout.errors import TomoscoutError
+from tomoscout.data.inventory import RunRecord
 from tomoscout.explore.options import Choice, Number
 from tomoscout.explore.points import configured_values, known_values, train_options, with_validations
 from tomoscout.explore.records import Ask, Params, Refused, Result, read_trial, trial_folder, trial_name
 from tomoscout.explore.space import SearchSpace, label
-from tomoscout.files import digest, read_json
-from tomoscout.fingerprints import VERSIONS, training_fingerprint
-from tomoscout.inventory import RunRecord
+from tomoscout.learning.options import Train
+from tomoscout.machine.errors import TomoscoutError
+from tomoscout.machine.files import digest, read_json
 from tomoscout.networks import code_digest
 from tomoscout.networks.options import NetworkOptions
-from tomoscout.splits import SplitResult, chosen_fold, training_tomograms
-from tomoscout.training_options import Train
+from tomoscout.options.config import Config
+from tomoscout.plan.classes import TargetPlan
+from tomoscout.plan.fingerprints import VERSIONS, training_fingerprint
+from tomoscout.plan.splits import SplitResult, chosen_fold, training_tomograms
 
 if TYPE_CHECKING:
     import optuna

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from tomoscout.errors import TomoscoutError
 from tomoscout.explore.records import BASELINE, Ask, Params, Result, best_names, read_trial, trial_folder, trial_name
 from tomoscout.explore.study import Study, distribution_of, frozen_trials
-from tomoscout.files import write_table, write_text
+from tomoscout.machine.errors import TomoscoutError
+from tomoscout.machine.files import write_table, write_text
 
 if TYPE_CHECKING:
     import optuna

@@ -8,19 +8,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tomoscout.config import Config
-from tomoscout.errors import TomoscoutError, TrainingFailed
+from tomoscout.data.inventory import RunRecord
 from tomoscout.explore.records import BY_PRUNER, GIVEN_UP, Ask, Result, trial_folder, trial_name
 from tomoscout.explore.start import study_of
 from tomoscout.explore.study import Study, frozen_trials, rebuild
-from tomoscout.files import read_json, write_json
-from tomoscout.forms import checked
-from tomoscout.inventory import RunRecord
-from tomoscout.locks import alone_in, owner_of
-from tomoscout.so_far import remove_so_far
+from tomoscout.machine.errors import TomoscoutError, TrainingFailed
+from tomoscout.machine.files import read_json, write_json
+from tomoscout.machine.locks import alone_in, owner_of
+from tomoscout.models.so_far import remove_so_far
+from tomoscout.options.config import Config
+from tomoscout.options.forms import checked
 
 if TYPE_CHECKING:
-    from tomoscout.trainer import Progression
+    from tomoscout.learning.trainer import Progression
 
 
 class _Pruned(Exception):
@@ -89,7 +89,7 @@ def _clear(folder: Path) -> None:
 
 
 def _train(config: Config, records: Sequence[RunRecord], study: Study, study_folder: Path, ask: Ask) -> Result:
-    from tomoscout.train import run_train
+    from tomoscout.stages.train import run_train
 
     machine = config.train.model_dump(include={"device", "checkpoint_seconds"})
     name = f"{study.name}-{trial_name(ask.number)}"

@@ -18,9 +18,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from tomoscout.files import digest, digest_file
+from tomoscout.machine.files import digest, digest_file
 from tomoscout.networks.options import NetworkOptions
-from tomoscout.sections import expand_path, note_change
+from tomoscout.options.sections import expand_path, note_change
 
 if TYPE_CHECKING:
     from torch import nn

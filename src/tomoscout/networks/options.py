@@ -8,8 +8,8 @@ from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from tomoscout.errors import shown
-from tomoscout.sections import Section
+from tomoscout.machine.errors import shown
+from tomoscout.options.sections import Section
 
 
 def _check_per_axis(value: Any) -> Any:

@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tomoscout import config, sections
-from tomoscout.errors import TomoscoutError
-from tomoscout.files import digest, digest_file, read_json, write_json
+from tomoscout.data.project import PickableObject, Picks, Project, Segmentation, create_project
+from tomoscout.machine.errors import TomoscoutError
+from tomoscout.machine.files import digest, digest_file, read_json, write_json
+from tomoscout.options import config, sections
 from tomoscout.phantom.maps import kind_from_map
 from tomoscout.phantom.physics import image
 from tomoscout.phantom.placement import Membranes, extent_of, orientations, room_around, scatter, vesicles
 from tomoscout.phantom.shapes import Kind, built_in, render
-from tomoscout.project import PickableObject, Picks, Project, Segmentation, create_project
 
 ALGORITHM = "wbp"
 USER = "phantom"

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tomoscout.errors import TomoscoutError
+from tomoscout.machine.errors import TomoscoutError
 from tomoscout.phantom.shapes import OVERSAMPLING, Kind, bounding_radius
 
 

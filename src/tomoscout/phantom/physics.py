@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tomoscout.geometry import Shape
+from tomoscout.data.geometry import Shape
 
 VOLTAGE = 300e3
 SPHERICAL_ABERRATION = 2.7e7

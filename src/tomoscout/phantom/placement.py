@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tomoscout.geometry import Shape, to_voxels
+from tomoscout.data.geometry import Shape, to_voxels
 
 Array = NDArray[np.float64]
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tomoscout.geometry import to_voxels
+from tomoscout.data.geometry import to_voxels
 from tomoscout.phantom.placement import box_around
 
 Array = NDArray[np.floating]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tomoscout.explore.records import BASELINE, BY_PRUNER, Ask, Params, Result, trial_name
-from tomoscout.files import write_text
+from tomoscout.machine.files import write_text
 from tomoscout.report.axes import Axis, short
 from tomoscout.report.exploration_charts import (
     best_of,

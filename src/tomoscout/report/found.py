@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tomoscout.batches import read_manifest
-from tomoscout.config import Config, Source
-from tomoscout.inventory import RunRecord
-from tomoscout.predictions import segmented_runs
-from tomoscout.project import Project, read_objects
+from tomoscout.data.inventory import RunRecord
+from tomoscout.data.project import Project, read_objects
+from tomoscout.options.config import Config, Source
+from tomoscout.plan.predictions import segmented_runs
 from tomoscout.report.pictures import Colour, readable_colours
 from tomoscout.report.plots import Chart, Line
+from tomoscout.stages.batches import read_manifest
 
 _BINS = 40
 

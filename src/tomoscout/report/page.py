@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tomoscout.files import write_text
+from tomoscout.machine.files import write_text
 from tomoscout.report.found import Found, score_charts
 from tomoscout.report.pictures import FALSE, FOUND, MISSED, Colour, SlicePicture
 from tomoscout.report.plots import history_charts, precision_recall_charts
-from tomoscout.scores import describe_runs, f_name
+from tomoscout.tasks.picking.scores import describe_runs, f_name
 
 PARTS = {"train": "Training", "validate": "Validation", "test": "Test"}
 

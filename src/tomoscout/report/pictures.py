@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from tomoscout.files import write_bytes
+from tomoscout.machine.files import write_bytes
 from tomoscout.report.plots import best, object_columns, series
 
 Colour = tuple[int, int, int]

@@ -11,9 +11,9 @@ import sys
 import threading
 from pathlib import Path
 
-from tomoscout.errors import TomoscoutError
+from tomoscout.learning.options import Tracking
+from tomoscout.machine.errors import TomoscoutError
 from tomoscout.tracking.store import sync
-from tomoscout.training_options import Tracking
 
 
 def _main() -> None:

@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from tomoscout.files import write_json, write_table
-from tomoscout.progress import Progress
+from tomoscout.learning.options import Tracking
+from tomoscout.machine.files import write_json, write_table
+from tomoscout.machine.progress import Progress
 from tomoscout.tracking.store import reason
-from tomoscout.training_options import Tracking
 
 
 class Tracker:

@@ -1,0 +1,1 @@
+"""What is read and written: copick projects, their inventory, coordinates."""

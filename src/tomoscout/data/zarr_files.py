@@ -1,0 +1,300 @@
+"""Volumes in zarr: read however they were written, and written whole or not at all."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import json
+import math
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tomoscout.machine.errors import cut, shown
+
+LARGEST_CHUNK = 256
+"""Voxels along a side, as copick writes them; made smaller so that chunks divide a volume evenly."""
+
+SPACING_TOLERANCE = 0.01
+"""Share by which the scale of an image may differ from the voxel spacing that its folder names: those are rounded."""
+
+LARGEST_SIDE = 100_000
+"""Voxels: more than any volume has along a side."""
+
+SAMPLE = 2**14
+"""Bytes of a file that are looked at in one place."""
+
+_UNITS = {None: 1.0, "angstrom": 1.0, "nanometer": 10.0, "micrometer": 1e4}
+"""Units of OME-Zarr in Å. Without a unit the numbers are taken as Å, as copick's programs take them."""
+
+
+class VolumeError(Exception):
+    """A volume cannot be read; the message says why, without its name."""
+
+
+@dataclass(frozen=True)
+class Volume:
+    """The finest level of an OME-Zarr image. `shape`: without the leading axes of length 1 that are passed over.
+    `place`: the file system that it lies on, the folder of its chunks and what separates the numbers in their names."""
+
+    array: Any
+    shape: tuple[int, ...]
+    place: tuple[Any, str, str]
+
+    def read(self, region: tuple[slice, ...] = (), *, allow_missing_chunks: bool = False) -> NDArray[Any]:
+        """The volume, or a region of it, as stored.
+
+        Raises:
+            VolumeError: chunks are missing, or one cannot be decoded.
+        """
+        if not allow_missing_chunks:
+            self._check_chunks()
+        leading = (0,) * (len(self.array.shape) - len(self.shape))
+        try:
+            return np.asarray(self.array[(*leading, *region) or ...])
+        except Exception as error:
+            # Every codec has errors of its own.
+            raise VolumeError(f"a chunk cannot be decoded ({cut(str(error) or repr(error))})") from None
+
+    def _check_chunks(self) -> None:
+        fs, folder, separator = self.place
+        # Zarr counts every file of such a name, whatever else lies there.
+        there = {path.removeprefix(folder).strip("/") for path in fs.find(folder)}
+        form = re.compile(re.escape(separator).join([r"\d+"] * self.array.ndim))
+        grid = self.array.cdata_shape
+        found = sum(
+            all(int(number) < size for number, size in zip(name.split(separator), grid, strict=True))
+            for name in there
+            if form.fullmatch(name)
+        )
+        if found < math.prod(grid):
+            raise VolumeError(
+                f"truncated: {found} of {math.prod(grid)} chunks are there, the others would be read as background"
+            )
+
+
+def open_volume(fs: Any, path: str, voxel_spacing: float, channels: int = 0) -> Volume:
+    """Open an image.
+
+    Chunks may be separated by dots or slashes, the finest level may have any name, and there may be further axes of
+    length 1 in front.
+
+    Args:
+        fs: the fsspec file system it lies on.
+        voxel_spacing: in Å, what the name of its folder says.
+        channels: axes before z, y, x.
+
+    Raises:
+        VolumeError: it is no image of zarr 2, has other axes than (channels,) z, y, x, or a scale that contradicts the
+            voxel spacing.
+    """
+    import zarr
+
+    image = _first_image(_read_json(fs, f"{path}/.zattrs", {}))
+    level = _finest_level(image)
+    facts = _read_json(fs, f"{path}/{level}/.zarray", None)
+    if facts is None:
+        if fs.exists(f"{path}/zarr.json"):
+            raise VolumeError("written in zarr format 3, expected format 2 (OME-Zarr 0.4)")
+        raise VolumeError(f"no readable zarr array: no file {level}/.zarray")
+    for key in ("shape", "chunks"):
+        sizes = facts.get(key)
+        least = 1 if key == "chunks" else 0
+        if not isinstance(sizes, list) or not all(isinstance(size, int) and size >= least for size in sizes):
+            raise VolumeError(f"no readable zarr array: .zarray: {key} is {shown(sizes)}, expected whole numbers")
+    try:
+        separator = facts.get("dimension_separator") or _separator(fs, f"{path}/{level}", len(facts["shape"]))
+        store = zarr.storage.FSStore(path, fs=fs, mode="r", dimension_separator=separator)
+        array = zarr.open_array(store, path=level, mode="r")
+    except Exception as error:
+        # Zarr raises whatever its many readers of metadata do.
+        raise VolumeError(f"no readable zarr array: {level}: {cut(str(error) or repr(error))}") from None
+    if array.dtype.kind not in "biuf":
+        raise VolumeError(f"its values are {array.dtype}, expected numbers")
+    shape = tuple(array.shape)
+    leading, shape = shape[: len(shape) - 3 - channels], shape[-3 - channels :]
+    if max(shape, default=0) > LARGEST_SIDE:
+        raise VolumeError(f"its shape is {cut(str(shape))}, expected {LARGEST_SIDE:,} voxels at most along a side")
+    if len(shape) < 3 + channels or set(leading) - {1} or 0 in shape:
+        wanted = "four axes: classes, z, y, x" if channels else "three axes: z, y, x"
+        raise VolumeError(f"its shape is {tuple(array.shape)}, expected {wanted}")
+    _check_axes(image)
+    _check_scale(image, voxel_spacing)
+    return Volume(array, shape, (fs, f"{path}/{level}", separator))
+
+
+def _read_json(fs: Any, path: str, missing: Any) -> Any:
+    name = path.rpartition("/")[2]
+    try:
+        values = json.loads(fs.cat_file(path))
+    except (FileNotFoundError, NotADirectoryError):
+        return missing
+    except (ValueError, OSError) as error:
+        raise VolumeError(f"no readable zarr array: {name}: {cut(str(error) or repr(error))}") from None
+    if not isinstance(values, dict):
+        raise VolumeError(f"no readable zarr array: {name} holds no mapping")
+    return values
+
+
+def _first_image(attributes: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What OME-Zarr says of the image; nothing where there is no such metadata."""
+    images = attributes.get("multiscales")
+    found = images[0] if isinstance(images, list) and images else {}
+    return found if isinstance(found, dict) else {}
+
+
+def _levels(image: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    levels = image.get("datasets")
+    return [level for level in levels if isinstance(level, dict)] if isinstance(levels, list) else []
+
+
+def _finest_level(image: Mapping[str, Any]) -> str:
+    name = _levels(image)[0].get("path") if _levels(image) else None
+    return name if isinstance(name, str) and name and ".." not in name else "0"
+
+
+def _separator(fs: Any, array: str, dimensions: int) -> str:
+    """What separates the numbers in the names of chunks, where the metadata does not say. Empty chunks may lack."""
+    names = [path.rstrip("/").rpartition("/")[2] for path in fs.ls(array, detail=False)]
+    return "/" if dimensions > 1 and any(name.isdigit() for name in names) else "."
+
+
+def _check_axes(image: Mapping[str, Any]) -> None:
+    axes = image.get("axes")
+    if not isinstance(axes, list):
+        return
+    names = [str(axis.get("name") if isinstance(axis, dict) else axis).lower() for axis in axes]
+    if names[-3:] != ["z", "y", "x"]:
+        raise VolumeError(f"its axes are {', '.join(names)} by its OME-Zarr metadata, expected z, y, x")
+
+
+def _check_scale(image: Mapping[str, Any], voxel_spacing: float) -> None:
+    """Refuse a scale that contradicts the voxel spacing. A scale of 1 without a unit says nothing."""
+    transforms = [entry.get("coordinateTransformations") for entry in (image, *_levels(image)[:1])]
+    scale = np.ones(3)
+    try:
+        for entry in (entry for entries in transforms for entry in entries or []):
+            if entry.get("type") == "scale":
+                scale = scale * np.array(entry["scale"][-3:], dtype=float)
+        named = image.get("axes")
+        axes = [
+            axis if isinstance(axis, dict) else {} for axis in (named if isinstance(named, list) else [{}] * 3)[-3:]
+        ]
+        units = [axis.get("unit") for axis in axes]
+        if units == [None] * 3 and (scale == 1).all():
+            return
+        found = scale * [_UNITS[unit] for unit in units]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise VolumeError(
+            f"the scale in its OME-Zarr metadata cannot be read ({cut(str(error) or repr(error))})"
+        ) from None
+    if not (np.abs(found - voxel_spacing) <= SPACING_TOLERANCE * voxel_spacing).all():
+        sizes = " × ".join(f"{value:g}" for value in dict.fromkeys(found.tolist()))
+        raise VolumeError(
+            f"its voxels are of {sizes} Å by its OME-Zarr metadata, but {voxel_spacing:g} Å by the name of its folder"
+        )
+
+
+def write_volume(
+    path: Path, volume: NDArray[Any], voxel_spacing: float, attributes: Mapping[str, Any] | None = None
+) -> None:
+    """Write one OME-NGFF 0.4 image with one resolution level into a temporary folder, then let it take the place of
+    what lies at `path`. `attributes` are kept beside the image under "tomoscout", with a digest of its content."""
+    import zarr
+    from numcodecs import blosc
+
+    # Several compressing threads give other bytes each time, and take longer.
+    blosc.use_threads = False
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary, old = _aside(path)
+    for leftover in (temporary, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    channels = volume.ndim - 3
+    try:
+        group = zarr.open_group(str(temporary), mode="w")
+        group.create_dataset(
+            "0",
+            data=volume,
+            chunks=(1,) * channels + tuple(_chunk(size) for size in volume.shape[channels:]),
+            dimension_separator="/",
+            write_empty_chunks=True,
+        )
+        made = {**attributes, "content": digest_samples(temporary / "0")} if attributes else {}
+        group.attrs.update({"multiscales": [_multiscales(voxel_spacing, channels)], "tomoscout": made})
+        if not path.exists():
+            temporary.rename(path)
+        elif not _exchange(temporary, path):
+            path.rename(old)
+            temporary.rename(path)
+    except OSError as error:
+        # That the disk is full shows while writing, where the system names no file.
+        error.filename = error.filename or str(path)
+        raise
+    finally:
+        for leftover in (temporary, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def remove_volume(path: Path) -> None:
+    """Remove an image if it exists: readers find it whole or not at all."""
+    temporary, old = _aside(path)
+    shutil.rmtree(old, ignore_errors=True)
+    if path.exists():
+        path.rename(old)
+    for leftover in (temporary, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _aside(path: Path) -> tuple[Path, Path]:
+    """Where an image is written, and where an earlier one waits for its end. One name each, so that what a killed
+    process left behind is cleared away."""
+    return path.with_name(f".{path.name}.tmp"), path.with_name(f".{path.name}.old")
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Let two folders swap their names at once, so that a reader always finds one of them. False where the file system
+    cannot (NFS)."""
+    swap = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    current_folder, rename_exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux's renameat2(2).
+    return swap is not None and not swap(
+        current_folder, os.fsencode(first), current_folder, os.fsencode(second), rename_exchange
+    )
+
+
+def _chunk(size: int) -> int:
+    return math.ceil(size / math.ceil(size / LARGEST_CHUNK))
+
+
+def _multiscales(voxel_spacing: float, channels: int) -> dict[str, Any]:
+    space = [{"name": axis, "type": "space", "unit": "angstrom"} for axis in "zyx"]
+    scale = [1.0] * channels + [float(voxel_spacing)] * 3
+    return {
+        "version": "0.4",
+        "name": "/",
+        "axes": [{"name": "c", "type": "channel"}] * channels + space,
+        "datasets": [{"path": "0", "coordinateTransformations": [{"type": "scale", "scale": scale}]}],
+    }
+
+
+def digest_samples(folder: Path) -> str:
+    """A digest of an image's files: their names, their sizes, and of each the bytes at start, middle and end, all of a
+    small one. It does not depend on times, which change where a project is copied. What is written again with
+    other values changes it; a change of a few voxels of a large tomogram may not."""
+    values = hashlib.blake2b(digest_size=12)
+    start = len(str(folder))
+    for path in sorted(f"{place}/{name}" for place, _, names in os.walk(folder) for name in names):
+        with Path(path).open("rb") as handle:
+            size = os.fstat(handle.fileno()).st_size
+            values.update(f"{path[start:]}\0{size}\0".encode())
+            places = [0] if size <= 3 * SAMPLE else [0, (size - SAMPLE) // 2, size - SAMPLE]
+            for place in places:
+                handle.seek(place)
+                values.update(handle.read(3 * SAMPLE if len(places) == 1 else SAMPLE))
+    return values.hexdigest()

@@ -1,0 +1,1 @@
+"""Training a network, and applying one to a volume, for any task and any number of spatial dimensions."""

@@ -1,0 +1,391 @@
+"""Options of a training: network, loss, crops, augmentation, schedule. Defined once, here and in the families of
+networks; nothing else is imported, since the workflow reads them while it is parsed."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal, Self
+
+from annotated_types import MinLen
+from pydantic import BeforeValidator, ConfigDict, Field, SerializeAsAny, field_validator, model_validator
+
+from tomoscout.machine.errors import shown, without_passwords
+from tomoscout.networks import parse_network
+from tomoscout.networks.options import NetworkOptions
+from tomoscout.options.sections import FilePath, Fraction, Name, ObjectName, Section, as_meant, note_change
+
+Network = Annotated[SerializeAsAny[NetworkOptions], BeforeValidator(parse_network)]
+
+
+class LossTerm(Section):
+    """A loss, or one of several that are added up."""
+
+    weight: float = Field(default=1.0, gt=0)
+    """Its share in the sum."""
+
+
+class CrossEntropy(LossTerm):
+    """Cross-entropy; a voxel counts by the weight of its class."""
+
+    name: Literal["CrossEntropy"] = "CrossEntropy"
+
+
+class Dice(LossTerm):
+    """1 − soft Dice, averaged over the classes by their weights (Drozdzal et al. 2016)."""
+
+    name: Literal["Dice"] = "Dice"
+
+
+class GeneralisedDice(LossTerm):
+    """Dice over all classes together, each weighted by the inverse square of its volume (Sudre et al. 2017)."""
+
+    name: Literal["GeneralisedDice"] = "GeneralisedDice"
+
+
+class Focal(LossTerm):
+    """Cross-entropy in which voxels that are right already count less (Lin et al. 2017)."""
+
+    name: Literal["Focal"] = "Focal"
+    gamma: float = Field(default=2.0, ge=0)
+    """How much less: a voxel counts (1 − p) to this power."""
+
+
+class Tversky(LossTerm):
+    """Dice with false positives and false negatives weighted apart (Salehi et al. 2017)."""
+
+    name: Literal["Tversky"] = "Tversky"
+    alpha: float = Field(default=0.3, ge=0)
+    """Weight of false positives."""
+    beta: float = Field(default=0.7, ge=0)
+    """Weight of false negatives."""
+
+
+class FocalTversky(LossTerm):
+    """The Tversky loss to the power 1/gamma (Abraham & Khan 2019)."""
+
+    name: Literal["FocalTversky"] = "FocalTversky"
+    alpha: float = Field(default=0.3, ge=0)
+    """Weight of false positives."""
+    beta: float = Field(default=0.7, ge=0)
+    """Weight of false negatives."""
+    gamma: float = Field(default=1.33, gt=0)
+    """Above 1, classes that are found badly count more."""
+
+
+class WeightedFocalTversky(LossTerm):
+    """A weighted sum of the Tversky and the focal loss."""
+
+    name: Literal["WeightedFocalTversky"] = "WeightedFocalTversky"
+    alpha: float = Field(default=0.3, ge=0)
+    """Weight of false positives in the Tversky loss."""
+    beta: float = Field(default=0.7, ge=0)
+    """Weight of false negatives in the Tversky loss."""
+    gamma: float = Field(default=2.0, ge=0)
+    """Gamma of the focal loss."""
+    weight_tversky: float = Field(default=0.5, ge=0)
+    """Weight of the Tversky loss."""
+    weight_focal: float = Field(default=0.5, ge=0)
+    """Weight of the focal loss."""
+
+    @model_validator(mode="after")
+    def _check_weights(self) -> Self:
+        if not self.weight_tversky + self.weight_focal:
+            raise ValueError("weight_tversky and weight_focal are both 0")
+        return self
+
+
+Loss = Annotated[
+    CrossEntropy | Dice | GeneralisedDice | Focal | Tversky | FocalTversky | WeightedFocalTversky,
+    Field(discriminator="name"),
+]
+LOSSES: tuple[type[LossTerm], ...] = (
+    CrossEntropy,
+    Dice,
+    GeneralisedDice,
+    Focal,
+    Tversky,
+    FocalTversky,
+    WeightedFocalTversky,
+)
+_BY_LETTERS = {name.lower(): name for loss in LOSSES for name in [loss.model_fields["name"].default]}
+
+
+def _is_named(term: Any) -> bool:
+    return isinstance(term, dict) and isinstance(term.get("name"), str)
+
+
+def _loss_name(given: str) -> str:
+    """The name of a loss from one in any case, or octopi's and MONAI's, such as TverskyLoss."""
+    letters = re.sub("[^a-z]", "", given.lower()).removesuffix("loss").replace("generalized", "generalised")
+    name: str = _BY_LETTERS.get(letters, given)
+    if name != given:
+        note_change("train.loss", "name", given, name)
+    return name
+
+
+_LossName: Any = Literal[tuple(loss.model_fields["name"].default for loss in LOSSES)]
+
+
+class Augmentation(Section):
+    """Random changes to every crop, made on the training device; 0 or false turns one off. None of the defaults moves
+    the missing wedge to another axis; rotate and tilt lean it by a few degrees."""
+
+    flip: bool = True
+    """Mirror along each axis with probability one half."""
+    rotate90: bool = False
+    """Quarter turns about the beam axis. Carries the missing wedge from x to y: only for wedge-free data."""
+    rotate: float = Field(default=10.0, ge=0, le=180)
+    """Turn about the beam axis by up to ± this many degrees. The missing wedge turns along."""
+    tilt: float = Field(default=5.0, ge=0, le=90)
+    """Tilt about y and x by up to ± this many degrees. The missing wedge tilts along."""
+    zoom: float = Field(default=0.0, ge=0, lt=1)
+    """Magnify by a factor from 1 ± this."""
+    intensity_scale: float = Field(default=0.1, ge=0, lt=1)
+    """Multiply intensities by a factor from 1 ± this."""
+    intensity_shift: float = Field(default=0.1, ge=0)
+    """Add an offset of up to ± this, in standard deviations of the tomogram."""
+    contrast: float = Field(default=0.0, ge=0, lt=1)
+    """Raise intensities, scaled to 0…1 within the crop, to a power from 1 ± this; the crop keeps its mean and standard
+    deviation."""
+    noise: float = Field(default=0.1, ge=0)
+    """Add Gaussian noise of up to this many standard deviations."""
+    blur: float = Field(default=0.0, ge=0, le=5)
+    """Blur with a Gaussian of up to this many voxels (below 0.2 nothing changes)."""
+    mixup: Fraction = 0.0
+    """Share of crops that are blended with another crop of the batch; the loss is blended alike (Zhang et al. 2018).
+    How much of each is drawn from Beta(0.2, 0.2), the larger part being the crop itself."""
+    probability: Fraction = 0.5
+    """Share of crops that each of these is applied to, drawn apart: rotation with tilt, zoom, the intensity changes,
+    noise, blur."""
+
+
+class Picking(Section):
+    """How validation turns probabilities into picks and counts them. Kept with the model, so that picks are made as
+    they were when its thresholds were chosen."""
+
+    smoothing: float = Field(default=0.6, ge=0, le=2)
+    """Standard deviation of the Gaussian that smooths probabilities, as a fraction of the target radius."""
+    separation: float = Field(default=1.0, gt=0, le=4)
+    """Two picks of an object lie at least this many radii apart."""
+    distance: float = Field(default=0.5, gt=0)
+    """A pick matches a reference pick within this many radii."""
+
+
+class Train(Section):
+    """How a model is trained. A step is one optimiser update."""
+
+    name: Name = "unet"
+    """Name of the model: `results/models/{name}/`."""
+    network: Network = Field(default_factory=lambda: parse_network({}))
+    """The network: `family` and that family's options. A list of one stands for it, too: of several configuration files
+    the last then replaces it whole."""
+    loss: list[Loss] = Field(default=[Tversky()], min_length=1)
+    """The loss: `name` and its options, or a list of losses that are added up, each with a `weight`."""
+    augmentation: Augmentation = Augmentation()
+    picking: Picking = Picking()
+    steps: int = Field(default=10_000, ge=1, le=10**9)
+    """Optimiser updates in all. octopi's epochs: epochs × training tomograms (15 at most count)."""
+    batch_size: int = Field(default=8, ge=1, le=100_000)
+    """Crops per step, drawn from all training tomograms alike."""
+    accumulation: int = Field(default=1, ge=1, le=100_000)
+    """Work through a batch in this many parts and add up their gradients: nearly the same step (losses that compare
+    whole batches compare the parts) with less memory. Raised by itself where the device runs out of memory."""
+    patch: list[int] | Literal["auto"] = [64, 64, 64]
+    """Crop size in voxels, z, y, x: multiples of what the network halves. `auto`: planned with the network from the
+    median tomogram and `plan_memory_gb`."""
+    plan_memory_gb: float = Field(default=8.0, gt=0, le=1e6)
+    """Memory in GiB that a training step may take where patch or network are planned. nnU-Net's rules mean a step of
+    two crops: set accumulation to half of batch_size for larger batches."""
+    learning_rate: float = Field(default=2e-3, gt=0)
+    """Peak learning rate of AdamW."""
+    schedule: Literal["cosine", "polynomial", "one-cycle", "plateau", "constant"] = "cosine"
+    """How the learning rate falls after the warm-up. plateau: lowered when validation stops improving."""
+    warmup: float = Field(default=0.03, ge=0)
+    """Over what the learning rate rises to its peak: below 1 a fraction of the steps, else a number of steps. With a
+    number (or 0) and the schedule `constant` or `plateau`, a training that is given more `steps` later goes on from
+    its checkpoint, and ends as if it had had them from the start."""
+    final_learning_rate: float = Field(default=0.01, ge=0, le=1)
+    """Learning rate at the end (plateau: at the least), as a fraction of the peak."""
+    polynomial_power: float = Field(default=0.9, gt=0, le=100)
+    """Power of the polynomial schedule."""
+    plateau_patience: int = Field(default=3, ge=1)
+    """Validations without a better score before the plateau schedule lowers the learning rate."""
+    plateau_factor: float = Field(default=0.5, gt=0, lt=1)
+    """What the plateau schedule multiplies it by."""
+    weight_decay: float = Field(default=1e-2, ge=0, le=10)
+    """Weight decay of AdamW."""
+    gradient_clip: float = Field(default=1.0, ge=0)
+    """Largest norm of the gradient; 0 for no limit."""
+    ema_decay: float = Field(default=0.995, ge=0, lt=1)
+    """Decay per step of the averaged weights that are validated and kept; ramped up at the start. 0 turns it off."""
+    early_stopping: int = Field(default=0, ge=0)
+    """Stop after this many validations without a better score; 0 for never."""
+    precision: Literal["auto", "bf16", "fp16", "float32"] = "auto"
+    """Arithmetic of the network. auto: bf16 on a GPU that computes with it, fp16 on an older one, float32 on a CPU."""
+    compile: bool = False
+    """Let torch.compile translate the network first: minutes at the start for faster steps on some GPUs."""
+    class_weights: dict[ObjectName, Annotated[float, Field(gt=0)]] = {}
+    """Weight of a class (by name, or `background`) in the loss: of its voxels in cross-entropy and focal losses, on
+    top of foreground_weight and size_balance; of the class in the mean over classes in the others. Default 1."""
+    foreground_weight: float = Field(default=8.0, gt=0, le=1e6)
+    """Weight of a voxel of any class against a background voxel in cross-entropy and focal losses."""
+    size_balance: float = Field(default=1.0, ge=0, le=3)
+    """How far small objects are favoured there: a voxel counts foreground_weight × (largest radius / own radius) to
+    this power. 0 treats all voxels alike, 3 all objects."""
+    background_fraction: Fraction = 0.1
+    """Fraction of crops drawn at random places of any training tomogram; the others are centred near a particle or on
+    a voxel of a continuous class."""
+    class_sampling: dict[ObjectName, Annotated[float, Field(ge=0)]] = {}
+    """How often crops are centred on a class (by name), against 1 for the others."""
+    harder_classes: Fraction = 0.0
+    """Draw classes more often that the last validation found badly: a class is drawn 1 − this × its score times as
+    often."""
+    validate_every: int | None = Field(default=None, ge=1)
+    """Steps between validations on the whole validation tomograms. Default: 500, or more where these are so many that
+    validation would take more than a seventh of the work."""
+    best_metric: str = "fBeta4"
+    """The score that chooses the best weights and the thresholds. fBetaN: F-beta with beta N, averaged over the
+    classes; 4 counts a missed particle far more than a false one. fBetaN_classK: that of the class with label K.
+    avg_f1: the same as fBeta1."""
+    best_metric_on: Literal["particles", "voxels"] = "particles"
+    """What best_metric counts: particles found, or voxels labelled right."""
+    base: FilePath | None = None
+    """Fine-tune from this model folder, or from an octopi `model_config.yaml`. Its network is taken over."""
+    base_weights: FilePath | None = None
+    """The `.pth` of an octopi base. Default: `best_model.pth` beside its `model_config.yaml`."""
+    freeze: Literal["nothing", "body"] | list[str] = "nothing"
+    """Parameters of the base that are kept as they are: `body` is all but the layers that make the classes; or a list
+    of patterns of parameter names, such as `model.0.*`."""
+    freeze_steps: int | None = Field(default=None, ge=1)
+    """Keep them for this many steps only. Default: for the whole training."""
+    promote: Literal["better", "always"] = "better"
+    """What a fine-tuning keeps that does not score better than its base on the validation runs: better keeps the
+    base's weights, always the new ones."""
+    checkpoint_seconds: float = Field(default=60, ge=0)
+    """Seconds between checkpoints. Does not change the result, only what a killed job loses."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train."""
+    memory_gb: float | None = Field(default=None, gt=0, le=1e6)
+    """Main memory in GiB that the training may take. Default: what the machine, or the job, has left. Tomograms that
+    do not fit are read from files beside the model while training."""
+    gpu_memory_gb: float | None = Field(default=None, gt=0, le=1e6)
+    """GPU memory in GiB that the training may take. Default: what is free. A training that needs more is over for good;
+    one that only finds less free, or a smaller GPU than stated, can be tried again elsewhere. Of an exploration it is
+    a setting as others are: another makes another study."""
+    seed: int = Field(default=42, ge=0, lt=2**32)
+    """Seed of weights, crops and augmentation."""
+
+    @field_validator("loss", mode="before", json_schema_input_type=_LossName | Loss | list[_LossName | Loss])
+    @classmethod
+    def _list_losses(cls, value: Any) -> Any:
+        """One loss, by name or as a mapping, is a list of one."""
+        terms = value if isinstance(value, list | tuple) else [value]
+        named = [{"name": term} if isinstance(term, str) else term for term in terms]
+        return [{**term, "name": _loss_name(term["name"])} if _is_named(term) else term for term in named]
+
+    @field_validator("patch", mode="before", json_schema_input_type=list[int] | Literal["auto"])
+    @classmethod
+    def _read_patch(cls, value: Any) -> Any:
+        """One number, as octopi's dim_in, is that of all sides."""
+        meant = value if value == "auto" else as_meant(value, list[int], [MinLen(3)])
+        if meant is not value:
+            note_change(cls, "patch", value, meant)
+        return meant
+
+    @field_validator("warmup")
+    @classmethod
+    def _check_warmup(cls, value: float) -> float:
+        if value >= 1 and not value.is_integer():
+            raise ValueError(f"{value} is neither a fraction below 1 nor a whole number of steps")
+        return value
+
+    @field_validator("best_metric")
+    @classmethod
+    def _check_metric(cls, value: str) -> str:
+        if value != "avg_f1" and not re.fullmatch(r"fBeta\d{1,3}(\.\d{1,3})?(_class[1-9]\d{0,5})?", value):
+            raise ValueError(f"{shown(value)} is not avg_f1, fBetaN or fBetaN_classK with numbers N and K")
+        return value
+
+    @property
+    def crop(self) -> tuple[int, ...]:
+        """The patch, once it is planned."""
+        assert self.patch != "auto"
+        return tuple(self.patch)
+
+    @property
+    def beta(self) -> float:
+        """The beta of best_metric."""
+        return 1.0 if self.best_metric == "avg_f1" else float(self.best_metric.removeprefix("fBeta").split("_")[0])
+
+    @property
+    def best_class(self) -> int | None:
+        """The label of the one class that best_metric counts, or None for all."""
+        _, _, label = self.best_metric.partition("_class")
+        return int(label) if label else None
+
+    def check_patch_of(self, network: NetworkOptions) -> None:
+        """Refuse a patch that a network does not take.
+
+        Raises:
+            ValueError: its sizes are no multiples of what the network halves, or too small.
+        """
+        steps, smallest = network.size_step(), network.smallest_size()
+        if any(size % step or size < least for size, step, least in zip(self.crop, steps, smallest, strict=True)):
+            raise ValueError(
+                f"patch {self.patch} (z, y, x) must be multiples of {list(steps)} and at least {list(smallest)} for "
+                f"the network {network.family}"
+            )
+
+    @model_validator(mode="after")
+    def _check_patch(self) -> Self:
+        if self.patch == "auto":
+            return self
+        if len(self.patch) != 3:
+            raise ValueError(f"patch {shown(self.patch)} must be three numbers of voxels, z, y, x")
+        # The network of a fine-tuning is that of its base, which is not known before the training.
+        if self.base is None:
+            self.check_patch_of(self.network)
+        elif min(self.patch) < 1:
+            raise ValueError(f"patch {self.patch} must be three numbers of voxels, z, y, x, from 1 on")
+        if self.augmentation.rotate90 and self.patch[1] != self.patch[2]:
+            raise ValueError(f"augmentation.rotate90 needs a patch as wide as it is high, found {self.patch} (z, y, x)")
+        return self
+
+    @model_validator(mode="after")
+    def _check_base(self) -> Self:
+        if self.base is None:
+            for name in ("base_weights", "freeze", "freeze_steps"):
+                if getattr(self, name) not in (None, "nothing"):
+                    raise ValueError(f"{name} is for a fine-tuning; give base, a model folder, too")
+        elif self.base_weights and not self.base.endswith((".yaml", ".yml")):
+            raise ValueError("base_weights is for an octopi base; the weights of a model folder lie in it")
+        return self
+
+
+class Tracking(Section):
+    """A record of every training in MLflow. Nothing that goes wrong here stops a training."""
+
+    # An address may hold a password.
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    enabled: bool = True
+    """Whether trainings are recorded."""
+    uri: str | None = Field(default=None, min_length=1)
+    """A tracking server, such as https://mlflow.example.org; MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in
+    the environment log in. `$NAME`: the address that this variable of the environment holds, read only where MLflow is
+    connected, so that a password in it is written nowhere. Default: the file `results/mlflow.db`, to look at with
+    `mlflow ui --backend-store-uri sqlite:///results/mlflow.db`; a copy of the model folders, made again by `snakemake
+    track` if it is lost."""
+    experiment: str = Field(default="tomoscout", min_length=1)
+    """Name of the experiment."""
+
+    @field_validator("uri")
+    @classmethod
+    def _refuse_password(cls, value: str | None) -> str | None:
+        """What stands in the configuration is copied into results, logs and messages."""
+        if value is not None and without_passwords(value) != value:
+            raise ValueError(
+                "the address holds a user or a password; leave them out and set MLFLOW_TRACKING_USERNAME and "
+                "MLFLOW_TRACKING_PASSWORD in the environment, or give $NAME for a variable with the whole address"
+            )
+        return value

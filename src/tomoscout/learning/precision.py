@@ -1,0 +1,30 @@
+"""Arithmetic of a network: float32, or 16 bits where the hardware is faster with them."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+
+import torch
+
+from tomoscout.machine.errors import TomoscoutError
+
+
+def chosen_precision(wanted: str, device: torch.device) -> torch.dtype:
+    """`auto`, `bf16`, `fp16` or `float32` → the type. auto: bfloat16 on a GPU that computes with it, float16 on an
+    older one, float32 on a CPU.
+
+    Raises:
+        TomoscoutError: the device does not compute with it.
+    """
+    if wanted == "auto":
+        if device.type != "cuda":
+            return torch.float32
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    if wanted == "fp16" and device.type != "cuda":
+        raise TomoscoutError("train.precision: fp16 needs a GPU; use float32, bf16 or auto")
+    return {"bf16": torch.bfloat16, "fp16": torch.float16, "float32": torch.float32}[wanted]
+
+
+def autocast(device: torch.device, kind: torch.dtype) -> AbstractContextManager[None]:
+    """A context in which networks compute with `kind`."""
+    return torch.autocast(device.type, kind, enabled=kind is not torch.float32)

@@ -1,0 +1,176 @@
+"""A network over a whole tomogram: overlapping tiles, blended."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from tomoscout.learning.precision import autocast, chosen_precision
+from tomoscout.machine.device import is_out_of_memory
+from tomoscout.machine.errors import TomoscoutError
+from tomoscout.networks.options import NetworkOptions
+
+
+class InputSizes(NamedTuple):
+    """What sizes a network takes, per axis: multiples of `step`, at least `smallest` voxels."""
+
+    step: tuple[int, ...]
+    smallest: tuple[int, ...]
+
+    @classmethod
+    def of(cls, networks: Sequence[NetworkOptions]) -> InputSizes:
+        """Sizes that all of the networks take."""
+        steps = tuple(math.lcm(*axis) for axis in zip(*(options.size_step() for options in networks), strict=True))
+        least = [max(axis) for axis in zip(*(options.smallest_size() for options in networks), strict=True)]
+        return cls(steps, tuple(math.ceil(size / step) * step for size, step in zip(least, steps, strict=True)))
+
+    def tiles(self, shape: Sequence[int], tile: Sequence[int], overlap: float) -> list[tuple[list[int], int]]:
+        """Starts and length of the tiles along each axis of a volume; see `tile_starts`."""
+        return [
+            tile_starts(max(size, least), max(largest, least), overlap, step)
+            for size, largest, step, least in zip(shape, tile, *self, strict=True)
+        ]
+
+
+def tile_starts(size: int, tile: int, overlap: float, step: int) -> tuple[list[int], int]:
+    """Cover `size` voxels with as few tiles as possible, all of one length.
+
+    The length is the shortest multiple of `step`, at most `tile` (rounded up to a multiple of `step`), with which
+    neighbours still overlap by the fraction `overlap`. Returns the starts and the length.
+    """
+    largest = max(step, math.ceil(tile / step) * step)
+    if size <= largest:
+        return [0], math.ceil(size / step) * step
+    count = math.ceil((size - largest * overlap) / (largest * (1 - overlap)))
+    length = min(largest, math.ceil(size / (count - (count - 1) * overlap) / step) * step)
+    return [round(n * (size - length) / (count - 1)) for n in range(count)], length
+
+
+def blending_weights(shape: Sequence[int], device: torch.device) -> torch.Tensor:
+    """Weights (z, y, x) that fall off as a Gaussian of one eighth of the tile from its centre, as nnU-Net has it
+    (Isensee et al., Nature Methods 2021), with a floor so that no voxel is without weight."""
+    axes = [torch.arange(n, dtype=torch.float32, device=device) - (n - 1) / 2 for n in shape]
+    z, y, x = (torch.exp(-0.5 * (axis / (len(axis) / 8)) ** 2) for axis in axes)
+    return (z[:, None, None] * y[:, None] * x).clamp_min(1e-3)
+
+
+def predict(
+    network: nn.Module,
+    volume: NDArray[np.float32],
+    *,
+    outputs: int,
+    sizes: InputSizes,
+    tile: Sequence[int],
+    overlap: float,
+    flips: int,
+    device: torch.device,
+    progress: Callable[[str], None] | None = None,
+) -> NDArray[np.uint8]:
+    """Probabilities of every class but background, quantised: uint8 (outputs − 1, z, y, x), 255 = 1.
+
+    `volume` is a prepared tomogram (z, y, x). Where the device runs out of memory, tiles are halved along the longest
+    side that can still be, until they fit.
+
+    Raises:
+        TomoscoutError: even the smallest tile does not fit.
+    """
+    tile = [min(length, size) for length, size in zip(tile, volume.shape, strict=True)]
+    while True:
+        try:
+            return _predict(network, volume, outputs, sizes, tile, overlap, flips, device)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+        # Outside the handler, which keeps the tensors of the failed attempt alive.
+        reducible = [length if length > least else 0 for length, least in zip(tile, sizes.smallest, strict=True)]
+        longest = int(np.argmax(reducible))
+        if not reducible[longest]:
+            raise TomoscoutError(f"not enough memory on {device} even for tiles of {tile} voxels")
+        tile[longest] = max(tile[longest] // 2, sizes.smallest[longest])
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+        if progress:
+            progress(f"out of memory; going on with tiles of {'x'.join(map(str, tile))}")
+
+
+@torch.inference_mode()
+def _predict(
+    network: nn.Module,
+    volume: NDArray[np.float32],
+    outputs: int,
+    sizes: InputSizes,
+    tile: Sequence[int],
+    overlap: float,
+    flips: int,
+    device: torch.device,
+) -> NDArray[np.uint8]:
+    plans = sizes.tiles(volume.shape, tile, overlap)
+    lengths = [length for _, length in plans]
+    padding = [(0, max(0, length - n)) for n, length in zip(volume.shape, lengths, strict=True)]
+    padded = np.pad(
+        volume,
+        padding,
+        mode="reflect" if all(p < n for (_, p), n in zip(padding, volume.shape, strict=True)) else "edge",
+    )
+    kind = torch.float16 if device.type == "cuda" else torch.float32
+    total = torch.zeros((outputs - 1, *padded.shape), dtype=kind, device=device)
+    norm = torch.zeros(padded.shape, dtype=kind, device=device)
+    weights = blending_weights(lengths, device)
+    source = torch.from_numpy(padded)
+    if device.type == "cuda":
+        source = source.pin_memory()
+    network.eval()
+    for start in itertools.product(*(starts for starts, _ in plans)):
+        window = tuple(slice(a, a + n) for a, n in zip(start, lengths, strict=True))
+        crop = source[window].to(device, torch.float32, non_blocking=True)[None, None]
+        probabilities = _probabilities(network, crop, flips) * weights
+        total[(slice(None), *window)] += probabilities.to(kind)
+        norm[window] += weights.to(kind)
+    quantised = torch.empty(total.shape, dtype=torch.uint8, device=device)
+    for channel, values in enumerate(total):
+        quantised[channel] = (values.float() / norm.float() * 255).round_().clamp_(0, 255).to(torch.uint8)
+    return quantised.cpu().numpy()[(slice(None), *(slice(0, n) for n in volume.shape))]
+
+
+def _probabilities(network: nn.Module, crop: torch.Tensor, flips: int) -> torch.Tensor:
+    """Mean class probabilities, without background, over the first `flips` of the eight mirrored copies."""
+    mirrored = [axes for count in range(4) for axes in itertools.combinations((-1, -2, -3), count)][:flips]
+    with autocast(crop.device, chosen_precision("auto", crop.device)):
+        outputs = [network(crop.flip(axes)).flip(axes) for axes in mirrored]
+    return sum(torch.softmax(logits[0].float(), dim=0)[1:] for logits in outputs) / len(mirrored)  # type: ignore[return-value]
+
+
+class Ensemble(nn.Module):
+    """Networks applied together: the logarithm of the mean of their probabilities, which a softmax turns back."""
+
+    def __init__(self, networks: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Logits (batch, classes, *space) of inputs (batch, channels, *space)."""
+        mean = sum(torch.softmax(network(inputs).float(), dim=1) for network in self.networks) / len(self.networks)
+        return torch.log(mean.clamp_min(1e-12))  # type: ignore[union-attr]
+
+
+def argmax_labels(probabilities: NDArray[np.uint8]) -> NDArray[np.integer]:
+    """Labels (z, y, x) from quantised probabilities (class, z, y, x) without background: the most probable class,
+    background where it is more probable than any class."""
+    kind = np.uint8 if len(probabilities) <= 255 else np.uint16
+    labels = np.zeros(probabilities.shape[1:], dtype=kind)
+    highest = np.zeros(probabilities.shape[1:], dtype=np.uint8)
+    rest = np.full(probabilities.shape[1:], 255, dtype=np.int32)
+    for label, values in enumerate(probabilities, 1):
+        higher = values > highest
+        labels[higher] = label
+        highest[higher] = values[higher]
+        rest -= values
+    labels[rest > highest] = 0
+    return labels

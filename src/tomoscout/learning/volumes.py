@@ -1,0 +1,248 @@
+"""Tomograms as the network sees them, and where they live while training."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import shutil
+import sys
+import warnings
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tomoscout.machine.errors import TomoscoutError
+from tomoscout.machine.files import atomic_path, digest, digest_file, read_json, write_json
+
+STANDARDISE_VERSION = 1
+"""Raised when `standardise` gives other numbers: volumes kept in files are made again."""
+
+# What NumPy adds up pairwise is split into pieces of at most this many values.
+_PIECE = 2**20
+
+
+def standardise(volume: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Prepare a tomogram (z, y, x) for a network: the one way for training, validation and inference.
+
+    Values are limited to the 0.1 and 99.9 percentiles (gold beads and edges would otherwise set the scale), then
+    shifted and scaled to mean 0 and standard deviation 1. Takes the memory of one more tomogram.
+    """
+    step = 2 if volume.size > 2**22 else 1
+    low, high = np.percentile(volume[::step, ::step, ::step], [0.1, 99.9]).astype(volume.dtype)
+    limited = np.clip(volume, low, high)
+    mean = limited.mean(dtype=np.float64)
+    deviation = math.sqrt(_sum_of_squares(limited.ravel(order="K"), mean) / limited.size)
+    limited -= float(mean)
+    limited /= deviation or 1.0
+    return limited
+
+
+def _sum_of_squares(values: NDArray[np.float32], mean: np.float64) -> float:
+    """Σ (v − mean)², in the order of NumPy's pairwise sum, so that the standard deviation is that of `np.std` to the
+    last bit without its two copies in double precision."""
+    if values.size <= _PIECE:
+        deviations = values - mean
+        return float(np.add.reduce(np.multiply(deviations, deviations, out=deviations)))
+    half = values.size // 2
+    half -= half % 8
+    return _sum_of_squares(values[:half], mean) + _sum_of_squares(values[half:], mean)
+
+
+@dataclass(frozen=True)
+class LabelledVolume:
+    """A prepared tomogram and its target, both (z, y, x), on the device, in memory or in mapped files: not to be
+    written to. Voxels with the label `ignore` (padding) teach nothing."""
+
+    name: str
+    intensities: torch.Tensor
+    labels: torch.Tensor
+    ignore: int
+
+
+Tier = Literal["device", "memory", "files"]
+"""Where training voxels live: on the device that trains, in main memory, or in files that are mapped into it."""
+
+
+@dataclass(frozen=True)
+class Storage:
+    """Where the voxels of a training live, and as what.
+
+    Intensities are float16 everywhere: half the memory for a rounding far below the noise, at no cost in time (a CPU
+    widens crops as fast as it copies them), and a training sees the same numbers wherever its voxels live. Labels are
+    uint8 unless there are more than 254 classes. `folder` is for mapped files.
+    """
+
+    tier: Tier
+    device: torch.device
+    classes: int
+    folder: Path
+
+    @property
+    def label_kind(self) -> np.dtype[Any]:
+        """The type of the labels."""
+        return np.dtype(np.uint8 if self.classes < 255 else np.int32)
+
+    @property
+    def ignore(self) -> int:
+        """The label of padding, the same in all volumes."""
+        return int(np.iinfo(self.label_kind).max)
+
+    def size(self, shape: Sequence[int], patch: Sequence[int]) -> int:
+        """Bytes that a tomogram of `shape` (z, y, x) and its target take, padded to hold a crop."""
+        voxels = math.prod(max(have, least) for have, least in zip(shape, patch, strict=True))
+        return voxels * (2 + self.label_kind.itemsize)
+
+
+def labelled_volume(
+    name: str,
+    inputs: str,
+    read: Callable[[], tuple[NDArray[np.float32], NDArray[np.integer]]],
+    patch: Sequence[int],
+    storage: Storage,
+) -> LabelledVolume:
+    """Prepare a tomogram and its target for training, padded at the far ends to hold at least one crop.
+
+    Args:
+        name: the volume's name, unlike that of any other of the training.
+        inputs: the digest of what `read` returns. Files in `storage.folder` that were made from the same are used
+            again, and nothing is read.
+        read: returns tomogram and target, (z, y, x) both, and keeps neither: at no time are there more than two copies
+            of the tomogram.
+        patch: voxels of a crop, (z, y, x).
+
+    Raises:
+        TomoscoutError: the two differ in shape, the target holds a label that is no class, or files cannot be written.
+    """
+    if storage.tier == "files":
+        files = _VolumeFiles(name, inputs, tuple(patch), storage)
+        return files.read() or files.write(*_prepare(name, read, patch, storage))
+    intensities, labels = _prepare(name, read, patch, storage)
+    where = storage.device if storage.tier == "device" else torch.device("cpu")
+    return LabelledVolume(name, intensities.to(where), torch.from_numpy(labels).to(where), storage.ignore)
+
+
+def _prepare(
+    name: str,
+    read: Callable[[], tuple[NDArray[np.float32], NDArray[np.integer]]],
+    patch: Sequence[int],
+    storage: Storage,
+) -> tuple[torch.Tensor, NDArray[Any]]:
+    tomogram, labels = read()
+    if tomogram.shape != labels.shape:
+        raise TomoscoutError(f"{name}: tomogram {tomogram.shape} and target {labels.shape} (z, y, x) differ in shape")
+    lowest, highest = int(labels.min(initial=0)), int(labels.max(initial=0))
+    if lowest < 0 or highest > storage.classes:
+        wrong = lowest if lowest < 0 else highest
+        raise TomoscoutError(f"{name}: the target holds label {wrong}, expected 0 to {storage.classes}")
+    padding = [(0, max(0, size - have)) for size, have in zip(patch, tomogram.shape, strict=True)]
+    prepared = standardise(tomogram)
+    del tomogram
+    intensities = torch.from_numpy(prepared).to(torch.float16)
+    del prepared
+    labels = np.require(labels, storage.label_kind, ["C_CONTIGUOUS", "WRITEABLE"])
+    if any(after for _, after in padding):
+        far_ends = [after for _, after in reversed(padding) for after in (0, after)]
+        intensities = torch.nn.functional.pad(intensities, far_ends)
+        labels = np.pad(labels, padding, constant_values=storage.ignore)
+    return intensities, labels
+
+
+@dataclass(frozen=True)
+class _VolumeFiles:
+    """A prepared volume in two `.npy` files and a manifest, which is written last and holds their digests."""
+
+    name: str
+    inputs: str
+    patch: tuple[int, ...]
+    storage: Storage
+
+    @property
+    def manifest(self) -> Path:
+        return _manifest_path(self.storage.folder, self.name)
+
+    @property
+    def paths(self) -> tuple[Path, Path]:
+        """Intensities and labels."""
+        return self.manifest.with_suffix(".intensities.npy"), self.manifest.with_suffix(".labels.npy")
+
+    @property
+    def _made_from(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "inputs": self.inputs,
+            "patch": list(self.patch),
+            "classes": self.storage.classes,
+            "standardise": STANDARDISE_VERSION,
+        }
+
+    def read(self) -> LabelledVolume | None:
+        """The volume, if its files are there, whole, and made from the same."""
+        if not self.manifest.exists():
+            return None
+        try:
+            manifest = read_json(self.manifest)
+            if {**self._made_from, "files": manifest["files"]} != manifest:
+                return None
+            damaged = manifest["files"] != [digest_file(path) for path in self.paths]
+        except (TomoscoutError, OSError, KeyError, TypeError):
+            damaged = True
+        if damaged:
+            print(f"warning: {self.manifest}: {self.name} is damaged there and made again", file=sys.stderr)
+            return None
+        return self._open()
+
+    def write(self, intensities: torch.Tensor, labels: NDArray[Any]) -> LabelledVolume:
+        """Write the files and map them.
+
+        Raises:
+            TomoscoutError: they cannot be written; the disk may be full.
+        """
+        with _told_in_one_line(self.storage.folder, self.name):
+            self.manifest.unlink(missing_ok=True)
+            for path, values in zip(self.paths, (intensities.numpy(), labels), strict=True):
+                with atomic_path(path) as temporary, temporary.open("wb") as handle:
+                    np.lib.format.write_array(handle, values, allow_pickle=False)
+            write_json(self.manifest, {**self._made_from, "files": [digest_file(path) for path in self.paths]})
+        return self._open()
+
+    def _open(self) -> LabelledVolume:
+        intensities, labels = (np.load(path, mmap_mode="r", allow_pickle=False) for path in self.paths)
+        with warnings.catch_warnings():
+            # Pages that may be written would have to fit into memory where the system promises no more than it has.
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            return LabelledVolume(
+                self.name, torch.from_numpy(intensities), torch.from_numpy(labels), self.storage.ignore
+            )
+
+
+def _manifest_path(folder: Path, name: str) -> Path:
+    # Names of runs may be too long for a file or hold characters that a file's name may not.
+    return folder / f"{digest(name)}.json"
+
+
+@contextlib.contextmanager
+def _told_in_one_line(folder: Path, name: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise TomoscoutError(
+            f"{folder}: {name} cannot be written ({error.strerror or error}); free some space on that disk, or let "
+            "train.memory_gb be larger"
+        ) from None
+
+
+def remove_volumes(folder: Path, keep: Collection[str] = ()) -> None:
+    """Remove the mapped files of a training from its folder, but those of the volumes named in `keep`: at the end all,
+    at the start those of tomograms that are no longer trained on. Volumes that are open stay readable."""
+    if not keep:
+        shutil.rmtree(folder, ignore_errors=True)
+        return
+    stems = {_manifest_path(folder, name).stem for name in keep}
+    for path in folder.glob("*"):
+        if path.name.split(".")[0] not in stems:
+            path.unlink(missing_ok=True)

@@ -1,0 +1,106 @@
+"""Who is at work in a working directory: Snakemake, and the jobs that it started.
+
+Snakemake marks the files that it works with as locked and, where it is killed, leaves these marks for somebody to
+remove. Here every Snakemake of this workflow and every command of its jobs has a lock file (flock) of its own, which
+the system frees however they end. So the next Snakemake sees whether the marks still stand for anybody.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+from tomoscout.machine.locks import holder_of, take
+
+FOLDER = "TOMOSCOUT_AT_WORK"
+"""Environment variable that tells the commands of a job the folder of the lock files."""
+
+_SNAKEMAKE = Path(".snakemake")
+_NAMED = 5
+
+
+def let_jobs_tell() -> None:
+    """Let the commands that this process starts say that they are at work in its working directory."""
+    os.environ[FOLDER] = str((_SNAKEMAKE / "at_work").absolute())
+
+
+@cache  # Once, however many modules a Snakefile imports.
+def begin_work() -> None:
+    """Say that this Snakemake is at work in its working directory. Where earlier ones were killed and nobody else is at
+    work, remove the marks that they left; where somebody is, say who.
+
+    Raises:
+        OSError: files cannot be written or removed there.
+    """
+    folder = Path(os.environ[FOLDER])
+    own = _register(folder, "snakemake")
+    if own is None:
+        return
+    atexit.register(_end_work, own)
+    marks = _marks()
+    others, left_behind = _look(folder, own)
+    if others and marks:
+        more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
+        print(f"at work in this folder: {', '.join(others[:_NAMED])}{more}", file=sys.stderr, flush=True)
+    if others or not left_behind:
+        return
+    # Older marks are not of those that were killed.
+    began = min(path.stat().st_mtime for path in left_behind)
+    for path in [*(mark for mark in marks if mark.stat().st_mtime >= began), *left_behind]:
+        path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def at_work_as(command: str) -> Iterator[None]:
+    """Say that a job's command is at work, for as long as it is. Nothing where Snakemake did not start it."""
+    folder = os.environ.get(FOLDER)
+    own = _register(Path(folder), command) if folder else None
+    try:
+        yield
+    finally:
+        if own:
+            own.unlink(missing_ok=True)
+
+
+def _register(folder: Path, what: str) -> Path | None:
+    """A lock file that is held until this process ends; None where the file system knows no locks."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{platform.node()}-{os.getpid()}-{time.time_ns()}"
+    # Somebody who looks may take it for one left behind before it is locked, and remove it.
+    with contextlib.suppress(OSError):
+        while not take(path, f"{what} (process {os.getpid()} on {platform.node()})"):
+            pass
+        return path
+    return None
+
+
+def _look(folder: Path, own: Path) -> tuple[list[str], list[Path]]:
+    """Who else is at work, and the lock files of those who were killed."""
+    others, left_behind = [], []
+    for path in sorted(folder.iterdir()):
+        if path == own:
+            continue
+        holder = holder_of(path)
+        if holder:
+            others.append(holder)
+        elif path.exists():
+            left_behind.append(path)
+    return others, left_behind
+
+
+def _marks() -> list[Path]:
+    return sorted((_SNAKEMAKE / "locks").glob("*.lock"))
+
+
+def _end_work(own: Path) -> None:
+    # Where Snakemake was stopped while it removed its marks, they are of somebody who was killed.
+    with contextlib.suppress(OSError):
+        if not _marks():
+            own.unlink(missing_ok=True)

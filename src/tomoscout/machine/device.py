@@ -1,0 +1,235 @@
+"""Where the numbers are crunched, and how much memory there is for it."""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import torch
+
+from tomoscout.machine.errors import TomoscoutError
+from tomoscout.machine.lease import SCHEDULERS, VISIBLE
+
+GIB = 2**30
+
+GPU_CONTEXT = 600 * 2**20
+"""Bytes of a GPU that its driver and the libraries take before the first tensor."""
+
+OTHERS = GIB
+"""Bytes of a GPU that may be missing before other processes are held responsible: what is less belongs to the system,
+as a screen does, or to a larger context, and is missing at the next attempt, too."""
+
+NOMINAL = 0.9
+"""Part of its nominal gigabytes that a GPU has in GiB at least: error correction takes some."""
+
+
+def choose_device(wanted: str, root: Path = Path("/"), environment: Mapping[str, str] = os.environ) -> torch.device:
+    """`auto`, `cpu` or `cuda` → the device, checked and set up.
+
+    `root`: where `dev` lies.
+
+    Raises:
+        TomoscoutError: a GPU is asked for but there is none, a scheduler gave one that PyTorch cannot use, or its
+            convolutions are wrong.
+    """
+    available = torch.cuda.is_available()
+    if wanted == "cuda" and not available:
+        raise TomoscoutError("device: cuda was asked for, but PyTorch finds no GPU; use device: auto or cpu")
+    if wanted == "auto" and not available:
+        _refuse_unused_gpu(root, environment)
+    if wanted == "cpu" or not available:
+        return torch.device("cpu")
+    device = torch.device("cuda")
+    torch.backends.cudnn.benchmark = True
+    _test_convolution(device)
+    return device
+
+
+def _refuse_unused_gpu(root: Path, environment: Mapping[str, str]) -> None:
+    """Rather than compute for days on the CPU of a node whose GPU was given to the job."""
+    scheduler = next((name for name in SCHEDULERS if name in environment), None)
+    visible = environment.get(VISIBLE, "").strip()
+    driver = root / "dev/nvidiactl"
+    if scheduler and visible not in ("", "-1", "NoDevFiles") and driver.exists():
+        raise TomoscoutError(
+            f"device: this job ({scheduler}={environment[scheduler]}) was given a GPU ({VISIBLE}={visible}) on a node "
+            f"that has some ({driver}), but PyTorch {torch.__version__} finds none; mend the driver (does nvidia-smi "
+            "answer?), install a CUDA build of PyTorch, or ask for device: cpu (train.device, segment.device)"
+        )
+
+
+def _test_convolution(device: torch.device) -> None:
+    """Compare a 3D convolution in bfloat16 with float32 on the CPU: some pairs of PyTorch and cuDNN get it wrong."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(1, 16, 24, 24, 24, generator=generator)
+    kernel = torch.randn(16, 16, 3, 3, 3, generator=generator) / (16 * 27) ** 0.5
+    expected = torch.nn.functional.conv3d(inputs, kernel, padding=1)
+    with torch.autocast(device.type, torch.bfloat16):
+        found = torch.nn.functional.conv3d(inputs.to(device), kernel.to(device), padding=1)
+    cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+    error = float((found.float().cpu() - expected).abs().max())
+    if not error < 0.1:
+        raise TomoscoutError(
+            f"device: 3D convolutions on this GPU are wrong by {error:.3g} (PyTorch {torch.__version__}, "
+            f"cuDNN {cudnn}); install another pair or use device: cpu"
+        )
+
+
+@dataclass(frozen=True)
+class GpuMemory:
+    """Bytes of a GPU: what nobody holds, what it has in all, what the tensors of this process hold already (with what
+    is kept for them), and what `train.gpu_memory_gb` states."""
+
+    free: int
+    total: int
+    own: int = 0
+    stated: int | None = None
+
+    @classmethod
+    def of(cls, device: torch.device, stated: float | None) -> GpuMemory:
+        """That of a GPU that is here, now. `stated`: GiB."""
+        free, total = torch.cuda.mem_get_info(device)
+        own = torch.cuda.memory_reserved(device)
+        return cls(free, total, own, None if stated is None else round(stated * GIB))
+
+    @property
+    def is_smaller(self) -> bool:
+        """Whether this is no GPU of the kind that is stated."""
+        return self.stated is not None and self.total < NOMINAL * self.stated
+
+    @property
+    def promised(self) -> int:
+        """Bytes that tensors may take on such a GPU, or one as stated, while nothing else is on it."""
+        empty = max(self.total - GPU_CONTEXT, self.free + self.own)
+        if self.stated is None:
+            return empty
+        stated = max(0, self.stated - GPU_CONTEXT)
+        return stated if self.is_smaller else min(stated, empty)
+
+    @property
+    def limit(self) -> int:
+        """Bytes that tensors may take on this GPU now."""
+        return min(self.promised, self.free + self.own)
+
+    def fault(self, needed: int) -> str | None:
+        """Why this GPU, and not what is done on it, is to blame where tensors cannot have that many bytes, and what to
+        do; None where they could not have them on another one or at another time either."""
+        if needed > self.promised:
+            return None
+        if self.is_smaller and self.stated is not None:
+            return (
+                f"this GPU has {_gib(self.total)} GiB in all, less than the {_gib(self.stated)} of "
+                "train.gpu_memory_gb; use one that has them, or state what this one has"
+            )
+        if self.promised - self.limit <= OTHERS:
+            return None
+        return (
+            f"of the {_gib(self.total)} GiB of this GPU {_gib(self.free)} are free and {_gib(self.own)} this "
+            "training's, another process may hold the rest; end it, use another GPU, or, where it stays, state in "
+            "train.gpu_memory_gb what it leaves"
+        )
+
+
+def _gib(size: int) -> str:
+    return f"{size / GIB:.2f}"
+
+
+def cap_gpu_memory(device: torch.device, size: int) -> None:
+    """Let tensors on a GPU take no more than this many bytes: beyond, they are out of memory, whoever else has some."""
+    _, total = torch.cuda.mem_get_info(device)
+    # Unlike the other functions, this one takes no device without a number.
+    torch.cuda.set_per_process_memory_fraction(min(1.0, size / total), device.index)
+
+
+def memory_limit(wanted: float | None) -> int:
+    """Bytes of main memory that this process may take besides what it holds already: up to `wanted` GiB in all, or
+    else nine tenths of what is available."""
+    if wanted is not None:
+        return max(0, round(wanted * GIB) - own_memory())
+    return available_memory() * 9 // 10
+
+
+def own_memory() -> int:
+    """Bytes of main memory that this process holds."""
+    try:
+        return int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1]) * resource.getpagesize()
+    except OSError:  # No Linux: the most it ever held.
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+
+
+def available_memory(root: Path = Path("/"), environment: Mapping[str, str] = os.environ) -> int:
+    """Bytes of main memory that this process may take besides what it holds already: the least of what is free on the
+    machine, what its control groups (a container's, or those of a batch system) leave, and what Slurm gave the job.
+
+    `root`: where `proc` and `sys` lie.
+    """
+    return max(0, min([_free_memory(root), *_left_in_groups(root), *_left_in_job(environment)]))
+
+
+def _free_memory(root: Path) -> int:
+    try:
+        lines = (root / "proc/meminfo").read_text(encoding="utf-8").splitlines()
+    except OSError:  # No Linux: half of what is built in.
+        return os.sysconf("SC_PHYS_PAGES") * resource.getpagesize() // 2
+    values = dict(line.split(":", 1) for line in lines if ":" in line)
+    return int(values["MemAvailable"].split()[0]) * 1024
+
+
+# Where a control group says what it may use, what it uses, and how much of that are copies of files, which the system
+# gives up when memory runs short; for version 2 and version 1.
+_GROUP_FILES = {
+    "": ("memory.max", "memory.current", ("inactive_file", "active_file")),
+    "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_inactive_file", "total_active_file")),
+}
+
+
+def _left_in_groups(root: Path) -> Iterator[int]:
+    """What the control groups of this process and those around them leave, bytes each."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, name = line.split(":", 2)
+        mount = "memory" if "memory" in controllers.split(",") else controllers
+        if mount not in _GROUP_FILES:
+            continue
+        # In a container the name may be the host's: then only the outermost group is found.
+        group = PurePosixPath(name)
+        for around in (group, *group.parents):
+            yield from _left_in_group(root / "sys/fs/cgroup" / mount / str(around).lstrip("/"), *_GROUP_FILES[mount])
+
+
+def _left_in_group(folder: Path, limit: str, usage: str, file_copies: tuple[str, ...]) -> Iterator[int]:
+    try:
+        most = (folder / limit).read_text(encoding="utf-8").strip()
+        used = int((folder / usage).read_text(encoding="utf-8"))
+        statistics = dict(line.split() for line in (folder / "memory.stat").read_text(encoding="utf-8").splitlines())
+    except OSError:
+        return
+    if most != "max":
+        yield int(most) - used + sum(int(statistics.get(name, 0)) for name in file_copies)
+
+
+def _left_in_job(environment: Mapping[str, str]) -> Iterator[int]:
+    """What Slurm's limits in MiB leave besides what this process holds; 0 stands for no limit."""
+    given = {name: int(value) for name, value in environment.items() if name.startswith("SLURM_") and value.isdigit()}
+    for memory, count in (
+        ("SLURM_MEM_PER_NODE", None),
+        ("SLURM_MEM_PER_CPU", "SLURM_CPUS_ON_NODE"),
+        ("SLURM_MEM_PER_GPU", "SLURM_GPUS_ON_NODE"),
+    ):
+        most = given.get(memory, 0) * (given.get(count, 1) if count else 1)
+        if most:
+            yield most * 2**20 - own_memory()
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether an error says that a device or the machine has no memory left."""
+    # The allocator of main memory has no exception of its own.
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

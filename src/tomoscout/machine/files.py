@@ -1,0 +1,167 @@
+"""Atomic writes and digests: the only way a tracked file comes into being."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import hashlib
+import io
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from tomoscout.machine.errors import TomoscoutError, foreseen, shown
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path in the folder of `path`; flush it to disk and rename it to `path` on success.
+
+    Whatever happens in between, `path` holds either its old content or the whole new one.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # One name, so that what a killed process left behind is written over.
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb") as handle:
+            os.fsync(handle.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        # That the disk is full shows while writing, where the system names no file.
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write `content` to `path` atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_text(path: Path, content: str) -> None:
+    """Write `content` to `path` atomically, as UTF-8."""
+    write_bytes(path, content.encode())
+
+
+def to_json(value: object) -> str:
+    """One value, one text: sorted keys, no NaN, a newline at the end."""
+    return json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n"
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write `value` to `path` atomically in the canonical form of `to_json`."""
+    write_text(path, to_json(value))
+
+
+def read_text(path: Path) -> str:
+    """Read a text file, which is UTF-8 whatever the locale.
+
+    Raises:
+        TomoscoutError: the file is missing or is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise TomoscoutError(f"{path}: no such file") from None
+    except UnicodeDecodeError as error:
+        raise TomoscoutError(f"{path}: {foreseen(error)}") from None
+
+
+def read_json(path: Path, **expected: type) -> Any:
+    """Read a JSON file. `expected`: entries that the mapping in it must have, with their types; a float may be any
+    number.
+
+    Raises:
+        TomoscoutError: the file is missing, is not JSON, holds a number that is not finite, which no file of ours does,
+            or lacks an expected entry: somebody changed it.
+    """
+    try:
+        value = json.loads(read_text(path), parse_float=_finite, parse_constant=_finite)
+    except (ValueError, RecursionError) as error:
+        raise TomoscoutError(f"{path}: not valid JSON ({error})") from None
+    if expected:
+        check_entries(value, expected, path)
+    return value
+
+
+def check_entries(value: object, expected: Mapping[str, type], origin: object) -> None:
+    """Refuse what is no mapping with these entries of these types; `origin` names it in messages.
+
+    Raises:
+        TomoscoutError: it is none.
+    """
+    if not isinstance(value, dict):
+        raise TomoscoutError(f"{origin}: holds {shown(value)}, expected a mapping with {', '.join(expected)}")
+    for key, kind in expected.items():
+        if key not in value:
+            raise TomoscoutError(f"{origin}: has no '{key}', expected {_NAMES[kind]}")
+        found = value[key]
+        if not isinstance(found, (int, float) if kind is float else kind) or isinstance(found, bool):
+            raise TomoscoutError(f"{origin}: {key} is {shown(found)}, expected {_NAMES[kind]}")
+
+
+_NAMES = {dict: "a mapping", list: "a list", str: "text", int: "a whole number", float: "a number"}
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is not a finite number")
+    return value
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    """The rows of a comma-separated table.
+
+    Raises:
+        TomoscoutError: the file is missing or is no table.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as handle:
+            rows = list(csv.DictReader(handle, strict=True))
+    except FileNotFoundError:
+        raise TomoscoutError(f"{path}: no such file") from None
+    except (ValueError, csv.Error) as error:
+        raise TomoscoutError(f"{path}: not a comma-separated table ({error})") from None
+    for number, row in enumerate(rows, 2):
+        # Too many values stand under None, and None stands for those that lack.
+        if None in row or None in row.values():
+            raise TomoscoutError(f"{path}: row {number} has more or fewer values than the first has columns")
+    return rows
+
+
+def write_table(path: Path, columns: list[str], rows: Iterable[Mapping[str, object]]) -> None:
+    """Write rows as a comma-separated table (tab-separated where `path` ends in .tsv), atomically."""
+    text = io.StringIO()
+    delimiter = "\t" if path.suffix == ".tsv" else ","
+    writer = csv.DictWriter(text, columns, delimiter=delimiter, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def digest(value: object) -> str:
+    """A short digest of a JSON-like value or of bytes: equal values, equal digests."""
+    if not isinstance(value, bytes | memoryview):
+        # Without indents, as json's fast encoder writes none.
+        value = json.dumps(value, sort_keys=True, allow_nan=False, separators=(",", ":")).encode() + b"\n"
+    return hashlib.blake2b(value, digest_size=12).hexdigest()
+
+
+def digest_file(path: Path) -> str:
+    """The digest of a file's bytes."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, lambda: hashlib.blake2b(digest_size=12)).hexdigest()
+
+
+def digest_folder(folder: Path) -> str:
+    """The digest of every file below `folder` and of their relative names."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    return digest({str(p.relative_to(folder)): digest_file(p) for p in files})

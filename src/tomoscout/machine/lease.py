@@ -1,0 +1,196 @@
+"""A GPU of its own for every job, of those on a workstation and of those that share what a scheduler gave.
+
+A lock file per GPU, in a folder common to all users of the machine: whoever holds the lock (flock) has the GPU, and the
+system takes the lock from a process that dies, however it dies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from tomoscout.machine.errors import TomoscoutError
+from tomoscout.machine.locks import release, take
+
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+
+LOCK_FOLDER = "TOMOSCOUT_LOCK_FOLDER"
+"""Environment variable that names another folder for the lock files than /tmp: one common to all users of a machine, or
+all containers on it, where /tmp is not; or one that a scheduler's job has for itself, where the scheduler lets several
+jobs compute on one GPU (shards of Slurm), or they would wait for each other."""
+
+CLUSTER_SCHEDULERS = (
+    "SLURM_JOB_ID",
+    "PBS_JOBID",
+    "SGE_TASK_ID",
+    "LSB_JOBID",
+    "_CONDOR_JOB_AD",
+    "FLUX_JOB_ID",
+    "OAR_JOB_ID",
+)
+"""Environment variables that jobs of Slurm, PBS, Grid Engine, LSF, HTCondor, Flux and OAR have. On the same machine may
+be the jobs of others, with GPUs that nvidia-smi lists too: CUDA_VISIBLE_DEVICES tells a job which are its own."""
+
+CLOUD_SCHEDULERS = (
+    "KUBERNETES_SERVICE_HOST",
+    "AWS_BATCH_JOB_ID",
+    "BATCH_JOB_UID",
+    "AZ_BATCH_TASK_ID",
+)
+"""Environment variables that jobs of Kubernetes and of the batch services of AWS, Google and Azure have. Those GPUs are
+theirs that nvidia-smi lists in their container or on their machine; CUDA_VISIBLE_DEVICES is seldom set."""
+
+SCHEDULERS = CLUSTER_SCHEDULERS + CLOUD_SCHEDULERS
+
+_PAUSE = 0.25
+_LISTING_TIME = 120
+
+
+@contextlib.contextmanager
+def leased_gpu(device: str) -> Iterator[str | None]:
+    """Show this process, and those it starts, one GPU that no other job has; waits where all are taken.
+
+    To be entered once, before CUDA is used. Within, CUDA_VISIBLE_DEVICES is the GPU that is yielded; afterwards it is
+    what it was. Yields None and changes nothing where `device` (`auto`, `cpu` or `cuda`) is `cpu`, or where `find_pool`
+    finds nothing to choose from.
+
+    Raises:
+        TomoscoutError: a lock file cannot be used, which is but a warning in a scheduler's job with one GPU, or
+            nvidia-smi does not answer.
+    """
+    pool = [] if device == "cpu" else find_pool(os.environ)
+    if not pool:
+        yield None
+        return
+    try:
+        gpu, lock = _first_free(pool)
+    except TomoscoutError as error:
+        if len(pool) > 1 or not _has_any(os.environ, SCHEDULERS):
+            raise
+        # The GPU of a job is its own unless several processes share the job.
+        print(f"warning: {error}", file=sys.stderr, flush=True)
+        yield None
+        return
+    earlier = os.environ.get(VISIBLE)
+    os.environ[VISIBLE] = gpu
+    try:
+        yield gpu
+    finally:
+        if earlier is None:
+            os.environ.pop(VISIBLE, None)
+        else:
+            os.environ[VISIBLE] = earlier
+        release(lock)
+
+
+# Which GPUs there are
+
+
+def find_pool(environment: Mapping[str, str]) -> list[str]:
+    """The GPUs to choose from, by UUID where nvidia-smi lists them: those that CUDA_VISIBLE_DEVICES names, or else all.
+
+    Numbers count as nvidia-smi counts. A GPU that is cut into MIG devices stands for these. As with CUDA, the first
+    entry that is no GPU ends the list. Without nvidia-smi, GPUs go by the names that CUDA_VISIBLE_DEVICES gives them.
+
+    In a scheduler's job the same, as several processes may share it: those of a Snakemake inside an allocation do. But
+    it is empty in a cluster's job without CUDA_VISIBLE_DEVICES, as the GPUs may be those of others; and without
+    nvidia-smi, unless CUDA_VISIBLE_DEVICES names several.
+
+    Raises:
+        TomoscoutError: nvidia-smi does not answer.
+    """
+    given = _named(environment[VISIBLE]) if VISIBLE in environment else None
+    if given == [] or (given is None and _has_any(environment, CLUSTER_SCHEDULERS)):
+        return []
+    gpus = _list_gpus()
+    if given is None:
+        return [device for devices in gpus.values() for device in devices]
+    pool = list(dict.fromkeys(_devices(given, gpus) if gpus else given))
+    # Number 0 of one job and number 0 of another may be two GPUs: neither job must wait for the other.
+    unclear = not gpus and len(pool) < 2 and _has_any(environment, SCHEDULERS)
+    return [] if unclear else pool
+
+
+def _has_any(environment: Mapping[str, str], names: Sequence[str]) -> bool:
+    return any(name in environment for name in names)
+
+
+def _named(visible: str) -> list[str]:
+    """The entries of CUDA_VISIBLE_DEVICES up to the first that cannot be a GPU, such as -1."""
+    names = []
+    for name in map(str.strip, visible.split(",")):
+        if not re.fullmatch(r"[0-9]+|(GPU|MIG)-[\w/-]+", name):
+            break
+        names.append(str(int(name)) if name.isdecimal() else name)
+    return names
+
+
+def _list_gpus() -> dict[str, list[str]]:
+    """The UUID of every GPU, in the order of their numbers → those of its MIG devices, or its own where it has none."""
+    command = shutil.which("nvidia-smi")
+    if command is None:
+        return {}
+    try:
+        listing = subprocess.run(
+            [command, "-L"], capture_output=True, encoding="utf-8", errors="replace", timeout=_LISTING_TIME
+        ).stdout
+    except subprocess.TimeoutExpired:
+        raise TomoscoutError(f"{command} -L: no answer within {_LISTING_TIME} s, expected a list of GPUs") from None
+    slices: dict[str, list[str]] = {}
+    for kind, uuid in re.findall(r"^\s*(GPU|MIG)\b.*\(UUID: (\S+)\)", listing, re.MULTILINE):
+        if kind == "GPU":
+            slices[uuid] = []
+        else:
+            slices[list(slices)[-1]].append(uuid)
+    return {gpu: devices or [gpu] for gpu, devices in slices.items()}
+
+
+def _devices(names: Sequence[str], gpus: Mapping[str, list[str]]) -> Iterator[str]:
+    """What the numbers, UUIDs or beginnings of UUIDs mean, up to the first that means nothing or too much."""
+    numbered = {str(number): devices for number, devices in enumerate(gpus.values())}
+    every = {**gpus, **{device: [device] for devices in gpus.values() for device in devices}}
+    for name in names:
+        found = [numbered[name]] if name in numbered else [every[uuid] for uuid in every if uuid.startswith(name)]
+        if len(found) != 1:
+            return
+        yield from found[0]
+
+
+# Locks
+
+
+def _first_free(pool: Sequence[str]) -> tuple[str, io.FileIO]:
+    folder = Path(os.environ.get(LOCK_FOLDER) or "/tmp")
+    paths = {gpu: folder / f"tomoscout-gpu-{gpu.replace('/', '-')}.lock" for gpu in pool}
+    told = False
+    while True:
+        for gpu, path in paths.items():
+            lock = _take(path)
+            if lock:
+                return gpu, lock
+        if not told:
+            taken = f"{', '.join(pool)} taken, the processes stand in {folder}/tomoscout-gpu-*.lock"
+            print(f"waiting for a GPU: {taken}", file=sys.stderr, flush=True)
+            told = True
+        time.sleep(_PAUSE)
+
+
+def _take(path: Path) -> io.FileIO | None:
+    mask = os.umask(0)  # The next user of the machine must be able to open it.
+    try:
+        return take(path, f"{os.getpid()}\n")
+    except OSError as error:
+        raise TomoscoutError(
+            f"{path}: cannot be the lock of a GPU ({error.strerror}); remove it, or let the environment variable "
+            f"{LOCK_FOLDER} name a folder in which every user of this machine may write"
+        ) from None
+    finally:
+        os.umask(mask)

@@ -1,0 +1,166 @@
+"""Fine-tuning: the network and weights that a training starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tomoscout.learning.options import Train
+from tomoscout.machine.errors import TomoscoutError
+from tomoscout.machine.files import digest, digest_file
+from tomoscout.models.octopi import WEIGHTS as OCTOPI_WEIGHTS
+from tomoscout.networks import build_network, head_parameters
+from tomoscout.networks.options import NetworkOptions
+from tomoscout.options.config import names_octopi
+from tomoscout.plan.classes import TargetClass
+
+if TYPE_CHECKING:
+    import torch
+
+
+def base_files(options: Train) -> list[Path]:
+    """The files that a base consists of: those of a model folder, or octopi's configuration and weights."""
+    if options.base is None:
+        return []
+    path = Path(options.base)
+    if names_octopi(options.base):
+        return [path, Path(options.base_weights) if options.base_weights else path.with_name(OCTOPI_WEIGHTS)]
+    folder = path.parent if path.name == "model.yaml" else path
+    return [folder / "model.yaml", folder / "weights.safetensors"]
+
+
+def base_digest(options: Train) -> str | None:
+    """What stands for the base in the fingerprint of a training.
+
+    Raises:
+        TomoscoutError: a file of it is missing.
+    """
+    files = base_files(options)
+    for path in files:
+        if not path.is_file():
+            raise TomoscoutError(
+                f"train.base: {path}: no such file; expected a model folder, or octopi's model_config.yaml with its "
+                "weights (train.base_weights)"
+            )
+    return digest([digest_file(path) for path in files]) if files else None
+
+
+@dataclass(frozen=True)
+class Base:
+    """A trained network: `labels` are the channels of its classes by name, `outputs` all its channels."""
+
+    origin: str
+    network: NetworkOptions
+    labels: dict[str, int]
+    outputs: int
+    weights: dict[str, torch.Tensor]
+
+    def shared(self, classes: Sequence[TargetClass]) -> list[TargetClass]:
+        """Those of the classes that the base finds, too."""
+        return [entry for entry in classes if entry.name in self.labels]
+
+    def shared_scores(self, scores: Mapping[str, float], classes: Sequence[TargetClass]) -> dict[str, float]:
+        """Those of the scores, by class name, that its own can be compared with."""
+        return {entry.name: scores[entry.name] for entry in self.shared(classes) if entry.name in scores}
+
+    def knows(self, classes: Sequence[TargetClass]) -> bool:
+        """Whether these are its classes, in whatever order: its head can be kept."""
+        return len(self.shared(classes)) == len(classes) == self.outputs - 1
+
+
+def read_base(options: Train) -> Base:
+    """Read the model folder, or the model of octopi, that `train.base` names.
+
+    Raises:
+        TomoscoutError: it cannot be read or does not hold together.
+    """
+    first, second = base_files(options)
+    if first.name == "model.yaml":
+        from tomoscout.models.folder import load_weights, read_model
+
+        model = read_model(first.parent)
+        labels = {entry.name: entry.label for entry in model.classes}
+        weights = load_weights(first.parent, model)
+        return Base(str(first.parent), model.network, labels, len(labels) + 1, weights)
+    from tomoscout.models.octopi import read_octopi_model
+
+    theirs = read_octopi_model(first, second)
+    return Base(str(first), theirs.network, theirs.labels, theirs.outputs, theirs.weights)
+
+
+def starting_weights(base: Base, classes: Sequence[TargetClass], fresh: dict[str, torch.Tensor]) -> str:
+    """Put the base's weights into `fresh`, the weights of a new network for `classes`, in place.
+
+    The layers that make the classes are put together channel by channel: from the base for background and classes
+    that it finds, too; as they are in `fresh` for others. Returns what was done, for people.
+
+    Raises:
+        TomoscoutError: the weights are not those of the base's network, or it makes no class by itself.
+    """
+    import torch
+
+    differing = sorted(base.weights.keys() ^ fresh.keys())
+    if differing:
+        raise TomoscoutError(
+            f"train.base: {base.origin}: weights do not fit the network {base.network.family} ({', '.join(differing)})"
+        )
+    heads = _head_parameters("train.base", base.network, base.outputs)
+    channels = [(0, 0)] + [(entry.label, base.labels[entry.name]) for entry in base.shared(classes)]
+    new, old = torch.tensor(channels).T
+    for name, weights in base.weights.items():
+        fresh[name].copy_(_with_channels(fresh[name], weights, heads.get(name, ()), new, old))
+    if base.knows(classes):
+        return f"starting from {base.origin}"
+    kept = ", ".join(entry.name for entry in base.shared(classes)) or "none"
+    added = ", ".join(entry.name for entry in classes if entry.name not in base.labels) or "none"
+    left = ", ".join(name for name in base.labels if name not in {entry.name for entry in classes}) or "none"
+    return (
+        f"starting from {base.origin} with other classes: the head is rebuilt (kept: {kept}; new: {added}; "
+        f"dropped: {left})"
+    )
+
+
+def _head_parameters(option: str, network: NetworkOptions, outputs: int) -> dict[str, tuple[int, ...]]:
+    try:
+        return head_parameters(network, outputs)
+    except ValueError as error:
+        raise TomoscoutError(f"{option}: {error}") from None
+
+
+def _with_channels(
+    target: torch.Tensor, source: torch.Tensor, axes: Sequence[int], new: torch.Tensor, old: torch.Tensor
+) -> torch.Tensor:
+    """`target` with its channels `new`, along all `axes` at once, replaced by the channels `old` of `source`."""
+    if not axes:
+        return source
+    axis, *others = axes
+    taken = _with_channels(target.index_select(axis, new), source.index_select(axis, old), others, new, old)
+    return target.index_copy(axis, new, taken)
+
+
+def frozen_parameters(options: Train, network: NetworkOptions, outputs: int) -> Callable[[int], frozenset[str]]:
+    """The names of the parameters that are kept as they are, by step.
+
+    Raises:
+        TomoscoutError: a pattern of `train.freeze` matches no parameter, nothing is left to train, or the network makes
+            no class by itself.
+    """
+    if options.freeze == "nothing":
+        return lambda step: frozenset()
+    import torch
+
+    with torch.device("meta"):
+        names = [name for name, _ in build_network(network, outputs).named_parameters()]
+    if options.freeze == "body":
+        frozen = frozenset(names) - _head_parameters("train.freeze", network, outputs).keys()
+    else:
+        for pattern in options.freeze:
+            if not any(fnmatchcase(name, pattern) for name in names):
+                raise TomoscoutError(f"train.freeze: '{pattern}' matches no parameter; there are {', '.join(names)}")
+        frozen = frozenset(name for name in names if any(fnmatchcase(name, p) for p in options.freeze))
+    if frozen >= set(names):
+        raise TomoscoutError(f"train.freeze: {options.freeze} leaves nothing to train")
+    return lambda step: frozen if options.freeze_steps is None or step < options.freeze_steps else frozenset()

@@ -1,0 +1,148 @@
+"""The reference of all options, written from their one definition in config.py."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic.fields import FieldInfo
+
+from tomoscout.learning.options import LOSSES
+from tomoscout.networks import FAMILIES, family_module
+from tomoscout.networks.options import NetworkOptions
+from tomoscout.options.config import Config
+from tomoscout.options.sections import Section
+
+EXAMPLES: dict[str, Any] = {
+    "projects": {"mydata": "/path/to/copick.json"},
+    "tomograms": ["wbp@10.0"],
+    "targets.picks": "data-portal/0",
+}
+"""Values for the options that have no default."""
+
+
+def json_schema() -> str:
+    """The JSON schema of a configuration file, for editors."""
+    schema = Config.model_json_schema(ref_template="#/$defs/{model}")
+    families = []
+    for name, options in _families():
+        schema["$defs"][name] = options.model_json_schema()
+        families.append({"$ref": f"#/$defs/{name}"})
+    others = {
+        "type": "object",
+        "description": "A family of yours: a Python file or an installed entry point, with its own options.",
+        "properties": {"family": {"type": "string", "not": {"enum": list(FAMILIES)}}},
+        "required": ["family"],
+    }
+    one = {"anyOf": [*families, others]}
+    alone = {"type": "array", "items": one, "minItems": 1, "maxItems": 1}
+    schema["$defs"]["NetworkOptions"] = {"title": "Network", "anyOf": [*families, others, alone]}
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
+
+
+def _families() -> Iterator[tuple[str, type[NetworkOptions]]]:
+    for name in FAMILIES:
+        yield name, family_module(name).Options
+
+
+def commented_yaml() -> str:
+    """A configuration file with every option at its default and a comment for each."""
+    head = "Every option of tomoscout at its default. Only `projects`, `tomograms` and `targets.picks` must be given."
+    return _comment(head, 0) + "".join(_yaml_lines(Config, "", 0))
+
+
+def _yaml_lines(section: type[Section], path: str, depth: int) -> Iterator[str]:
+    indent = "  " * depth
+    for name, field in section.model_fields.items():
+        key = field.alias or name
+        nested = _section_of(field)
+        yield "\n" + _comment(field.description or (nested.__doc__ if nested else "") or "", depth)
+        if nested:
+            yield f"{indent}{key}:\n"
+            yield from _yaml_lines(nested, f"{path}{key}.", depth + 1)
+        else:
+            value = EXAMPLES.get(f"{path}{key}", _default(field))
+            yield f"{indent}{key}: {json.dumps(value, ensure_ascii=False)}\n"
+
+
+def markdown() -> str:
+    """The reference as a page: a table per section."""
+    page = _PAGE + "".join(_tables(Config, "The whole", ""))
+    page += "\n## Families of networks\n\n`train.network.family` chooses one; the options are `train.network.…`.\n"
+    page += "".join(_choice(name, options) for name, options in _families())
+    page += "\n## Losses\n\n`train.loss` takes one of these by name, as a mapping, or several in a list.\n"
+    return page + "".join(_choice(loss.model_fields["name"].default, loss) for loss in LOSSES)
+
+
+def _choice(name: str, section: type[Section]) -> str:
+    """A section among several to choose from, as a heading and a table."""
+    rows = "".join(
+        f"| `{key}` | `{json.dumps(_default(field), ensure_ascii=False)}` | {_cell(field.description)} |\n"
+        for key, field in section.model_fields.items()
+        if key not in ("family", "name")
+    )
+    return f"\n### {name}\n\n{_one_line(section.__doc__)}\n\n| option | default | meaning |\n|---|---|---|\n{rows}"
+
+
+_PAGE = """# Configuration
+
+A project needs no more than this:
+
+```yaml
+projects:
+  mydata: /path/to/copick.json
+tomograms: [wbp@10.0]
+targets:
+  picks: data-portal/0        # every pickable object of this user/session; or a list of name:user/session
+```
+
+`config.yaml` beside this file holds every option with its default; `examples/` holds small files for single
+purposes; `schema.json` lets an editor check a file as it is written. Unknown keys are refused, with the nearest
+known one. Paths are relative to the working directory (`--directory`). All three files are written from the
+package by `make docs`.
+"""
+
+
+def _tables(section: type[Section], title: str, path: str) -> Iterator[str]:
+    yield f"\n## {title if not path else f'`{path[:-1]}`'}\n\n{_one_line(section.__doc__)}\n\n"
+    yield "| option | default | meaning |\n|---|---|---|\n"
+    nested = []
+    for name, field in section.model_fields.items():
+        key = field.alias or name
+        inner = _section_of(field)
+        if inner:
+            nested.append((inner, f"{path}{key}."))
+            continue
+        default = "required" if field.is_required() else f"`{json.dumps(_default(field), ensure_ascii=False)}`"
+        yield f"| `{path}{key}` | {default} | {_cell(field.description)} |\n"
+    for inner, place in nested:
+        yield from _tables(inner, "", place)
+
+
+def _section_of(field: FieldInfo) -> type[Section] | None:
+    kind = field.annotation
+    if kind is NetworkOptions:
+        return type(field.get_default(call_default_factory=True))
+    return kind if isinstance(kind, type) and issubclass(kind, Section) else None
+
+
+def _default(field: FieldInfo) -> Any:
+    value: Any = None if field.is_required() else field.get_default(call_default_factory=True)
+    if isinstance(value, list):
+        return [entry.model_dump() if isinstance(entry, Section) else entry for entry in value]
+    return value
+
+
+def _one_line(text: str | None) -> str:
+    return " ".join((text or "").split())
+
+
+def _cell(text: str | None) -> str:
+    return _one_line(text).replace("|", "\\|")
+
+
+def _comment(text: str, depth: int) -> str:
+    lines = textwrap.wrap(_one_line(text), width=100 - 2 * depth)
+    return "".join(f"{'  ' * depth}# {line}\n" for line in lines)

@@ -1,0 +1,223 @@
+"""A group of options: the base of everything that a configuration file may hold, and how tolerantly it is read.
+
+What can only mean one thing is taken, with a note where it was changed: a single value or a comma string for a list,
+a number for a name, characters that copick replaces in names.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from tomoscout.machine.errors import cut, shown
+from tomoscout.options.other_names import name_here
+
+
+@dataclass(frozen=True)
+class _Named:
+    """Marks text that is a name: a number stands for it. `by_copick`: copick's names, in which it replaces some
+    characters."""
+
+    by_copick: bool
+
+
+# What copick replaces in names, so that one that holds it would not be found again, and what has a meaning in our own:
+# commas and @ in sources, braces in Snakemake's paths.
+_NOT_IN_NAMES = r"<>:\"/\\|?*\s_\x00-\x1f\x7f,@{}"
+NAME_PATTERN = rf"^\.*[^.{_NOT_IN_NAMES}-]([^{_NOT_IN_NAMES}]*[^{_NOT_IN_NAMES}-])?$"
+NAME_RULE = (
+    'a name must hold no space, no underscore and none of < > : " / \\ | ? * , @ { }, begin and end with no hyphen, '
+    "and be more than dots"
+)
+Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=100), _Named(by_copick=True)]
+"""A name of ours, as copick takes it."""
+ObjectName = Annotated[str, Field(min_length=1), _Named(by_copick=True)]
+"""The name of an object of a copick project."""
+RunName = Annotated[str, Field(min_length=1), _Named(by_copick=False)]
+"""The name of a run, which may hold underscores, or `project/run`."""
+ProjectName = Annotated[str, Field(pattern=r"^\.*[^/:\s.][^/:\s]*$"), _Named(by_copick=False)]
+"""What a configuration calls a project."""
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+def expand_path(text: str) -> str:
+    """The path with `~`, `$NAME` and `${NAME}` replaced by what they stand for.
+
+    Raises:
+        ValueError: a variable is not set, or there is no such home.
+    """
+    for match in re.finditer(r"\$(?:(\w+)|\{([^}]*)\})", text):
+        if (name := match[1] or match[2]) not in os.environ:
+            raise ValueError(f"{shown(text)}: the environment has no variable {name}")
+    text = os.path.expandvars(text)
+    try:
+        return str(Path(text).expanduser()) if text.startswith("~") else text
+    except RuntimeError:
+        raise ValueError(f"{shown(text)}: there is no such home folder") from None
+
+
+FilePath = Annotated[str, Field(min_length=1), AfterValidator(expand_path)]
+"""A file or folder; `~` and variables of the environment are replaced when the configuration is read."""
+
+
+class Note(NamedTuple):
+    """What was changed: the section, or the path of the key; its key there; and how."""
+
+    section: type[Section] | str
+    key: str
+    text: str
+
+
+_notes: ContextVar[list[Note] | None] = ContextVar("notes", default=None)
+
+
+@contextmanager
+def collected_notes() -> Iterator[list[Note]]:
+    """While this lasts, what is changed in what is read is noted."""
+    notes: list[Note] = []
+    token = _notes.set(notes)
+    try:
+        yield notes
+    finally:
+        _notes.reset(token)
+
+
+def note_change(section: type[Section] | str, key: str, given: object, taken: object) -> None:
+    """Note that something is taken for what it can only mean."""
+    if (notes := _notes.get()) is not None:
+        notes.append(Note(section, key, f"{shown(given)} is taken as {shown(taken)}"))
+
+
+class Section(BaseModel):
+    """A group of options. Unknown keys are refused with the one that is meant; values are read tolerantly."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        fields = {field.alias or name: field for name, field in cls.model_fields.items()}
+        own = cls._with_own_reader()
+        taken = {}
+        for key, value in values.items():
+            name = next((name for name, field in cls.model_fields.items() if key in (name, field.alias)), None)
+            if name is None:
+                raise ValueError(f"unknown key '{cut(str(key))}'; {_hint(str(key), list(fields))}")
+            field = cls.model_fields[name]
+            taken[key] = value if name in own else as_meant(value, field.annotation, field.metadata)
+            if taken[key] is not value:
+                note_change(cls, str(key), value, taken[key])
+        return taken
+
+    @classmethod
+    def _with_own_reader(cls) -> set[str]:
+        """Fields with a validator of their own for what is given: it reads the short forms."""
+        validators = cls.__pydantic_decorators__.field_validators.values()
+        return {name for entry in validators if entry.info.mode == "before" for name in entry.info.fields}
+
+
+def _hint(key: str, known: list[str]) -> str:
+    here = name_here(key)
+    # Of what octopi's networks have in common, not every family has all.
+    if here and not ("family" in known and "train.network" in here):
+        return f"in tomoscout: {here}"
+    near = difflib.get_close_matches(key, known, n=1)
+    return f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(known)}"
+
+
+def as_meant(value: Any, kind: Any, metadata: Any = ()) -> Any:
+    """What a value means where this kind is expected; the value itself where it means no other."""
+    if get_origin(kind) is Annotated:
+        return as_meant(value, get_args(kind)[0], kind.__metadata__)
+    if any(isinstance(entry, BeforeValidator) for entry in metadata):
+        return value
+    origin = get_origin(kind) or kind
+    if origin in (Union, UnionType):
+        return _as_one_of(value, get_args(kind))
+    if origin is dict and isinstance(value, dict):
+        return _mapping_as_meant(value, *get_args(kind))
+    if origin is list:
+        return _list_as_meant(value, get_args(kind)[0], metadata)
+    if origin is str:
+        return _name_as_meant(value, next((entry for entry in metadata if isinstance(entry, _Named)), None))
+    # Yes and no are no numbers, though Python counts with them; of text pydantic says so.
+    return str(value).lower() if origin in (int, float) and isinstance(value, bool) else value
+
+
+def _as_one_of(value: Any, kinds: tuple[Any, ...]) -> Any:
+    """Of an option that takes several kinds of value: its list stands for a single value where nothing else can."""
+    by_type = {_plain_type(kind): kind for kind in kinds}
+    if isinstance(value, dict):
+        wanted: list[Any] = [dict]
+    elif isinstance(value, list | tuple):
+        wanted = [list]
+    elif isinstance(value, str) and Literal in by_type and value.isidentifier():
+        return value
+    else:
+        wanted = [str, float, int, list]
+    kind = next((by_type[kind] for kind in wanted if kind in by_type), None)
+    return value if value is None or kind is None else as_meant(value, kind)
+
+
+def _plain_type(kind: Any) -> Any:
+    origin = get_origin(kind) or kind
+    return _plain_type(get_args(kind)[0]) if origin is Annotated else origin
+
+
+def _list_as_meant(value: Any, kind: Any, metadata: Any) -> Any:
+    """A list from a comma string or a single value, which stands for all of a list of fixed length."""
+    if isinstance(value, str) and value.strip():
+        parts = [part.strip() for part in value.strip("[]() ").split(",")]
+        values: Any = parts if _plain_type(kind) is str else [_number(part) for part in parts]
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        values = [value]
+    else:
+        values = value
+    if not isinstance(values, list | tuple):
+        return value
+    if values is not value and len(values) == 1:
+        values *= max((getattr(entry, "min_length", 1) for entry in metadata), default=1)
+    meant = [as_meant(part, kind) for part in values]
+    return values if all(one is other for one, other in zip(meant, values, strict=True)) else meant
+
+
+def _number(text: str) -> Any:
+    try:
+        return int(text)
+    except ValueError:
+        return text
+
+
+def _mapping_as_meant(value: dict[Any, Any], keys: Any, values: Any) -> dict[Any, Any]:
+    meant = {as_meant(key, keys): as_meant(part, values) for key, part in value.items()}
+    if len(meant) < len(value):
+        raise ValueError(f"two of the keys {shown(list(value))} mean the same")
+    same = all(
+        pair[0] is other[0] and pair[1] is other[1] for pair, other in zip(meant.items(), value.items(), strict=True)
+    )
+    return value if same else meant
+
+
+def _name_as_meant(value: Any, named: _Named | None) -> Any:
+    # Another form of the number, such as 007, or yes and no, may be another name: pydantic refuses what is no text.
+    if named and type(value) is int:
+        return str(value)
+    return copick_name(value) if named and named.by_copick and isinstance(value, str) else value
+
+
+def copick_name(text: str) -> str:
+    """A name as copick writes it: with hyphens for underscores, spaces and colons, and none at its ends."""
+    name = re.sub(r"[\s_:]", "-", text.strip()).strip("-")
+    return text if name == text else name

@@ -1,0 +1,70 @@
+"""What predictions are called and which runs have them: shared by the stages that write and read them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tomoscout.data.inventory import RunRecord, excluded_runs, find_runs, tomograms_of
+from tomoscout.data.project import Probabilities, Segmentation, read_objects
+from tomoscout.machine.errors import TomoscoutError
+from tomoscout.options.config import Config, Source
+
+if TYPE_CHECKING:
+    from tomoscout.plan.classes import TargetClass
+
+
+def predicted_probabilities(config: Config) -> Probabilities:
+    """The feature volume that holds a model's probabilities."""
+    return Probabilities(config.segment_tomogram, f"{config.localize.user}-{config.session}")
+
+
+def predicted_segmentation(config: Config) -> Segmentation:
+    """The multilabel segmentation that holds a model's labels."""
+    return Segmentation("predicted", config.localize.user, config.session, config.voxel_spacing, True)
+
+
+def predicted_picks(config: Config, name: str) -> Source:
+    """The picks of an object that a model finds."""
+    return Source(name, config.localize.user, config.session)
+
+
+def segmented_runs(config: Config, records: Sequence[RunRecord]) -> list[RunRecord]:
+    """The runs that are segmented: all that have the tomogram and are not excluded, or those asked for.
+
+    Raises:
+        TomoscoutError: a run asked for does not exist or lacks the tomogram.
+    """
+    uri = config.segment_tomogram
+    if config.segment.runs is None:
+        excluded = excluded_runs(config, records)
+        return [record for record in records if uri in record.tomograms and record.key not in excluded]
+    chosen = find_runs(list(records), config.segment.runs, "segment.runs")
+    for record in chosen:
+        if uri not in record.tomograms:
+            raise TomoscoutError(f"segment.runs: {record.key} has no tomogram {uri}; {tomograms_of(record)}")
+    return chosen
+
+
+def check_objects(
+    config: Config, records: Sequence[RunRecord], classes: Iterable[TargetClass], model: Path | str
+) -> None:
+    """Say before hours are spent that picks of a model cannot be written: copick keeps those of the objects of its
+    config alone. `model` names it in messages.
+
+    Raises:
+        TomoscoutError: the copick config of a project that is segmented lacks an object of the model.
+    """
+    segmented = {record.project for record in segmented_runs(config, records)}
+    for path in (path for name, path in config.projects.items() if name in segmented):
+        objects = read_objects(Path(path))
+        for entry in classes:
+            if entry.is_particle and entry.name not in objects:
+                label = 1 + max((known.label or 0 for known in objects.values()), default=0)
+                wanted = {"name": entry.name, "is_particle": True, "label": label, "radius": entry.radius}
+                raise TomoscoutError(
+                    f"{path}: no object '{entry.name}', which the model {model} finds; picks of it cannot be written: "
+                    f"add {json.dumps(wanted)} to pickable_objects"
+                )

@@ -1,0 +1,112 @@
+"""Cross-validation: the scores of all folds in one table."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel
+
+from tomoscout.machine.errors import TomoscoutError
+from tomoscout.machine.files import read_json, write_json, write_table
+from tomoscout.machine.tables import aligned
+from tomoscout.options.config import Split
+from tomoscout.options.forms import checked
+from tomoscout.options.sections import Fraction
+
+
+def check_folds(options: Split) -> None:
+    """Refuse a cross-validation of a split that has no folds.
+
+    Raises:
+        TomoscoutError: it has none.
+    """
+    if not (options.folds or options.leave_one_out):
+        raise TomoscoutError("cross-validation needs split.folds (such as 5) or split.leave_one_out: true")
+
+
+def fold_name(model: str, fold: int | None) -> str:
+    """Name of the model of a fold; without one, of the single model."""
+    return model if fold is None else f"{model}-fold-{fold}"
+
+
+def fold_number(name: str, model: str) -> int | None:
+    """The fold that a model's name stands for; None for the single model."""
+    match = re.fullmatch(rf"{re.escape(model)}-fold-(\d+)", name)
+    return int(match[1]) if match else None
+
+
+class _Results(BaseModel):
+    """What is read of the `results.json` of a model folder."""
+
+    classes: list[str]
+    metric: str
+    score: Fraction
+    scores: dict[str, Fraction]
+
+
+def summarise(folders: Sequence[Path]) -> list[dict[str, Any]]:
+    """A row per object (and one for the score that chose the models): score of every fold, mean, spread (standard
+    deviation over the folds, n − 1) and the number of folds whose validation runs have the object.
+
+    Raises:
+        TomoscoutError: a fold has no results.
+    """
+    return _rows(_read_results(folders))
+
+
+def _read_results(folders: Sequence[Path]) -> list[dict[str, Any]]:
+    results = []
+    for folder in folders:
+        path = folder / "results.json"
+        found: dict[str, Any] = read_json(path)
+        checked(_Results, found, path, "the results of a training")
+        results.append(found)
+    return results
+
+
+def _rows(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    names = list(dict.fromkeys(name for result in results for name in result["classes"]))
+    rows = [_row("all", [result["score"] for result in results])]
+    return rows + [_row(name, [result["scores"].get(name) for result in results]) for name in names]
+
+
+def _row(name: str, scores: Sequence[float | None]) -> dict[str, Any]:
+    known = [score for score in scores if score is not None]
+    return {
+        "object": name,
+        "mean": float(np.mean(known)) if known else None,
+        "spread": float(np.std(known, ddof=1)) if len(known) > 1 else None,
+        "folds": len(known),
+        **{f"fold {number}": score for number, score in enumerate(scores)},
+    }
+
+
+def run_summary(folders: Sequence[Path], output: Path) -> None:
+    """Write the table as `output` (.csv) and beside it as .json; prints it.
+
+    Raises:
+        TomoscoutError: a fold has no results, or the folds were chosen by different scores.
+    """
+    results = _read_results(folders)
+    chosen_by = {result["metric"] for result in results}
+    if len(chosen_by) > 1:
+        raise TomoscoutError(f"{output}: the folds were chosen by different scores: {', '.join(sorted(chosen_by))}")
+    rows = _rows(results)
+    write_table(output, list(rows[0]), rows)
+    write_json(output.with_suffix(".json"), {"metric": chosen_by.pop(), "rows": rows})
+    print(format_summary(rows), end="")
+
+
+def format_summary(rows: Sequence[dict[str, Any]]) -> str:
+    """The table for a terminal."""
+    columns = list(rows[0])
+    lines = aligned([columns, *([_cell(row[column]) for column in columns] for row in rows)])
+    return "\n".join([lines[0], "─" * len(lines[0]), *lines[1:], ""])
+
+
+def _cell(value: object) -> str:
+    return "–" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)

@@ -1,0 +1,126 @@
+"""The report stage: collects what the other stages wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tomoscout.data.geometry import to_voxels
+from tomoscout.data.inventory import RunRecord
+from tomoscout.data.project import Project
+from tomoscout.machine.files import read_json, read_table
+from tomoscout.models.folder import read_description
+from tomoscout.options.config import Config
+from tomoscout.plan.classes import plan_targets
+from tomoscout.plan.predictions import predicted_picks, segmented_runs
+from tomoscout.report.found import read_found
+from tomoscout.report.page import summarise_targets, write_report
+from tomoscout.report.pictures import Colour, Marked, SlicePicture, Spheres, marked_slices, picks_slices
+from tomoscout.stages.batches import read_manifest
+from tomoscout.stages.evaluate import found_by_model, read_pairs, scored_runs
+from tomoscout.tasks.picking.scores import match_picks, read_scores
+
+
+def run_report(
+    config: Config,
+    records: Sequence[RunRecord],
+    *,
+    model: Path,
+    localized: Path,
+    output: Path,
+    scores: Path | None = None,
+    split: Path | None = None,
+    targets: Path | None = None,
+) -> None:
+    """Write the report of one model. The paths are those of the model folder, the folder of the localize stage's
+    manifests, the folder of the scores, the split file and the folder of the targets. Of what is not given nothing is
+    shown.
+
+    Raises:
+        TomoscoutError: a stage before this one has not been run.
+    """
+    metrics = model / "metrics.csv"
+    # A model from elsewhere may have come without.
+    history = read_table(metrics) if metrics.exists() else []
+    # Where a model from elsewhere is applied, the page shows what it found everywhere.
+    found = None if config.learns else read_found(config, records, localized)
+    if scores:
+        slices = _scored_slices(config, records, localized)
+    else:
+        slices = _found_slices(config, records, found.colours) if found else []
+    write_report(
+        output,
+        config.report.title,
+        read_scores(scores) if scores else None,
+        history,
+        read_description(model),
+        {**read_json(split), "fold": config.split.fold} if split else {},
+        _targets(config, records, targets) if targets else [],
+        slices,
+        found,
+    )
+
+
+def _targets(config: Config, records: Sequence[RunRecord], folder: Path) -> list[dict[str, Any]]:
+    plan = plan_targets(config, records)
+    return summarise_targets(
+        read_manifest(folder, record, targets=list) for record in records if record.key in plan.inputs
+    )
+
+
+def _found_slices(config: Config, records: Sequence[RunRecord], colours: Mapping[str, Colour]) -> list[SlicePicture]:
+    """Pictures of the first runs with the picks of each object in its colour."""
+    pictures = []
+    spacing = config.voxel_spacing
+    for record in segmented_runs(config, records)[: config.report.runs]:
+        project = Project(record.project, Path(config.projects[record.project]))
+        groups = []
+        for name, colour in colours.items():
+            positions = project.read_picks(record.run, predicted_picks(config, name)).positions
+            groups.append(
+                Marked(_spheres([(positions, project.objects[name].radius or spacing)], spacing), colour, name)
+            )
+        tomogram = project.read_tomogram(record.run, config.segment_tomogram)
+        pictures += marked_slices(tomogram, groups, config.report.slices_per_run, record.key, spacing)
+    return pictures
+
+
+def _scored_slices(config: Config, records: Sequence[RunRecord], localized: Path) -> list[SlicePicture]:
+    scored = found_by_model(config, scored_runs(config, records), localized)
+    predictions, references, _, _ = read_pairs(config, scored, localized)
+    pictures = []
+    for record in scored.records[: config.report.runs]:
+        found: list[tuple[np.ndarray, float]] = []
+        missed: list[tuple[np.ndarray, float]] = []
+        false: list[tuple[np.ndarray, float]] = []
+        for entry in scored.classes:
+            # Not there where it is not annotated.
+            if entry.radius is None or entry.name not in references[record.key]:
+                continue
+            predicted, truth = predictions[record.key][entry.name], references[record.key][entry.name]
+            matches = match_picks(predicted, truth, entry.radius, config.evaluate)
+            found.append((truth.positions[matches.found], entry.radius))
+            missed.append((truth.positions[~matches.found], entry.radius))
+            false.append((predicted.positions[matches.gains == 0], entry.radius))
+        tomogram = Project(record.project, Path(config.projects[record.project])).read_tomogram(
+            record.run, config.segment_tomogram
+        )
+        pictures += picks_slices(
+            tomogram,
+            _spheres(found, config.voxel_spacing),
+            _spheres(missed, config.voxel_spacing),
+            _spheres(false, config.voxel_spacing),
+            config.report.slices_per_run,
+            record.key,
+            config.voxel_spacing,
+        )
+    return pictures
+
+
+def _spheres(parts: Sequence[tuple[np.ndarray, float]], voxel_spacing: float) -> Spheres:
+    centres = np.concatenate([np.zeros((0, 3)), *(to_voxels(positions, voxel_spacing) for positions, _ in parts)])
+    radii = np.concatenate([np.zeros(0), *(np.full(len(p), radius / voxel_spacing) for p, radius in parts)])
+    return Spheres(centres, radii)

@@ -1,0 +1,120 @@
+"""The segmentation stage: a model applied to tomograms, as quantised class probabilities and labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tomoscout.data.inventory import RunRecord
+from tomoscout.data.labels import stored_labels, to_stored
+from tomoscout.learning.tiles import Ensemble, InputSizes, argmax_labels, predict
+from tomoscout.learning.volumes import standardise
+from tomoscout.machine.device import choose_device
+from tomoscout.machine.errors import TomoscoutError
+from tomoscout.machine.files import digest
+from tomoscout.machine.progress import Progress
+from tomoscout.models.folder import Model, load_network, read_ensemble
+from tomoscout.options.config import Config
+from tomoscout.plan.fingerprints import object_labels, segment_fingerprint
+from tomoscout.plan.predictions import check_objects, predicted_probabilities, predicted_segmentation, segmented_runs
+from tomoscout.stages.batches import Batch
+
+
+def run_segment(
+    config: Config,
+    records: Sequence[RunRecord],
+    folders: Sequence[Path],
+    batch: int,
+    output: Path,
+    threads: int | None = None,
+) -> None:
+    """Apply a model, or several as an ensemble, to the runs of a batch; runs already done with it are left alone.
+
+    Raises:
+        TomoscoutError: the model or a tomogram cannot be used.
+    """
+    if threads:
+        torch.set_num_threads(threads)
+    # The best so far of a running training is a link, which may come to point elsewhere in between.
+    folders = [folder.resolve() for folder in folders]
+    model, members = read_ensemble(folders)
+    if config.voxel_spacing not in model.voxel_spacings:
+        raise TomoscoutError(
+            f"{folders[0]}: trained at {' and '.join(map(str, model.voxel_spacings))} Å per voxel, but the tomogram to "
+            f"segment is {config.segment_tomogram}"
+        )
+    check_objects(config, records, model.classes, folders[0])
+    work = Batch(config, segmented_runs(config, records), batch, output)
+    labels = object_labels(config)
+    made_by = [model.weights_digest, [entry.to_json() for entry in model.classes]]
+    inputs = {r.key: digest([made_by, segment_fingerprint(config, r, labels)]) for r in work.records}
+    written = (predicted_probabilities(config), predicted_segmentation(config))
+    pending = [r for r in work.records if not work.is_done(r, inputs[r.key], written)]
+    if pending:
+        device = choose_device(config.segment.device)
+        networks = [load_network(folder, member, device) for folder, member in zip(folders, members, strict=True)]
+        network = networks[0] if len(networks) == 1 else Ensemble(networks)
+        sizes = InputSizes.of([member.network for member in members])
+        progress = Progress(len(pending))
+        for number, record in enumerate(pending, 1):
+            with work.attempt(record):
+                made_from = inputs[record.key]
+                # Before hours are spent on what may not be written.
+                work.claim(record, made_from, written, "localize.session")
+                manifest = _segment_run(config, model, network, sizes, device, work, record, made_from, progress)
+                work.finish(record, made_from, written, manifest)
+                progress.show(number, f"{record.key}: run {number} of {len(pending)}", now=True)
+    work.write()
+
+
+def _segment_run(
+    config: Config,
+    model: Model,
+    network: torch.nn.Module,
+    sizes: InputSizes,
+    device: torch.device,
+    work: Batch,
+    record: RunRecord,
+    inputs: str,
+    progress: Progress,
+) -> dict[str, Any]:
+    project, uri = work.project(record), config.segment_tomogram
+    tomogram = project.read_tomogram(record.run, uri)
+    probabilities = predict(
+        network,
+        standardise(tomogram),
+        outputs=len(model.classes) + 1,
+        sizes=sizes,
+        tile=config.segment.tile,
+        overlap=config.segment.overlap,
+        flips=config.segment.flips,
+        device=device,
+        progress=lambda text: progress.note(f"{record.key}: {text}"),
+    )
+    stored = stored_labels(Path(config.projects[record.project]), [entry.name for entry in model.classes])
+    classes = [{**entry.to_json(), "stored_label": stored[entry.name]} for entry in model.classes]
+    attributes = {"classes": classes, "model": model.weights_digest, "inputs": inputs}
+    labels = argmax_labels(probabilities)
+    volume, segmentation = predicted_probabilities(config), predicted_segmentation(config)
+    # Once more, as somebody may have written there meanwhile.
+    work.claim(record, inputs, [volume, segmentation], "localize.session")
+    return {
+        "tomogram": uri,
+        "model": model.weights_digest,
+        "classes": classes,
+        "probabilities": {
+            "name": volume.name,
+            "digest": project.write_probabilities(
+                record.run, volume, probabilities, {**attributes, "quantised": "255 = 1"}
+            ),
+        },
+        "segmentation": {
+            "name": str(segmentation),
+            "digest": project.write_segmentation(record.run, segmentation, to_stored(labels, stored), attributes),
+            "voxels": {entry.name: int(np.count_nonzero(labels == entry.label)) for entry in model.classes},
+        },
+    }

@@ -1,0 +1,1 @@
+"""What can be learnt: a room for each task."""

@@ -1,0 +1,1 @@
+"""Picking: particles by their centres, and other classes by their voxels."""

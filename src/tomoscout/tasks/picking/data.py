@@ -1,0 +1,124 @@
+"""What a training reads: tomograms, targets and picks of the runs that train and validate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tomoscout.data.geometry import inside, to_voxels
+from tomoscout.data.inventory import RunRecord
+from tomoscout.data.project import Picks, Project
+from tomoscout.learning.sampling import Centres, largest_jitter
+from tomoscout.learning.volumes import LabelledVolume, Storage, labelled_volume, standardise
+from tomoscout.machine.files import digest
+from tomoscout.machine.progress import Progress
+from tomoscout.options.config import Config, TomogramUri
+from tomoscout.plan.classes import TargetClass, TargetPlan, ignored_classes, read_reference, sound_reference
+from tomoscout.plan.splits import Fold, training_tomograms
+from tomoscout.stages.targets import read_target
+from tomoscout.tasks.picking.head import Reference
+
+MOST_VOXELS = 50_000
+"""Voxels of a continuous class kept per tomogram as places to centre crops on."""
+
+Shape = tuple[int, int, int]
+
+
+class TrainingData:
+    """Reads project by project what the runs of a fold hold."""
+
+    def __init__(
+        self,
+        config: Config,
+        plan: TargetPlan,
+        records: Sequence[RunRecord],
+        runs: Fold,
+    ) -> None:
+        self.config = config
+        self.plan = plan
+        self.projects = {name: Project(name, Path(path)) for name, path in config.projects.items()}
+        self.training = training_tomograms(config, records, runs)
+        # The split lets no run validate that lacks the tomogram that is segmented.
+        by_key = {record.key: record for record in records}
+        self.validation = [by_key[key] for key in runs.validate]
+
+    @property
+    def training_shapes(self) -> list[Shape]:
+        """Voxels (z, y, x) of the training tomograms: every kind of every run."""
+        return [record.tomograms[uri] for record, uri in self.training]
+
+    @property
+    def validation_shapes(self) -> list[Shape]:
+        """Voxels (z, y, x) of the validation tomograms."""
+        return [record.tomograms[self.config.segment_tomogram] for record in self.validation]
+
+    @property
+    def volume_names(self) -> list[str]:
+        """Names of the training volumes."""
+        return [f"{record.key} {uri}" for record, uri in self.training]
+
+    @property
+    def absent(self) -> NDArray[np.bool_] | None:
+        """Which classes (with background) do not count in which training volumes (volume, class); None where all count
+        everywhere."""
+        ignored = [ignored_classes(self.config, self.plan, record.key) for record, _ in self.training]
+        names = ["", *(entry.name for entry in self.plan.classes)]
+        return np.array([[name in of_run for name in names] for of_run in ignored]) if any(ignored) else None
+
+    def training_volumes(self, patch: Sequence[int], storage: Storage) -> list[LabelledVolume]:
+        """Every training tomogram with its target, put where `storage` says."""
+        progress = Progress(len(self.training))
+        volumes = []
+        for number, (name, (record, uri)) in enumerate(zip(self.volume_names, self.training, strict=True), 1):
+            inputs = digest([record.tomograms[uri], record.contents.get(uri), self.plan.inputs[record.key]])
+            volumes.append(labelled_volume(name, inputs, partial(self._read, record, uri), patch, storage))
+            progress.show(number, f"read tomogram {number} of {len(self.training)}")
+        return volumes
+
+    def _read(self, record: RunRecord, uri: str) -> tuple[NDArray[np.float32], NDArray[np.integer]]:
+        tomogram = self.projects[record.project].read_tomogram(record.run, uri)
+        return tomogram, self._target(record, tomogram.shape, TomogramUri.parse(uri).voxel_spacing)
+
+    def _target(self, record: RunRecord, shape: tuple[int, ...], voxel_spacing: float) -> NDArray[np.integer]:
+        project = self.projects[record.project]
+        return read_target(project, self.config, self.plan, record, voxel_spacing, (shape[0], shape[1], shape[2]))
+
+    def validation_volumes(self, with_labels: bool) -> list[tuple[NDArray[np.float32], Reference]]:
+        """The tomograms that will be segmented, prepared, and their truth."""
+        return [self._validation_volume(record, with_labels) for record in self.validation]
+
+    def _validation_volume(self, record: RunRecord, with_labels: bool) -> tuple[NDArray[np.float32], Reference]:
+        spacing = self.config.voxel_spacing
+        tomogram = self.projects[record.project].read_tomogram(record.run, self.config.segment_tomogram)
+        picks = {
+            entry.name: sound_reference(self._picks(record, entry), tomogram.shape, spacing, entry.radius).picks
+            for entry in self.plan.classes
+            if entry.radius is not None
+        }
+        labels = self._target(record, tomogram.shape, spacing) if with_labels else None
+        ignored = frozenset(ignored_classes(self.config, self.plan, record.key))
+        return standardise(tomogram), Reference(picks, labels, ignored)
+
+    def _picks(self, record: RunRecord, entry: TargetClass) -> Picks:
+        return read_reference(self.projects[record.project], record, entry)
+
+    def centres(self, entry: TargetClass, volumes: Sequence[LabelledVolume], patch: Sequence[int]) -> Centres:
+        """Where crops of a class may be centred: at its picks, or at voxels of a continuous class."""
+        places = []
+        reach = 0.0
+        for number, ((record, uri), volume) in enumerate(zip(self.training, volumes, strict=True)):
+            spacing = TomogramUri.parse(uri).voxel_spacing
+            if entry.is_particle:
+                indices = to_voxels(self._picks(record, entry).positions, spacing)
+                found = np.rint(indices[inside(indices, record.tomograms[uri])]).astype(np.int64)
+            else:
+                found = np.argwhere((volume.labels == entry.label).cpu().numpy())
+                found = found[:: max(1, -(-len(found) // MOST_VOXELS))]
+            places.append(np.column_stack([np.full(len(found), number), found]))
+            # A crop keeps the whole particle wherever it is moved to, at the finest voxel spacing too.
+            reach = max(reach, (entry.target_radius or 0.0) / spacing)
+        return Centres(np.concatenate(places), largest_jitter(patch, reach))

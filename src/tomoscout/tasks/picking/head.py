@@ -1,0 +1,190 @@
+"""What a network's output channels mean: how they are trained, read and scored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tomoscout.data.project import Picks
+from tomoscout.learning.losses import OwnLoss, build_loss
+from tomoscout.learning.options import Train
+from tomoscout.learning.tiles import argmax_labels
+from tomoscout.learning.trainer import COLUMNS, Validation
+from tomoscout.machine.errors import TomoscoutError
+from tomoscout.plan.classes import TargetClass
+from tomoscout.tasks.picking.matching import Curve, count_matches, f_beta, precision_recall
+from tomoscout.tasks.picking.peaks import LOWEST_SCORE, locate_picks
+
+DEFAULT_THRESHOLD = 0.5
+"""For a class that validation says nothing about."""
+
+
+def robust_threshold(curve: Curve, beta: float) -> tuple[float, float | None]:
+    """A threshold that does well on the runs of the curve and should on others, and its F-beta on the curve.
+
+    With a dozen references the best threshold lies just below the weakest of them, where the next tomogram's
+    weakest is lost. So F-beta is first averaged over neighbouring thresholds, with Gaussian weights of width 0.05.
+    Where there are no references: the default, and None. Where none is found: the default, and 0.
+    """
+    if not curve.found.any():
+        return DEFAULT_THRESHOLD, 0.0 if curve.references else None
+    grid = np.linspace(LOWEST_SCORE, 0.95, 91)
+    kept = np.searchsorted(-curve.thresholds, -grid, side="right")
+    values = np.concatenate([[0.0], curve.f(beta)])[kept]
+    offsets = np.arange(-15, 16)
+    weights = np.exp(-0.5 * (offsets / 5) ** 2)
+    averaged = np.convolve(np.pad(values, 15, mode="edge"), weights / weights.sum(), mode="valid")
+    best = int(np.argmax(averaged))
+    return round(float(grid[best]), 3), float(values[best])
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The truth of one validation run: picks by object, and the label volume (z, y, x) for continuous classes. The
+    classes named in `ignored` are not scored in it."""
+
+    picks: Mapping[str, Picks]
+    labels: NDArray[np.integer] | None
+    ignored: frozenset[str] = frozenset()
+
+
+class PickingHead:
+    """Semantic segmentation for picking: channel 0 is background, channel c the class labelled c."""
+
+    def __init__(self, classes: Sequence[TargetClass], voxel_spacing: float, options: Train) -> None:
+        """`voxel_spacing` in Å: that of the validation tomograms.
+
+        Raises:
+            TomoscoutError: an option names a class that there is not.
+        """
+        self.classes = tuple(classes)
+        self.voxel_spacing = voxel_spacing
+        self.options = options
+        names = [entry.name for entry in classes]
+        for name in names:
+            if name in COLUMNS:
+                raise TomoscoutError(f"object '{name}': a column of the training's table has that name; rename it")
+        for option, known in (("class_weights", ["background", *names]), ("class_sampling", names)):
+            for name in getattr(options, option):
+                if name not in known:
+                    raise TomoscoutError(f"train.{option}: no class '{name}'; the classes are {', '.join(known)}")
+        label = options.best_class
+        if label is not None and label > len(names):
+            raise TomoscoutError(
+                f"train.best_metric: {options.best_metric}, but the classes are "
+                f"{', '.join(f'{number} {name}' for number, name in enumerate(names, 1))}"
+            )
+
+    @property
+    def outputs(self) -> int:
+        """Channels of the network."""
+        return len(self.classes) + 1
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether references must hold label volumes."""
+        return self.options.best_metric_on == "voxels" or any(not entry.is_particle for entry in self.classes)
+
+    def counts_picks(self, entry: TargetClass) -> bool:
+        """Whether a class is scored by its picks; else by its voxels."""
+        return entry.is_particle and self.options.best_metric_on == "particles"
+
+    @property
+    def deciding(self) -> list[TargetClass]:
+        """The classes that `best_metric` averages over: the one it names, else those scored by picks, else all."""
+        if self.options.best_class is not None:
+            return [entry for entry in self.classes if entry.label == self.options.best_class]
+        return [entry for entry in self.classes if self.counts_picks(entry)] or list(self.classes)
+
+    def loss(self, ignore: int, own: torch.nn.Module | None = None) -> torch.nn.Module:
+        """The loss between logits and labels, `own` or as the options say; voxels labelled `ignore` do not count.
+
+        A small sphere has few voxels, so each of them counts more: by the ratio of the largest target radius to its
+        own, to the power of `size_balance`.
+
+        Raises:
+            TomoscoutError: `class_weights` are given for a loss that does not take them.
+        """
+        options = self.options
+        if own is not None:
+            if options.class_weights:
+                raise TomoscoutError("train.class_weights: without effect on a loss of your own; let it weight classes")
+            return OwnLoss(own, ignore)
+        given = [options.class_weights.get(name, 1.0) for name in ["background", *(e.name for e in self.classes)]]
+        radii = [entry.target_radius for entry in self.classes]
+        largest = max((radius for radius in radii if radius), default=1.0)
+        by_size = [
+            1.0,
+            *(options.foreground_weight * (largest / (radius or largest)) ** options.size_balance for radius in radii),
+        ]
+        voxel_weights = [weight * factor for weight, factor in zip(by_size, given, strict=True)]
+        return build_loss(options.loss, torch.tensor(voxel_weights), torch.tensor(given), ignore)
+
+    def measure(self, predictions: Sequence[NDArray[np.uint8]], references: Sequence[Reference]) -> Validation:
+        """Score predictions on validation runs by `best_metric`: F-beta of each class, particles at their best
+        thresholds (continuous classes by voxels) or all by voxels, and the mean over the classes that have references:
+        the particles, or where there are none or voxels are counted, all.
+
+        Raises:
+            TomoscoutError: no class that counts has anything to be scored by.
+        """
+        particles, thresholds = self._particle_scores(predictions, references)
+        labels = [argmax_labels(volume) for volume in predictions] if self.needs_labels else []
+        scores: dict[str, float] = {}
+        for entry in self.classes:
+            by_picks = self.counts_picks(entry)
+            score = particles[entry.name] if by_picks else self._voxel_score(entry, labels, references)
+            if score is not None:
+                scores[entry.name] = score
+        chosen_by = [entry.name for entry in self.deciding if entry.name in scores]
+        if not chosen_by:
+            raise TomoscoutError(
+                f"validation: no run has a reference for {self.options.best_metric}; choose other runs under "
+                "split.validate"
+            )
+        details: dict[str, Any] = {"scores": scores, "thresholds": thresholds}
+        return Validation(float(np.mean([scores[name] for name in chosen_by])), scores, details)
+
+    def _particle_scores(
+        self, predictions: Sequence[NDArray[np.uint8]], references: Sequence[Reference]
+    ) -> tuple[dict[str, float | None], dict[str, float]]:
+        """F-beta and threshold by particle class."""
+        picking = self.options.picking
+        located = [locate_picks(volume, self.classes, self.voxel_spacing, picking) for volume in predictions]
+        scores: dict[str, float | None] = {}
+        thresholds: dict[str, float] = {}
+        for entry in self.classes:
+            if entry.radius is None:
+                continue
+            reach = picking.distance * entry.radius
+            curve = precision_recall(
+                count_matches(
+                    picks[entry.name].positions, picks[entry.name].scores, truth.picks[entry.name].positions, reach
+                )
+                for picks, truth in zip(located, references, strict=True)
+                if entry.name not in truth.ignored
+            )
+            thresholds[entry.name], scores[entry.name] = robust_threshold(curve, self.options.beta)
+        return scores, thresholds
+
+    def _voxel_score(
+        self, entry: TargetClass, labels: Sequence[NDArray[np.integer]], references: Sequence[Reference]
+    ) -> float | None:
+        """F-beta of a class over the voxels of all runs, each voxel given to its most probable class; for beta 1 the
+        Dice coefficient. None where no run has a voxel of it."""
+        true_positives = predicted = true = 0
+        for volume, reference in zip(labels, references, strict=True):
+            if entry.name in reference.ignored:
+                continue
+            found, truth = volume == entry.label, reference.labels == entry.label
+            true_positives += int(np.count_nonzero(found & truth))
+            predicted += int(np.count_nonzero(found))
+            true += int(np.count_nonzero(truth))
+        if not true:
+            return None
+        return f_beta(true_positives, predicted - true_positives, true - true_positives, self.options.beta)
