@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tomoscout.data.project import Picks
+from tomoscout.data.picks import Picks
 from tomoscout.options.config import Evaluate
 from tomoscout.report.page import flatten, summarise_targets, tables, write_report
 from tomoscout.report.pictures import (

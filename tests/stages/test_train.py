@@ -24,7 +24,7 @@ import yaml
 from support.project import error_of, succeeded, tomoscout
 from support.training import SETTINGS, Workspace, trained
 from tomoscout.cli import main
-from tomoscout.data.project import Segmentation
+from tomoscout.data.written import Segmentation
 from tomoscout.learning.options import Train
 from tomoscout.learning.trainer import Interrupted
 from tomoscout.machine.errors import TomoscoutError

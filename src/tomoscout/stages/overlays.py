@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from tomoscout.data.copick_config import read_objects
 from tomoscout.data.inventory import RunRecord
-from tomoscout.data.project import Project, read_objects
+from tomoscout.data.project import Project
 from tomoscout.machine.files import digest
 from tomoscout.options.config import Config, TomogramUri
 from tomoscout.plan.classes import TargetPlan, plan_targets

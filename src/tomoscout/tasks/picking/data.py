@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from tomoscout.data.geometry import inside, to_voxels
 from tomoscout.data.inventory import RunRecord
-from tomoscout.data.project import Picks, Project
+from tomoscout.data.picks import Picks
+from tomoscout.data.project import Project
 from tomoscout.learning.sampling import Centres, largest_jitter
 from tomoscout.learning.volumes import LabelledVolume, Storage, labelled_volume, standardise
 from tomoscout.machine.files import digest

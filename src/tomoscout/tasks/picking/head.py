@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tomoscout.data.project import Picks
+from tomoscout.data.picks import Picks
 from tomoscout.learning.losses import OwnLoss, build_loss
 from tomoscout.learning.options import Train
 from tomoscout.learning.tiles import argmax_labels
