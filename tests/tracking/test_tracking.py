@@ -20,13 +20,14 @@ from typing import Any
 
 import pytest
 
-from tomoscout.learning.options import Picking, Tracking
+from tomoscout.learning.options import Tracking
 from tomoscout.machine.errors import TomoscoutError, without_passwords
 from tomoscout.machine.files import write_json
 from tomoscout.models.folder import Model, save_model
 from tomoscout.networks import parse_network
 from tomoscout.options.config import Source
 from tomoscout.plan.classes import TargetClass
+from tomoscout.tasks.picking.options import Picking
 from tomoscout.tracking import Tracker, default_uri, store, sync
 
 CLASSES = ["ribosome", "µ-tubule"]

@@ -20,7 +20,6 @@ from pydantic import (
     model_validator,
 )
 
-from tomoscout.learning.options import Picking
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import digest, digest_file, write_bytes, write_text
 from tomoscout.networks import code_digest, parse_network
@@ -29,6 +28,7 @@ from tomoscout.options.config import Source
 from tomoscout.options.forms import checked
 from tomoscout.options.sections import Fraction
 from tomoscout.plan.classes import TargetClass
+from tomoscout.tasks.picking.options import Picking
 
 if TYPE_CHECKING:
     import torch
