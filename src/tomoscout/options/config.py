@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 from pydantic import ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from tomoscout.explore.options import Explore
-from tomoscout.learning.options import Tracking, Train
+from tomoscout.learning.options import Tracking
 from tomoscout.machine.errors import TomoscoutError, cut, shown
 from tomoscout.machine.files import digest
 from tomoscout.networks.options import NetworkOptions
@@ -36,6 +36,7 @@ from tomoscout.options.sections import (
     expand_path,
     note_change,
 )
+from tomoscout.tasks.picking.options import Train
 
 Size = Annotated[int, Field(ge=1, le=100_000)]
 
