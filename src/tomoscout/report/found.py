@@ -16,7 +16,7 @@ from tomoscout.data.inventory import RunRecord
 from tomoscout.data.project import Project
 from tomoscout.options.config import Config, Source
 from tomoscout.plan.predictions import segmented_runs
-from tomoscout.report.pictures import Colour, readable_colours
+from tomoscout.report.colours import Colour, readable_colours
 from tomoscout.report.plots import Chart, Line
 from tomoscout.stages.batches import read_manifest
 

@@ -12,7 +12,7 @@ from tomoscout.machine.files import digest
 from tomoscout.options.config import Config, TomogramUri
 from tomoscout.plan.classes import TargetPlan, plan_targets
 from tomoscout.plan.fingerprints import VERSIONS
-from tomoscout.report.pictures import best_slice, target_overlay
+from tomoscout.report.target_overlay import best_slice, target_overlay
 from tomoscout.stages.batches import Batch, read_manifest
 from tomoscout.stages.targets import read_target
 
