@@ -101,8 +101,10 @@ def phantom(folder: Path, config: Path | None, **given: Any) -> None:
     """Write a copick project of made-up tomograms whose particles are known, into FOLDER."""
     from pydantic import ValidationError
 
-    from tomoscout.options.config import Phantom, first_error, load_config
-    from tomoscout.phantom import make_phantom
+    from tomoscout.options.config import load_config
+    from tomoscout.options.messages import first_error
+    from tomoscout.phantom.options import Phantom
+    from tomoscout.phantom.project import make_phantom
 
     options = load_config(config).phantom if config else Phantom()
     try:
@@ -247,7 +249,7 @@ def track(folder: Path, config: Path, output: Path | None) -> None:
     """Record the training of the model in FOLDER in MLflow, or what is not recorded of it yet."""
     from tomoscout.machine.files import write_json
     from tomoscout.options.config import load_config
-    from tomoscout.tracking import default_uri, sync
+    from tomoscout.tracking.store import default_uri, sync
 
     run = sync(folder, load_config(config).tracking, default_uri(folder.absolute().parent.parent))
     click.echo(f"{folder}: run {run}", err=True)
@@ -328,7 +330,7 @@ def track_study(folder: Path, config: Path, output: Path) -> None:
     from tomoscout.explore.records import trial_folder, trial_numbers
     from tomoscout.machine.files import write_json
     from tomoscout.options.config import load_config
-    from tomoscout.tracking import default_uri, sync_all
+    from tomoscout.tracking.store import default_uri, sync_all
 
     folders = [trial_folder(folder, number) for number in trial_numbers(folder, "result.json")]
     runs = sync_all(folders, load_config(config).tracking, default_uri(folder.absolute().parent.parent))

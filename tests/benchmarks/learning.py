@@ -18,10 +18,10 @@ from peer import Octopi
 from training import SESSION, TEST, URI, USER, Bench, set_up, training_stage
 
 from tomoscout.data.project import Picks, Project
-from tomoscout.learning.options import Picking
-from tomoscout.options.config import Source
+from tomoscout.options.names import Source
 from tomoscout.plan.classes import TargetClass, plan_targets
 from tomoscout.tasks.picking.matching import count_matches, precision_recall
+from tomoscout.tasks.picking.options import Picking
 from tomoscout.tasks.picking.peaks import locate_picks
 
 if TYPE_CHECKING:

@@ -18,13 +18,15 @@ from scipy.spatial import cKDTree
 
 from tomoscout.data.geometry import to_voxels
 from tomoscout.data.project import Project, Segmentation
-from tomoscout.learning.options import Network, Picking
+from tomoscout.learning.options import Network
 from tomoscout.machine.files import write_json
 from tomoscout.models.folder import Model, save_model
-from tomoscout.options.config import Source, load_config
+from tomoscout.options.config import load_config
+from tomoscout.options.names import Source
 from tomoscout.plan.classes import TargetClass
 from tomoscout.plan.predictions import predicted_probabilities
 from tomoscout.stages.targets import Spheres, rasterise
+from tomoscout.tasks.picking.options import Picking
 from tomoscout.tasks.picking.peaks import locate_picks
 
 RUNS, PICKS = 20, 650

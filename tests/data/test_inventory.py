@@ -18,7 +18,7 @@ from support.project import SHAPE, SmallProject, error_of, succeeded
 from tomoscout.data.inventory import COLUMNS, PickCount, RunRecord, find_runs, look, read_fresh, read_inventory, refresh
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import write_table
-from tomoscout.options.config import Source
+from tomoscout.options.names import Source
 from tomoscout.plan.classes import plan_targets
 from tomoscout.plan.fingerprints import object_labels, segment_fingerprint, training_fingerprint
 from tomoscout.plan.splits import chosen_fold, make_split

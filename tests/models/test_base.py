@@ -13,14 +13,15 @@ import pytest
 import torch
 import yaml
 
-from tomoscout.learning.options import Picking, Train
+from tomoscout.learning.options import Train
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.models.base import Base, base_digest, base_files, frozen_parameters, read_base, starting_weights
 from tomoscout.models.folder import Model, save_model, save_weights
 from tomoscout.networks import build_network, parse_network
 from tomoscout.networks.options import NetworkOptions
-from tomoscout.options.config import Source
+from tomoscout.options.names import Source
 from tomoscout.plan.classes import TargetClass
+from tomoscout.tasks.picking.options import Picking
 
 torch.set_num_threads(1)
 Weights = dict[str, torch.Tensor]

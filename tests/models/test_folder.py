@@ -12,7 +12,6 @@ import torch
 import yaml
 
 from support.model import CLASSES, CPU, MODEL, NETWORK, random_network
-from tomoscout.learning.options import Picking
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.models.folder import (
     load_network,
@@ -23,6 +22,7 @@ from tomoscout.models.folder import (
     save_weights,
 )
 from tomoscout.networks import build_network, parse_network
+from tomoscout.tasks.picking.options import Picking
 
 torch.set_num_threads(1)
 

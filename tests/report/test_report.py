@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tomoscout.data.project import Picks
-from tomoscout.options.config import Evaluate
 from tomoscout.report.page import flatten, summarise_targets, tables, write_report
 from tomoscout.report.pictures import (
     FALSE,
@@ -33,6 +32,7 @@ from tomoscout.report.pictures import (
     target_overlay,
 )
 from tomoscout.report.plots import Chart, Line, history_charts, precision_recall_charts, series, thin, ticks
+from tomoscout.tasks.picking.options import Evaluate
 from tomoscout.tasks.picking.scores import evaluate
 
 NOISE = np.random.default_rng(0).normal(size=(40, 60, 50)).astype(np.float32)

@@ -15,7 +15,8 @@ from support.project import SmallProject, error_of, succeeded
 from tomoscout.data.project import Probabilities
 from tomoscout.learning.volumes import standardise
 from tomoscout.models.folder import read_model
-from tomoscout.options.config import model_name, parse_config
+from tomoscout.options.config import parse_config
+from tomoscout.options.names import model_name
 
 LABELS = {"ferritin": 2, "ribosome": 1, "membrane": 3}
 SEGMENT = {"device": "cpu", "tile": [64, 64, 64]}

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from tomoscout.learning.options import Picking
 from tomoscout.models.folder import (
     Model,
 )
 from tomoscout.networks import build_network, parse_network
-from tomoscout.options.config import Source
+from tomoscout.options.names import Source
 from tomoscout.plan.classes import TargetClass
+from tomoscout.tasks.picking.options import Picking
 
 CPU = torch.device("cpu")
 

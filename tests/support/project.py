@@ -18,7 +18,8 @@ from tomoscout.cli import main
 from tomoscout.data.inventory import RunRecord, read_inventory, refresh
 from tomoscout.data.project import Project
 from tomoscout.machine.files import read_json
-from tomoscout.options.config import Config, Source, TomogramUri, load_config
+from tomoscout.options.config import Config, load_config
+from tomoscout.options.names import Source, TomogramUri
 
 SHAPE = (24, 32, 40)
 

@@ -23,7 +23,8 @@ from tomoscout.data.geometry import Shape
 from tomoscout.data.project import Project, read_copick_config
 from tomoscout.machine.errors import TomoscoutError, shown
 from tomoscout.machine.files import digest, digest_file, write_table
-from tomoscout.options.config import Config, Source, TomogramUri
+from tomoscout.options.config import Config
+from tomoscout.options.names import Source, TomogramUri
 
 COLUMNS = ["project", "run", "batch", "tomograms", "picks", "segmentations", "unreadable", "doubtful", "signature"]
 

@@ -16,7 +16,7 @@ from tomoscout.data.geometry import Shape
 from tomoscout.data.zarr_files import VolumeError, digest_samples, open_volume, remove_volume, write_volume
 from tomoscout.machine.errors import TomoscoutError, cut, shown
 from tomoscout.machine.files import digest, digest_folder, write_text
-from tomoscout.options.config import Source, TomogramUri
+from tomoscout.options.names import Source, TomogramUri
 
 OURS = "tomoscout"
 """The key under which is kept, in attributes and picks files, what something was made from."""

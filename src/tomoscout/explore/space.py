@@ -12,9 +12,10 @@ import yaml
 from pydantic.fields import FieldInfo
 
 from tomoscout.explore.options import Choice, Explore, Fixed, Number, Space, parse_entry
-from tomoscout.learning.options import LOSSES, Augmentation, Picking, Train
+from tomoscout.learning.options import LOSSES, Augmentation, Train
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.networks import family_module
+from tomoscout.tasks.picking.options import Picking
 
 _WITH_ALPHA = {"loss.name": ["Tversky", "FocalTversky", "WeightedFocalTversky"]}
 

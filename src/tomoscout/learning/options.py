@@ -7,12 +7,14 @@ import re
 from typing import Annotated, Any, Literal, Self
 
 from annotated_types import MinLen
-from pydantic import BeforeValidator, ConfigDict, Field, SerializeAsAny, field_validator, model_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, model_validator
 
-from tomoscout.machine.errors import shown, without_passwords
+from tomoscout.machine.errors import shown
 from tomoscout.networks import parse_network
 from tomoscout.networks.options import NetworkOptions
-from tomoscout.options.sections import FilePath, Fraction, Name, ObjectName, Section, as_meant, note_change
+from tomoscout.options.names import Name, ObjectName
+from tomoscout.options.sections import FilePath, Fraction, Section, as_meant, note_change
+from tomoscout.tasks.picking.options import Picking
 
 Network = Annotated[SerializeAsAny[NetworkOptions], BeforeValidator(parse_network)]
 
@@ -157,18 +159,6 @@ class Augmentation(Section):
     probability: Fraction = 0.5
     """Share of crops that each of these is applied to, drawn apart: rotation with tilt, zoom, the intensity changes,
     noise, blur."""
-
-
-class Picking(Section):
-    """How validation turns probabilities into picks and counts them. Kept with the model, so that picks are made as
-    they were when its thresholds were chosen."""
-
-    smoothing: float = Field(default=0.6, ge=0, le=2)
-    """Standard deviation of the Gaussian that smooths probabilities, as a fraction of the target radius."""
-    separation: float = Field(default=1.0, gt=0, le=4)
-    """Two picks of an object lie at least this many radii apart."""
-    distance: float = Field(default=0.5, gt=0)
-    """A pick matches a reference pick within this many radii."""
 
 
 class Train(Section):
@@ -360,32 +350,3 @@ class Train(Section):
         elif self.base_weights and not self.base.endswith((".yaml", ".yml")):
             raise ValueError("base_weights is for an octopi base; the weights of a model folder lie in it")
         return self
-
-
-class Tracking(Section):
-    """A record of every training in MLflow. Nothing that goes wrong here stops a training."""
-
-    # An address may hold a password.
-    model_config = ConfigDict(hide_input_in_errors=True)
-
-    enabled: bool = True
-    """Whether trainings are recorded."""
-    uri: str | None = Field(default=None, min_length=1)
-    """A tracking server, such as https://mlflow.example.org; MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in
-    the environment log in. `$NAME`: the address that this variable of the environment holds, read only where MLflow is
-    connected, so that a password in it is written nowhere. Default: the file `results/mlflow.db`, to look at with
-    `mlflow ui --backend-store-uri sqlite:///results/mlflow.db`; a copy of the model folders, made again by `snakemake
-    track` if it is lost."""
-    experiment: str = Field(default="tomoscout", min_length=1)
-    """Name of the experiment."""
-
-    @field_validator("uri")
-    @classmethod
-    def _refuse_password(cls, value: str | None) -> str | None:
-        """What stands in the configuration is copied into results, logs and messages."""
-        if value is not None and without_passwords(value) != value:
-            raise ValueError(
-                "the address holds a user or a password; leave them out and set MLFLOW_TRACKING_USERNAME and "
-                "MLFLOW_TRACKING_PASSWORD in the environment, or give $NAME for a variable with the whole address"
-            )
-        return value

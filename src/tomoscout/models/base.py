@@ -14,7 +14,7 @@ from tomoscout.machine.files import digest, digest_file
 from tomoscout.models.octopi import WEIGHTS as OCTOPI_WEIGHTS
 from tomoscout.networks import build_network, head_parameters
 from tomoscout.networks.options import NetworkOptions
-from tomoscout.options.config import names_octopi
+from tomoscout.options.names import names_octopi
 from tomoscout.plan.classes import TargetClass
 
 if TYPE_CHECKING:

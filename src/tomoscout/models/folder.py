@@ -20,15 +20,15 @@ from pydantic import (
     model_validator,
 )
 
-from tomoscout.learning.options import Picking
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import digest, digest_file, write_bytes, write_text
 from tomoscout.networks import code_digest, parse_network
 from tomoscout.networks.options import NetworkOptions
-from tomoscout.options.config import Source
 from tomoscout.options.forms import checked
+from tomoscout.options.names import Source
 from tomoscout.options.sections import Fraction
 from tomoscout.plan.classes import TargetClass
+from tomoscout.tasks.picking.options import Picking
 
 if TYPE_CHECKING:
     import torch

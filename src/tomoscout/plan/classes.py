@@ -17,7 +17,8 @@ from tomoscout.data.labels import stored_labels
 from tomoscout.data.project import Picks, Project, Segmentation, read_objects
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import digest
-from tomoscout.options.config import Config, Source, TomogramUri
+from tomoscout.options.config import Config
+from tomoscout.options.names import Source, TomogramUri
 from tomoscout.plan.predictions import check_objects
 
 TARGETS_VERSION = 2

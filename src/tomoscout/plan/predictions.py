@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from tomoscout.data.inventory import RunRecord, excluded_runs, find_runs, tomograms_of
 from tomoscout.data.project import Probabilities, Segmentation, read_objects
 from tomoscout.machine.errors import TomoscoutError
-from tomoscout.options.config import Config, Source
+from tomoscout.options.config import Config
+from tomoscout.options.names import Source
 
 if TYPE_CHECKING:
     from tomoscout.plan.classes import TargetClass

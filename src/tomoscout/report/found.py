@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from tomoscout.data.inventory import RunRecord
 from tomoscout.data.project import Project, read_objects
-from tomoscout.options.config import Config, Source
+from tomoscout.options.config import Config
+from tomoscout.options.names import Source
 from tomoscout.plan.predictions import segmented_runs
 from tomoscout.report.pictures import Colour, readable_colours
 from tomoscout.report.plots import Chart, Line

@@ -8,7 +8,8 @@ from pathlib import Path
 from tomoscout.data.inventory import RunRecord
 from tomoscout.data.project import Project, read_objects
 from tomoscout.machine.files import digest
-from tomoscout.options.config import Config, TomogramUri
+from tomoscout.options.config import Config
+from tomoscout.options.names import TomogramUri
 from tomoscout.plan.classes import TargetPlan, plan_targets
 from tomoscout.plan.fingerprints import VERSIONS
 from tomoscout.report.pictures import best_slice, target_overlay

@@ -50,7 +50,8 @@ from tomoscout.tasks.picking.validation import (
     default_interval,
     score_base,
 )
-from tomoscout.tracking import Tracker, default_uri
+from tomoscout.tracking.store import default_uri
+from tomoscout.tracking.tracker import Tracker
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from tomoscout.learning.sampling import Centres, largest_jitter
 from tomoscout.learning.volumes import LabelledVolume, Storage, labelled_volume, standardise
 from tomoscout.machine.files import digest
 from tomoscout.machine.progress import Progress
-from tomoscout.options.config import Config, TomogramUri
+from tomoscout.options.config import Config
+from tomoscout.options.names import TomogramUri
 from tomoscout.plan.classes import TargetClass, TargetPlan, ignored_classes, read_reference, sound_reference
 from tomoscout.plan.splits import Fold, training_tomograms
 from tomoscout.stages.targets import read_target
