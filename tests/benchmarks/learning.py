@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from tomoscout.learning.trainer import Validation
+    from tomoscout.learning.progression import Validation
 
 BETA, ENOUGH = 4.0, 0.85
 PATIENCE = 3
@@ -74,7 +74,8 @@ class Watch:
         **named: Any,
     ) -> None:
         """Train as the stage would, with its validations at the steps it asks for."""
-        from tomoscout.learning.trainer import Validation, fit
+        from tomoscout.learning.progression import Validation
+        from tomoscout.learning.trainer import fit
 
         self.start = _copy(network)
         steps = validations = 0

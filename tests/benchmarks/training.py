@@ -252,7 +252,8 @@ def _step(bench: Bench, loop: Loop, seconds: float) -> dict[str, float]:
     import torch
     from gpu_tools import NoCheckpoint
 
-    from tomoscout.learning.trainer import Validation, fit
+    from tomoscout.learning.progression import Validation
+    from tomoscout.learning.trainer import fit
 
     drawn = [loop.batches(step, {}) for step in range(8)]
     clock = {"started": 0.0, "done": 0}

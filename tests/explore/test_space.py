@@ -28,11 +28,11 @@ from tomoscout.explore.space import (
     label,
 )
 from tomoscout.explore.study import Study
-from tomoscout.learning.options import Train
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.networks import FAMILIES, build_network
 from tomoscout.options.config import Config, parse_config
 from tomoscout.options.reference import json_schema
+from tomoscout.tasks.picking.options import Train
 
 SHAPE = (64, 192, 192)
 THIN = (20, 96, 130)

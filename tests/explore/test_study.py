@@ -37,11 +37,11 @@ from tomoscout.explore.samplers import make_sampler
 from tomoscout.explore.start import start_study, study_of, suggest
 from tomoscout.explore.study import MOST_REFUSED, SEED_PRIME, Misfit, Study, frozen_trials, propose, rebuild
 from tomoscout.explore.summary import MODEL_FILES, run_summary
-from tomoscout.learning.options import Train
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import digest_folder, write_json
 from tomoscout.plan.classes import plan_targets
 from tomoscout.plan.splits import chosen_fold, make_split
+from tomoscout.tasks.picking.options import Train
 
 SAMPLERS = ("tpe", "random", "cmaes", "qmc")
 LOSS = ("loss.name", "loss.alpha", "loss.beta", "loss.gamma", "loss.weight_tversky", "foreground_weight")

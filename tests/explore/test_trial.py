@@ -29,12 +29,13 @@ from tomoscout.explore.start import configured_study, start_study, suggest
 from tomoscout.explore.study import Study
 from tomoscout.explore.summary import MODEL_FILES, format_best, ranked, run_summary
 from tomoscout.explore.trial import _Judge, _Pruned, give_up, run_trial
-from tomoscout.learning.options import Train
-from tomoscout.learning.trainer import EXIT_INTERRUPTED, Progression
+from tomoscout.learning.progression import Progression
+from tomoscout.learning.trainer import EXIT_INTERRUPTED
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import digest_folder, read_json
 from tomoscout.machine.locks import owner_of
 from tomoscout.models.folder import read_model
+from tomoscout.tasks.picking.options import Train
 from tomoscout.tracking.options import Tracking
 from tomoscout.tracking.store import sync_all
 

@@ -19,13 +19,14 @@ from torch.profiler import ProfilerActivity, profile
 
 from tomoscout.learning.losses import build_loss
 from tomoscout.learning.memory import LIBRARIES, PLACES, Limits, MemoryPlan, Workload, plan_memory, plan_training
-from tomoscout.learning.options import CrossEntropy, Train, WeightedFocalTversky
+from tomoscout.learning.options import CrossEntropy, WeightedFocalTversky
 from tomoscout.learning.step_memory import MARGIN, StepMemory, step_memory
 from tomoscout.learning.tiles import InputSizes
 from tomoscout.learning.volumes import Storage
 from tomoscout.machine.device import GIB, GpuMemory, available_memory, memory_limit, own_memory
 from tomoscout.machine.errors import TomoscoutError, TrainingFailed
 from tomoscout.networks import FAMILIES, build_network, parse_network
+from tomoscout.tasks.picking.options import Train
 
 torch.set_num_threads(1)
 CPU, GPU = torch.device("cpu"), torch.device("cuda")

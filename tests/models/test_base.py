@@ -13,7 +13,6 @@ import pytest
 import torch
 import yaml
 
-from tomoscout.learning.options import Train
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.models.base import Base, base_digest, base_files, frozen_parameters, read_base, starting_weights
 from tomoscout.models.folder import Model, save_model, save_weights
@@ -21,7 +20,7 @@ from tomoscout.networks import build_network, parse_network
 from tomoscout.networks.options import NetworkOptions
 from tomoscout.options.names import Source
 from tomoscout.plan.classes import TargetClass
-from tomoscout.tasks.picking.options import Picking
+from tomoscout.tasks.picking.options import Picking, Train
 
 torch.set_num_threads(1)
 Weights = dict[str, torch.Tensor]

@@ -12,7 +12,7 @@ import torch
 from support.project import SmallProject, succeeded
 from tomoscout.data.project import Picks
 from tomoscout.learning.augment import augment
-from tomoscout.learning.options import Augmentation, Train
+from tomoscout.learning.options import Augmentation
 from tomoscout.machine.files import read_json
 from tomoscout.options.config import Config
 from tomoscout.plan.classes import plan_targets
@@ -21,6 +21,7 @@ from tomoscout.plan.splits import make_split
 from tomoscout.stages.train import run_train
 from tomoscout.tasks.picking.data import TrainingData
 from tomoscout.tasks.picking.head import PickingHead, Reference
+from tomoscout.tasks.picking.options import Train
 
 OPTIONS = {
     "steps": 2,

@@ -25,7 +25,6 @@ from support.project import error_of, succeeded, tomoscout
 from support.training import SETTINGS, Workspace, trained
 from tomoscout.cli import main
 from tomoscout.data.project import Segmentation
-from tomoscout.learning.options import Train
 from tomoscout.learning.trainer import Interrupted
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import read_json
@@ -37,6 +36,7 @@ from tomoscout.options.names import TomogramUri
 from tomoscout.stages import train as stage
 from tomoscout.stages.segment import run_segment
 from tomoscout.stages.train import resolve_options, run_train
+from tomoscout.tasks.picking.options import Train
 
 STEPS = SETTINGS["train"]["steps"]
 MADE = ["history.png", "metrics.csv", "model.yaml", "results.json", "weights.safetensors"]

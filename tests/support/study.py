@@ -14,9 +14,9 @@ from tomoscout.explore.records import (
     trial_folder,
 )
 from tomoscout.explore.study import Misfit, Study, propose
-from tomoscout.learning.options import Train
 from tomoscout.plan.classes import plan_targets
 from tomoscout.plan.splits import make_split
+from tomoscout.tasks.picking.options import Train
 
 EXPLORE: dict[str, Any] = {
     "window": 3,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tomoscout.data.inventory import RunRecord
 from tomoscout.explore.study import Misfit
-from tomoscout.learning.options import Train
+from tomoscout.learning.options import Training
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.options.config import Config
 from tomoscout.plan.classes import TargetPlan
@@ -25,7 +25,7 @@ def misfit_of(config: Config, plan: TargetPlan, records: Sequence[RunRecord], ru
     training = [record.tomograms[uri] for record, uri in training_tomograms(config, records, runs)]
     validation = [by_key[key].tomograms[config.segment_tomogram] for key in runs.validate]
 
-    def misfit(options: Train) -> str | None:
+    def misfit(options: Training) -> str | None:
         import torch
 
         from tomoscout.learning.memory import Limits, plan_training

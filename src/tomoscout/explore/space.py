@@ -12,7 +12,7 @@ import yaml
 from pydantic.fields import FieldInfo
 
 from tomoscout.explore.options import Choice, Explore, Fixed, Number, Space, parse_entry
-from tomoscout.learning.options import LOSSES, Augmentation, Train
+from tomoscout.learning.options import LOSSES, Augmentation, Training
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.networks import family_module
 from tomoscout.tasks.picking.options import Picking
@@ -62,7 +62,7 @@ _GROUPS: dict[str, Mapping[str, FieldInfo]] = {
     "loss": {name: field for loss in LOSSES for name, field in loss.model_fields.items()},
 }
 _OPTIONS: dict[str, FieldInfo] = {
-    **{name: field for name, field in Train.model_fields.items() if name not in (*NOT_SEARCHED, *_GROUPS)},
+    **{name: field for name, field in Training.model_fields.items() if name not in (*NOT_SEARCHED, *_GROUPS)},
     **{f"{group}.{name}": field for group, fields in _GROUPS.items() for name, field in fields.items()},
 }
 KNOWN = ("loss.name",)

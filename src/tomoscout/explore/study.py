@@ -22,7 +22,7 @@ from tomoscout.explore.options import Choice, Number
 from tomoscout.explore.points import configured_values, known_values, train_options, with_validations
 from tomoscout.explore.records import Ask, Params, Refused, Result, read_trial, trial_folder, trial_name
 from tomoscout.explore.space import SearchSpace, label
-from tomoscout.learning.options import Train
+from tomoscout.learning.options import Training
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import digest, read_json
 from tomoscout.networks import code_digest
@@ -35,7 +35,7 @@ from tomoscout.plan.splits import SplitResult, chosen_fold, training_tomograms
 if TYPE_CHECKING:
     import optuna
 
-Misfit = Callable[[Train], str | None]
+Misfit = Callable[[Training], str | None]
 """Why a training cannot be made on the machines there are; None if it can."""
 
 MOST_REFUSED = 100
@@ -117,9 +117,9 @@ class Study:
         return SearchSpace.parse(self.settings["space"])
 
     @cached_property
-    def base(self) -> Train:
+    def base(self) -> Training:
         """What all trials share."""
-        return Train.model_validate(self.settings["train"])
+        return Training.model_validate(self.settings["train"])
 
     def told(self, number: int) -> range:
         """The trials whose results are known when a trial is proposed, and while it runs."""
@@ -131,7 +131,7 @@ class Study:
         baseline is that training; its values are no proposal, and none learns from them."""
         return {name: label(value) for name, value in configured_values(self.space, self.base).items()}
 
-    def options_of(self, values: Params) -> Train:
+    def options_of(self, values: Params) -> Training:
         """The training of a point.
 
         Raises:
@@ -229,7 +229,7 @@ def _baseline(study: Study, misfit: Misfit) -> Ask:
     return Ask(0, {}, {}, _asked(train))
 
 
-def _asked(train: Train) -> dict[str, Any]:
+def _asked(train: Training) -> dict[str, Any]:
     return train.model_dump(mode="json", exclude={"name", "device", "checkpoint_seconds"})
 
 

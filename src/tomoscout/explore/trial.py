@@ -20,7 +20,7 @@ from tomoscout.options.config import Config
 from tomoscout.options.forms import checked
 
 if TYPE_CHECKING:
-    from tomoscout.learning.trainer import Progression
+    from tomoscout.learning.progression import Progression
 
 
 class _Pruned(Exception):

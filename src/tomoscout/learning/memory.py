@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from tomoscout.learning.options import Train
+from tomoscout.learning.options import Training
 from tomoscout.learning.precision import chosen_precision
 from tomoscout.learning.step_memory import StepMemory, step_memory
 from tomoscout.learning.tiles import InputSizes
@@ -79,7 +79,7 @@ class Limits:
     stated_memory: int | None = None
 
     @classmethod
-    def here(cls, options: Train, device: torch.device, folder: Path) -> Limits:
+    def here(cls, options: Training, device: torch.device, folder: Path) -> Limits:
         """Those of this machine, or of the options. `folder` is for mapped files; what lies there may be replaced."""
         existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
         held = sum(path.stat().st_size for path in folder.glob("*") if path.is_file())
@@ -89,7 +89,7 @@ class Limits:
         return cls(memory, gpu.limit if gpu else 0, disk, gpu, process, _stated_bytes(options))
 
     @classmethod
-    def stated(cls, options: Train) -> Limits:
+    def stated(cls, options: Training) -> Limits:
         """Those that the options state for machines that are not there; what is not stated has no limit."""
         gpu = GIB * options.gpu_memory_gb - GPU_CONTEXT if options.gpu_memory_gb else _UNLIMITED
         memory = GIB * options.memory_gb - PROCESS if options.memory_gb else _UNLIMITED
@@ -325,7 +325,7 @@ def _without_others(plan: MemoryPlan, gpu: GpuMemory, phase: Phase) -> MemoryPla
 def plan_training(
     network: nn.Module,
     loss: nn.Module,
-    options: Train,
+    options: Training,
     training: Sequence[Shape],
     validation: Sequence[Shape],
     *,
@@ -381,7 +381,7 @@ def plan_training(
     return plan_memory(work, limits, device, folder)
 
 
-def _stated_bytes(options: Train) -> int | None:
+def _stated_bytes(options: Training) -> int | None:
     return None if options.memory_gb is None else round(options.memory_gb * GIB)
 
 

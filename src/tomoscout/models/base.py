@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tomoscout.learning.options import Train
+from tomoscout.learning.options import Training
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import digest, digest_file
 from tomoscout.models.octopi import WEIGHTS as OCTOPI_WEIGHTS
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import torch
 
 
-def base_files(options: Train) -> list[Path]:
+def base_files(options: Training) -> list[Path]:
     """The files that a base consists of: those of a model folder, or octopi's configuration and weights."""
     if options.base is None:
         return []
@@ -32,7 +32,7 @@ def base_files(options: Train) -> list[Path]:
     return [folder / "model.yaml", folder / "weights.safetensors"]
 
 
-def base_digest(options: Train) -> str | None:
+def base_digest(options: Training) -> str | None:
     """What stands for the base in the fingerprint of a training.
 
     Raises:
@@ -71,7 +71,7 @@ class Base:
         return len(self.shared(classes)) == len(classes) == self.outputs - 1
 
 
-def read_base(options: Train) -> Base:
+def read_base(options: Training) -> Base:
     """Read the model folder, or the model of octopi, that `train.base` names.
 
     Raises:
@@ -141,7 +141,7 @@ def _with_channels(
     return target.index_copy(axis, new, taken)
 
 
-def frozen_parameters(options: Train, network: NetworkOptions, outputs: int) -> Callable[[int], frozenset[str]]:
+def frozen_parameters(options: Training, network: NetworkOptions, outputs: int) -> Callable[[int], frozenset[str]]:
     """The names of the parameters that are kept as they are, by step.
 
     Raises:

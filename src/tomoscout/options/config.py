@@ -12,7 +12,6 @@ from typing import Annotated, Any, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from tomoscout.explore.options import Explore
-from tomoscout.learning.options import Train
 from tomoscout.machine.errors import TomoscoutError, shown
 from tomoscout.networks.options import NetworkOptions
 from tomoscout.options.config_file import ConfigFile, as_written, read_config_file
@@ -23,7 +22,7 @@ from tomoscout.phantom.options import Phantom
 from tomoscout.plan.options import Split, Targets
 from tomoscout.report.options import Report
 from tomoscout.stages.options import Segment
-from tomoscout.tasks.picking.options import Evaluate, Localize
+from tomoscout.tasks.picking.options import Evaluate, Localize, Train
 from tomoscout.tracking.options import Tracking
 
 

@@ -27,7 +27,6 @@ from torch import nn
 
 from tomoscout.data.inventory import RunRecord
 from tomoscout.data.project import read_objects
-from tomoscout.learning.options import Train
 from tomoscout.machine.device import choose_device
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.models.base import Base, starting_weights
@@ -41,6 +40,7 @@ from tomoscout.plan.fingerprints import chooses_thresholds
 from tomoscout.plan.splits import chosen_fold, make_split
 from tomoscout.tasks.picking.data import TrainingData
 from tomoscout.tasks.picking.head import DEFAULT_THRESHOLD, PickingHead
+from tomoscout.tasks.picking.options import Train
 from tomoscout.tasks.picking.validation import VALIDATION_TILE, Validator
 
 

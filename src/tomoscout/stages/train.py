@@ -22,9 +22,9 @@ from tomoscout.learning.augment import augment
 from tomoscout.learning.checkpoint import Checkpoint
 from tomoscout.learning.losses import MarginalLoss
 from tomoscout.learning.memory import MemoryPlan, plan_training
-from tomoscout.learning.options import Train
+from tomoscout.learning.progression import COLUMNS, Outcome, Progression, Speed
 from tomoscout.learning.sampling import CropSampler, cut
-from tomoscout.learning.trainer import COLUMNS, Outcome, Progression, Speed, fit
+from tomoscout.learning.trainer import fit
 from tomoscout.learning.volumes import Storage, remove_volumes
 from tomoscout.machine.device import choose_device
 from tomoscout.machine.errors import TomoscoutError
@@ -42,6 +42,7 @@ from tomoscout.stages.cross_validation import fold_name
 from tomoscout.stages.finish import FinishRequest
 from tomoscout.tasks.picking.data import Shape, TrainingData
 from tomoscout.tasks.picking.head import PickingHead
+from tomoscout.tasks.picking.options import Train
 from tomoscout.tasks.picking.validation import (
     LEAST_INTERVAL,
     VALIDATION_OVERLAP,

@@ -14,12 +14,11 @@ from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
 from tomoscout.data.project import Picks
-from tomoscout.learning.options import Train
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.plan.classes import TargetClass
 from tomoscout.tasks.picking.head import PickingHead, Reference, robust_threshold
 from tomoscout.tasks.picking.matching import count_matches, precision_recall
-from tomoscout.tasks.picking.options import Picking
+from tomoscout.tasks.picking.options import Picking, Train
 from tomoscout.tasks.picking.peaks import locate_picks
 
 torch.set_num_threads(1)

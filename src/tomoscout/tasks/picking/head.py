@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from tomoscout.data.project import Picks
 from tomoscout.learning.losses import OwnLoss, build_loss
-from tomoscout.learning.options import Train
+from tomoscout.learning.progression import COLUMNS, Validation
 from tomoscout.learning.tiles import argmax_labels
-from tomoscout.learning.trainer import COLUMNS, Validation
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.plan.classes import TargetClass
 from tomoscout.tasks.picking.matching import Curve, count_matches, f_beta, precision_recall
+from tomoscout.tasks.picking.options import Train
 from tomoscout.tasks.picking.peaks import LOWEST_SCORE, locate_picks
 
 DEFAULT_THRESHOLD = 0.5

@@ -1,11 +1,14 @@
-"""Options of picking: how probabilities become picks, and how these are scored."""
+"""Options of picking: what is trained for it, how predictions become picks, and how these are scored."""
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
+from tomoscout.learning.options import Training
+from tomoscout.machine.errors import shown
 from tomoscout.options.names import Name, ObjectName, RunName
 from tomoscout.options.sections import Fraction, Section
 from tomoscout.plan.options import check_sources, read_sources
@@ -21,6 +24,46 @@ class Picking(Section):
     """Two picks of an object lie at least this many radii apart."""
     distance: float = Field(default=0.5, gt=0)
     """A pick matches a reference pick within this many radii."""
+
+
+class Train(Training):
+    """How a model is trained. A step is one optimiser update."""
+
+    DIMENSIONS = 3
+
+    patch: list[int] | Literal["auto"] = [64, 64, 64]
+    """Crop size in voxels, z, y, x: multiples of what the network halves. `auto`: planned with the network from the
+    median tomogram and `plan_memory_gb`."""
+    picking: Picking = Picking()
+    foreground_weight: float = Field(default=8.0, gt=0, le=1e6)
+    """Weight of a voxel of any class against a background voxel in cross-entropy and focal losses."""
+    size_balance: float = Field(default=1.0, ge=0, le=3)
+    """How far small objects are favoured there: a voxel counts foreground_weight × (largest radius / own radius) to
+    this power. 0 treats all voxels alike, 3 all objects."""
+    best_metric: str = "fBeta4"
+    """The score that chooses the best weights and the thresholds. fBetaN: F-beta with beta N, averaged over the
+    classes; 4 counts a missed particle far more than a false one. fBetaN_classK: that of the class with label K.
+    avg_f1: the same as fBeta1."""
+    best_metric_on: Literal["particles", "voxels"] = "particles"
+    """What best_metric counts: particles found, or voxels labelled right."""
+
+    @field_validator("best_metric")
+    @classmethod
+    def _check_metric(cls, value: str) -> str:
+        if value != "avg_f1" and not re.fullmatch(r"fBeta\d{1,3}(\.\d{1,3})?(_class[1-9]\d{0,5})?", value):
+            raise ValueError(f"{shown(value)} is not avg_f1, fBetaN or fBetaN_classK with numbers N and K")
+        return value
+
+    @property
+    def beta(self) -> float:
+        """The beta of best_metric."""
+        return 1.0 if self.best_metric == "avg_f1" else float(self.best_metric.removeprefix("fBeta").split("_")[0])
+
+    @property
+    def best_class(self) -> int | None:
+        """The label of the one class that best_metric counts, or None for all."""
+        _, _, label = self.best_metric.partition("_class")
+        return int(label) if label else None
 
 
 class Localize(Section):

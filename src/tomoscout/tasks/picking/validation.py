@@ -11,9 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from tomoscout.learning.options import Train
+from tomoscout.learning.progression import Validation
 from tomoscout.learning.tiles import InputSizes, predict
-from tomoscout.learning.trainer import Validation
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.models.base import Base
 from tomoscout.networks import build_network
@@ -21,6 +20,7 @@ from tomoscout.networks.options import NetworkOptions
 from tomoscout.plan.classes import TargetClass
 from tomoscout.tasks.picking.data import Shape, TrainingData
 from tomoscout.tasks.picking.head import DEFAULT_THRESHOLD, PickingHead
+from tomoscout.tasks.picking.options import Train
 
 # Not those of `segment`: trying another tile there must not train again.
 VALIDATION_TILE = (160, 160, 160)
