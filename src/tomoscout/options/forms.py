@@ -9,7 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from tomoscout.machine.errors import TomoscoutError
-from tomoscout.options.config import key_of
+from tomoscout.options.messages import key_of
 
 _T = TypeVar("_T")
 

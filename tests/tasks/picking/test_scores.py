@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tomoscout.data.picks import Picks
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import to_json
-from tomoscout.options.config import Evaluate
+from tomoscout.tasks.picking.options import Evaluate
 from tomoscout.tasks.picking.scores import describe_runs, evaluate, f_name, format_table, read_scores, write_scores
 
 RADII = {"ribosome": 4.0, "apo-ferritin": 2.0, "beta-amylase": 3.0}
