@@ -153,9 +153,8 @@ def explore(config: Configuration, results: Path | str = "results", **options: A
     Raises:
         TomoscoutError: as `train`, or the search space is at fault, or too few trials were completed.
     """
-    from tomoscout.explore.start import configured_study, start_study, suggest
     from tomoscout.explore.summary import run_summary as summarise
-    from tomoscout.explore.trial import run_trial
+    from tomoscout.stages.explore import configured_study, start_study, suggest_trial, train_trial
 
     settings, records = _prepare(config, Path(results), options)
     study = configured_study(settings, records)
@@ -164,10 +163,10 @@ def explore(config: Configuration, results: Path | str = "results", **options: A
     trials, top = settings.explore.trials, settings.explore.top
     found = []
     for number in range(trials):
-        suggest(settings, records, folder, number)
+        suggest_trial(settings, records, folder, number)
         with alone_in(trial_folder(folder, number)):
-            found.append(run_trial(settings, records, folder, number))
-    summarise(folder, trials, top, settings.report.title)
+            found.append(train_trial(settings, records, folder, number))
+    summarise(folder, trials, top, settings.report.title, type(settings.train))
     return Explored(folder, found, [folder / name for name in best_names(top)])
 
 

@@ -19,7 +19,6 @@ from tomoscout.explore.study import Study
 from tomoscout.machine.errors import TomoscoutError, printing_never_fails
 from tomoscout.machine.files import digest, to_json, write_text
 from tomoscout.models.base import base_files
-from tomoscout.models.folder import read_model
 from tomoscout.models.octopi import WEIGHTS as OCTOPI_WEIGHTS
 from tomoscout.options.config import Config, model_name, names_octopi, parse_config
 from tomoscout.options.config_file import read_config_file
@@ -39,6 +38,8 @@ from tomoscout.plan.splits import VERSION as SPLIT_VERSION
 from tomoscout.plan.splits import Fold, SplitResult, chosen_fold, make_split, split_to_json
 from tomoscout.stages.cross_validation import check_folds, fold_name, fold_number
 from tomoscout.stages.evaluate import Scored, scored_runs
+from tomoscout.stages.explore import study_of
+from tomoscout.tasks.picking.model import PickingModel
 
 
 class Workflow:
@@ -259,7 +260,7 @@ class Workflow:
             folder = path.removesuffix("/model.yaml")
             # What is learnt here may be among them, and not be there yet.
             if not self.config.learns:
-                check_objects(self.config, self.records, read_model(Path(folder)).classes, folder)
+                check_objects(self.config, self.records, PickingModel.read(Path(folder)).classes, folder)
             folders.append(folder)
         return folders
 
@@ -315,7 +316,7 @@ class Workflow:
         Raises:
             TomoscoutError: its space is at fault.
         """
-        return Study.of(self.config, self.records, self.plan, self.split)
+        return study_of(self.config, self.records, self.plan, self.split)
 
     @property
     def study_folder(self) -> str:

@@ -16,9 +16,9 @@ from phantom_trainings import prepare
 
 from tomoscout.data.inventory import refresh
 from tomoscout.explore.points import known_values
-from tomoscout.explore.start import configured_study
 from tomoscout.explore.study import Study
 from tomoscout.options.config import parse_config
+from tomoscout.stages.explore import configured_study
 from tomoscout.stages.train import run_train
 
 SEARCH: dict[str, Any] = {

@@ -140,7 +140,7 @@ class HeldOut:
                     network,
                     prepare(tomogram),
                     outputs=len(self.classes) + 1,
-                    sizes=InputSizes.of([self.network]),
+                    sizes=InputSizes.of([self.network], 3),
                     tile=tomogram.shape,
                     overlap=0.25,
                     flips=1,

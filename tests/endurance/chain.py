@@ -168,7 +168,7 @@ def study_folder(folder: Path) -> str:
 
 
 def _study_name(folder: Path) -> str:
-    from tomoscout.explore.start import configured_study
+    from tomoscout.stages.explore import configured_study
 
     with contextlib.chdir(folder):
         return configured_study(load_config(Path("my.yaml")), read_inventory(Path("results/inventory.tsv"))).name

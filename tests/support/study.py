@@ -16,6 +16,7 @@ from tomoscout.explore.records import (
 from tomoscout.explore.study import Misfit, Study, propose
 from tomoscout.plan.classes import plan_targets
 from tomoscout.plan.splits import make_split
+from tomoscout.stages.explore import study_of
 from tomoscout.tasks.picking.options import Train
 
 EXPLORE: dict[str, Any] = {
@@ -33,10 +34,10 @@ def configure(project: SmallProject, explore: dict[str, Any] | None = None, **se
     values = {"split": {"train": ["one", "two"], "validate": ["three"]}, "train": TRAIN, **sections}
     config = project.configure(explore={**EXPLORE, **(explore or {})}, **values)
     if not project.inventory.exists():
-        return Study({})
+        return Study({}, Train)
     records = project.refresh()
     plan = plan_targets(config, records)
-    return Study.of(config, records, plan, make_split(config, records, plan))
+    return study_of(config, records, plan, make_split(config, records, plan))
 
 
 def fits(options: Train) -> str | None:

@@ -37,9 +37,10 @@ def space(config: Path | None) -> None:
     from tomoscout.explore.options import Explore
     from tomoscout.explore.space import SearchSpace, describe_space
     from tomoscout.options.config import load_config
+    from tomoscout.tasks.picking.options import Train
 
     options = load_config(config).explore if config else Explore()
-    echo_file(describe_space(SearchSpace.of(options), list(options.networks)))
+    echo_file(describe_space(SearchSpace.of(options, Train), list(options.networks), Train))
 
 
 @explore.command()
@@ -47,7 +48,7 @@ def space(config: Path | None) -> None:
 @study_option
 def start(config: Path, inventory: Path, study: Path) -> None:
     """Write study.json: all that the proposals of a study depend on."""
-    from tomoscout.explore.start import start_study
+    from tomoscout.stages.explore import start_study
 
     start_study(*load(config, inventory), study)
 
@@ -58,9 +59,9 @@ def start(config: Path, inventory: Path, study: Path) -> None:
 @study_option
 def suggest(number: int, config: Path, inventory: Path, study: Path) -> None:
     """Propose trial NUMBER from what is known of the ones before; where nothing is, those after it, too."""
-    from tomoscout.explore.start import suggest as propose
+    from tomoscout.stages.explore import suggest_trial
 
-    propose(*load(config, inventory), study, number)
+    suggest_trial(*load(config, inventory), study, number)
 
 
 @explore.command()
@@ -71,8 +72,9 @@ def suggest(number: int, config: Path, inventory: Path, study: Path) -> None:
 def summarise(folder: Path, trials: int, top: int, title: str) -> None:
     """Write table, page, journal and best models of the study in FOLDER."""
     from tomoscout.explore.summary import format_best, run_summary
+    from tomoscout.tasks.picking.options import Train
 
-    click.echo(format_best(run_summary(folder, trials, top, title)), nl=False)
+    click.echo(format_best(run_summary(folder, trials, top, title, Train)), nl=False)
 
 
 @explore.command("track")
@@ -124,9 +126,9 @@ def run(number: int, config: Path, inventory: Path, study: Path) -> None:
     settings, records = load(config, inventory)
     folder = trial_folder(study, number)
     with alone_in(folder), leased_gpu(settings.train.device), resumable(folder):
-        from tomoscout.explore.trial import run_trial
+        from tomoscout.stages.explore import train_trial
 
-        result = run_trial(settings, records, study, number)
+        result = train_trial(settings, records, study, number)
         click.echo(f"{result.state.lower()}: {result.reason or f'{result.value:.4f}'}", err=True)
 
 

@@ -64,7 +64,7 @@ def finish(folder: Path) -> None:
 
     One that runs ends after the step it is at and one more validation; another when the same command is given again.
     """
-    from tomoscout.stages.finish import FINISH, finish_training
+    from tomoscout.learning.finish import FINISH, finish_training
 
     owner = finish_training(folder)
     when = f"{owner} ends it after its step and a validation" if owner else "it ends when it is started again"

@@ -127,7 +127,7 @@ def _options(values: Mapping[str, Any], base: Training, network: NetworkOptions,
             options[group] = value
     if isinstance(values.get("patch"), int):
         options["patch"] = _cube(values["patch"], network, shape)
-    trained = Training.model_validate(options)
+    trained = type(base).model_validate(options)
     if trained.patch != "auto":
         trained.check_patch_of(network)
     return trained
@@ -179,5 +179,6 @@ def _network(values: Mapping[str, Any], base: Training) -> dict[str, Any]:
 
 def _cube(size: int, network: NetworkOptions, shape: Sequence[int]) -> list[int]:
     """A cube of about `size` voxels a side, cut to a tomogram and to multiples that the network takes."""
-    sides = zip(network.size_step(), network.smallest_size(), shape, strict=True)
+    dimensions = len(shape)
+    sides = zip(network.size_step(dimensions), network.smallest_size(dimensions), shape, strict=True)
     return [max(least, min(size, side) // step * step) for step, least, side in sides]

@@ -86,15 +86,14 @@ class Ask:
         """
         return _parsed(cls, values, origin, "what a trial is asked")
 
-    def options(self, folder: Path, **own: Any) -> Training:
+    def options(self, folder: Path, kind: type[Training], **own: Any) -> Training:
         """The options of the training, with some of the trial's own. `folder`: the trial's, for messages.
+        `kind`: the options of the task's trainings.
 
         Raises:
             TomoscoutError: they are not those of a training.
         """
-        from tomoscout.learning.options import Training as Options
-
-        return checked(Options, {**self.train, **own}, folder / "ask.json", "what a trial is asked")
+        return checked(kind, {**self.train, **own}, folder / "ask.json", "what a trial is asked")
 
     def to_json(self) -> dict[str, Any]:
         """As plain data."""

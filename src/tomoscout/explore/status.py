@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from tomoscout.explore.records import BASELINE, Ask, Result, trial_folder, trial_name, trial_numbers
+from tomoscout.learning.history import best, series
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import read_json
 from tomoscout.machine.locks import LOCK, owner_of
-from tomoscout.report.plots import best, series
 
 _T = TypeVar("_T")
 

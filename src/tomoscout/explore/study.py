@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tomoscout.data.inventory import RunRecord
-from tomoscout.explore.options import Choice, Number
+from tomoscout.explore.options import Choice, Explore, Number
 from tomoscout.explore.points import configured_values, known_values, train_options, with_validations
 from tomoscout.explore.records import Ask, Params, Refused, Result, read_trial, trial_folder, trial_name
 from tomoscout.explore.space import SearchSpace, label
@@ -27,14 +26,11 @@ from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import digest, read_json
 from tomoscout.networks import code_digest
 from tomoscout.networks.options import NetworkOptions
-from tomoscout.options.config import Config
-from tomoscout.plan.classes import TargetPlan
-from tomoscout.plan.fingerprints import VERSIONS, training_fingerprint
-from tomoscout.plan.splits import SplitResult, chosen_fold, training_tomograms
 
 if TYPE_CHECKING:
     import optuna
 
+Shape = Sequence[int]
 Misfit = Callable[[Training], str | None]
 """Why a training cannot be made on the machines there are; None if it can."""
 
@@ -43,50 +39,58 @@ MOST_REFUSED = 100
 
 SEED_PRIME = 1_000_003
 
+VERSION = 2
+"""Raised when the same settings would propose other trials."""
+
 
 @dataclass(frozen=True)
 class Study:
-    """A study. `settings`: all that its proposals depend on, the content of study.json."""
+    """A study. `settings`: all that its proposals depend on, the content of study.json. `options`: those of the task's
+    trainings."""
 
     settings: dict[str, Any]
+    options: type[Training]
 
     @classmethod
-    def of(cls, config: Config, records: Sequence[RunRecord], plan: TargetPlan, split: SplitResult) -> Study:
-        """The study of a configuration.
+    def of(cls, options: Explore, train: Training, shapes: Sequence[Shape], training: str) -> Study:
+        """The study of a task.
+
+        Args:
+            train: what all trials share.
+            shapes: voxels (*space) of the training volumes.
+            training: the fingerprint of the training that `train` describes.
 
         Raises:
             TomoscoutError: the space is at fault, or there is nothing in it that could be trained.
         """
-        fold = chosen_fold(config.split, split)
-        if config.train.base is not None:
+        if train.base is not None:
             raise TomoscoutError("explore: trials are trained from scratch; leave out train.base")
-        options, train = config.explore, config.train
         # Where memory is stated, the device decides which memory refuses proposals.
         limited = train.memory_gb is not None or train.gpu_memory_gb is not None
         ignored = {"name", "checkpoint_seconds", *(() if limited else ("device",))}
-        shapes = [record.tomograms[uri] for record, uri in training_tomograms(config, records, fold)]
         study = cls(
             {
-                "version": VERSIONS["explore"],
+                "version": VERSION,
                 # Other versions may propose other trials.
                 "packages": {name: version(name) for name in ("optuna", "scipy", "cmaes")},
                 **options.model_dump(mode="json", exclude={"trials", "top", "networks", "space"}),
                 "validations": math.ceil(train.steps / train.validate_every)
                 if train.validate_every
                 else options.validations,
-                "space": SearchSpace.of(options).to_json(),
+                "space": SearchSpace.of(options, type(train)).to_json(),
                 "networks": {family: code_digest(NetworkOptions(family=family)) for family in options.networks},
                 "train": train.model_dump(mode="json", exclude=ignored),
                 "shape": [int(size) for size in np.median(shapes, axis=0)],
-                "training": training_fingerprint(config, records, plan, fold),
-            }
+                "training": training,
+            },
+            type(train),
         )
         study.check()
         return study
 
     @classmethod
-    def read(cls, folder: Path) -> Study:
-        """The study in a folder.
+    def read(cls, folder: Path, options: type[Training]) -> Study:
+        """The study in a folder. `options`: those of the task's trainings.
 
         Raises:
             TomoscoutError: there is none, or its settings were changed.
@@ -95,7 +99,7 @@ class Study:
         settings = read_json(path)
         if not isinstance(settings, dict) or not {"name", "space", "train", "window"} <= settings.keys():
             raise TomoscoutError(f"{path}: not the settings of a study")
-        study = cls(settings)
+        study = cls(settings, options)
         # The folder is named after all of them.
         if study.name != folder.absolute().name:
             raise TomoscoutError(f"{path}: not the settings that its folder is named after, but those of {study.name}")
@@ -119,7 +123,7 @@ class Study:
     @cached_property
     def base(self) -> Training:
         """What all trials share."""
-        return Training.model_validate(self.settings["train"])
+        return self.options.model_validate(self.settings["train"])
 
     def told(self, number: int) -> range:
         """The trials whose results are known when a trial is proposed, and while it runs."""

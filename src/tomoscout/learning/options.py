@@ -162,6 +162,31 @@ class Augmentation(Section):
     noise, blur."""
 
 
+_WITH_ALPHA = {"loss.name": ["Tversky", "FocalTversky", "WeightedFocalTversky"]}
+
+TRAINING_SPACE: dict[str, Any] = {
+    "learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
+    "weight_decay": {"low": 1e-4, "high": 1e-1, "log": True},
+    "patch": {"low": 48, "high": 160, "step": 16},
+    "batch_size": {"choices": [4, 8, 16, 24, 32, 48]},
+    "background_fraction": {"low": 0.0, "high": 0.5},
+}
+LOSS_SPACE: dict[str, Any] = {
+    "loss.name": {"choices": [loss.model_fields["name"].default for loss in LOSSES]},
+    "loss.alpha": {"low": 0.1, "high": 0.9, "when": _WITH_ALPHA},
+    "loss.beta": {"low": 0.1, "high": 0.9, "when": _WITH_ALPHA},
+    "loss.gamma": {"low": 0.1, "high": 3.0, "when": {"loss.name": ["Focal", "FocalTversky", "WeightedFocalTversky"]}},
+    # Against weight_focal, which stays 0.5.
+    "loss.weight_tversky": {"low": 0.05, "high": 5.0, "log": True, "when": {"loss.name": ["WeightedFocalTversky"]}},
+}
+AUGMENTATION_SPACE: dict[str, Any] = {
+    "augmentation.probability": {"low": 0.0, "high": 1.0},
+    "augmentation.rotate": {"low": 0.0, "high": 30.0},
+    "augmentation.tilt": {"low": 0.0, "high": 15.0},
+    "augmentation.noise": {"low": 0.0, "high": 0.5},
+}
+
+
 class Recipe(Section):
     """What is trained on what: the network, its loss, and the crops that it sees."""
 
@@ -301,6 +326,19 @@ class Resources(Section):
 
 class Training(Resources, FineTuning, Optimisation, Recipe):
     """How a network is trained, whatever the task. A step is one optimiser update."""
+
+    SPACE: ClassVar[dict[str, Any]] = {**TRAINING_SPACE, **LOSS_SPACE, **AUGMENTATION_SPACE}
+    """What is searched unless `explore.space` says otherwise, in the order in which it is proposed. The families of
+    networks list theirs as `SPACE`."""
+    NOT_SEARCHED: ClassVar[dict[str, str]] = {
+        "network": "list the families under explore.networks",
+        "name": "trials have names of their own",
+        "seed": "set train.seed, which all trials share",
+        "validate_every": "set explore.validations",
+        **dict.fromkeys(("device", "memory_gb", "gpu_memory_gb", "checkpoint_seconds"), "it is for the machine"),
+        **dict.fromkeys(("base", "base_weights", "freeze", "freeze_steps", "promote"), "trials are no fine-tunings"),
+    }
+    """Options that are no part of a search, and why."""
 
     @model_validator(mode="after")
     def _check_patch(self) -> Self:

@@ -10,15 +10,15 @@ from typing import Any
 from tomoscout.data.inventory import RunRecord
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import digest
-from tomoscout.models.folder import Model, read_ensemble
 from tomoscout.options.config import Config
 from tomoscout.plan.fingerprints import localize_fingerprint
 from tomoscout.plan.predictions import predicted_picks, predicted_probabilities, segmented_runs
 from tomoscout.stages.batches import Batch, read_manifest
+from tomoscout.tasks.picking.model import PickingModel, read_ensemble
 from tomoscout.tasks.picking.peaks import locate_picks
 
 
-def chosen_thresholds(config: Config, model: Model) -> dict[str, float]:
+def chosen_thresholds(config: Config, model: PickingModel) -> dict[str, float]:
     """The smallest score of a pick, by object: from the config, else from the model.
 
     Raises:
@@ -79,7 +79,7 @@ def run_localize(
 
 
 def _localize_run(
-    config: Config, model: Model, thresholds: dict[str, float], work: Batch, record: RunRecord, inputs: str
+    config: Config, model: PickingModel, thresholds: dict[str, float], work: Batch, record: RunRecord, inputs: str
 ) -> dict[str, Any]:
     project = work.project(record)
     probabilities = project.read_probabilities(record.run, predicted_probabilities(config))

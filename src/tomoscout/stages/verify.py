@@ -10,7 +10,7 @@ from tomoscout.data.inventory import RunRecord
 from tomoscout.data.project import Probabilities, Project
 from tomoscout.machine.errors import TomoscoutError, shown
 from tomoscout.machine.files import digest_file, read_json
-from tomoscout.models.folder import read_model
+from tomoscout.models.folder import read_description
 from tomoscout.options.config import Config, Source
 
 Comparison = tuple[str, str, str | None]
@@ -52,7 +52,7 @@ def verify(config: Config, records: Sequence[RunRecord], results: Path) -> tuple
     for path in sorted((results / "models").glob("*/model.yaml")):
         compared += 1
         try:
-            if read_model(path.parent).weights_digest != digest_file(path.with_name("weights.safetensors")):
+            if read_description(path.parent).get("weights") != digest_file(path.with_name("weights.safetensors")):
                 problems.append(f"{path}: weights.safetensors has changed since it was written")
         except (OSError, TomoscoutError) as error:
             problems.append(f"{path}: {error}")

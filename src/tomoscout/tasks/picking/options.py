@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from tomoscout.learning.options import Training
+from tomoscout.learning.options import AUGMENTATION_SPACE, LOSS_SPACE, TRAINING_SPACE, Training
 from tomoscout.machine.errors import shown
 from tomoscout.options.sections import Section
 
@@ -28,6 +28,22 @@ class Train(Training):
     """How a model is trained. A step is one optimiser update."""
 
     DIMENSIONS = 3
+    # No less than octopi searches.
+    SPACE = {
+        **TRAINING_SPACE,
+        **LOSS_SPACE,
+        "foreground_weight": {
+            "low": 1.0,
+            "high": 256.0,
+            "log": True,
+            "when": {"loss.name": ["CrossEntropy", "Focal", "WeightedFocalTversky"]},
+        },
+        **AUGMENTATION_SPACE,
+    }
+    NOT_SEARCHED = {
+        **Training.NOT_SEARCHED,
+        **dict.fromkeys(("best_metric", "best_metric_on"), "trials are compared by it"),
+    }
 
     patch: list[int] | Literal["auto"] = [64, 64, 64]
     """Crop size in voxels, z, y, x: multiples of what the network halves. `auto`: planned with the network from the
