@@ -27,9 +27,10 @@ from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import read_json
 from tomoscout.machine.locks import alone_in
 from tomoscout.options.config import Config, load_config, parse_config
-from tomoscout.plan.classes import plan_targets
+from tomoscout.plan.folds import check_folds, fold_name
 from tomoscout.plan.splits import make_split
-from tomoscout.stages.cross_validation import check_folds, fold_name, run_summary
+from tomoscout.plan.targets import plan_targets
+from tomoscout.stages.compare_folds import run_summary
 
 if TYPE_CHECKING:
     from tomoscout.stages.train import NamedLoss
@@ -76,7 +77,7 @@ def create_targets(config: Configuration, results: Path | str = "results") -> di
     Raises:
         TomoscoutError: an option, a project or a file in it is at fault.
     """
-    from tomoscout.stages.batches import read_manifest
+    from tomoscout.plan.paths import read_manifest
     from tomoscout.stages.targets import run_targets
 
     settings, records = _prepare(config, Path(results))

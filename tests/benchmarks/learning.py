@@ -20,7 +20,8 @@ from training import SESSION, TEST, URI, USER, Bench, set_up, training_stage
 from tomoscout.data.project import Picks, Project
 from tomoscout.learning.options import Picking
 from tomoscout.options.config import Source
-from tomoscout.plan.classes import TargetClass, plan_targets
+from tomoscout.plan.classes import TargetClass
+from tomoscout.plan.targets import plan_targets
 from tomoscout.tasks.picking.matching import count_matches, precision_recall
 from tomoscout.tasks.picking.peaks import locate_picks
 

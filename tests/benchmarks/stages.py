@@ -24,8 +24,8 @@ from tomoscout.models.folder import Model, save_model
 from tomoscout.options.config import Source, load_config
 from tomoscout.plan.classes import TargetClass
 from tomoscout.plan.predictions import predicted_probabilities
-from tomoscout.stages.targets import Spheres, rasterise
 from tomoscout.tasks.picking.peaks import locate_picks
+from tomoscout.tasks.picking.spheres import Spheres, rasterise
 
 RUNS, PICKS = 20, 650
 WEIGHTS = "none"

@@ -21,8 +21,8 @@ from tomoscout.explore.start import study_of
 from tomoscout.explore.study import Study, propose, rebuild
 from tomoscout.machine.files import write_json
 from tomoscout.options.config import Config, load_config
-from tomoscout.plan.classes import plan_targets
 from tomoscout.plan.splits import chosen_fold, make_split
+from tomoscout.plan.targets import plan_targets
 from tomoscout.workflow import Workflow
 
 VALIDATIONS = 10

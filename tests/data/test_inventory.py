@@ -19,9 +19,9 @@ from tomoscout.data.inventory import COLUMNS, PickCount, RunRecord, find_runs, l
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import write_table
 from tomoscout.options.config import Source
-from tomoscout.plan.classes import plan_targets
 from tomoscout.plan.fingerprints import object_labels, segment_fingerprint, training_fingerprint
 from tomoscout.plan.splits import chosen_fold, make_split
+from tomoscout.plan.targets import plan_targets
 
 PLACE = (100.0, 100.0, 100.0)
 

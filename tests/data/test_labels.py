@@ -136,7 +136,7 @@ def test_what_is_written_cannot_be_the_existing_target(small: SmallProject, exis
 
 
 def plan(small: SmallProject):
-    from tomoscout.plan.classes import plan_targets
+    from tomoscout.plan.targets import plan_targets
 
     return plan_targets(small.config, small.refresh())
 

@@ -40,8 +40,8 @@ from tomoscout.explore.summary import MODEL_FILES, run_summary
 from tomoscout.learning.options import Train
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import digest_folder, write_json
-from tomoscout.plan.classes import plan_targets
 from tomoscout.plan.splits import chosen_fold, make_split
+from tomoscout.plan.targets import plan_targets
 
 SAMPLERS = ("tpe", "random", "cmaes", "qmc")
 LOSS = ("loss.name", "loss.alpha", "loss.beta", "loss.gamma", "loss.weight_tversky", "foreground_weight")

@@ -15,9 +15,9 @@ from tomoscout.learning.augment import augment
 from tomoscout.learning.options import Augmentation, Train
 from tomoscout.machine.files import read_json
 from tomoscout.options.config import Config
-from tomoscout.plan.classes import plan_targets
 from tomoscout.plan.fingerprints import training_fingerprint
 from tomoscout.plan.splits import make_split
+from tomoscout.plan.targets import plan_targets
 from tomoscout.stages.train import run_train
 from tomoscout.tasks.picking.data import TrainingData
 from tomoscout.tasks.picking.head import PickingHead, Reference

@@ -131,8 +131,8 @@ def test_the_weights_kept_are_those_of_the_best_validation(finished: Workspace) 
     """Validated again, the model folder gives the score it says it has."""
     from tomoscout.learning.tiles import InputSizes, predict
     from tomoscout.learning.volumes import standardise
-    from tomoscout.plan.classes import read_reference
     from tomoscout.tasks.picking.head import PickingHead, Reference
+    from tomoscout.tasks.picking.reference import read_reference
 
     model, project = read_model(finished.model), finished.project()
     volume = project.read_tomogram("phantom-002", "wbp@20.0")

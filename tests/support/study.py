@@ -15,8 +15,8 @@ from tomoscout.explore.records import (
 )
 from tomoscout.explore.study import Misfit, Study, propose
 from tomoscout.learning.options import Train
-from tomoscout.plan.classes import plan_targets
 from tomoscout.plan.splits import make_split
+from tomoscout.plan.targets import plan_targets
 
 EXPLORE: dict[str, Any] = {
     "window": 3,

@@ -16,7 +16,7 @@ from click.testing import Result
 
 from support.project import SHAPE, SmallProject, error_of, succeeded, tomoscout
 from tomoscout.machine.files import digest_folder, read_json, write_json
-from tomoscout.plan.classes import plan_targets
+from tomoscout.plan.targets import plan_targets
 
 PLACE = (100.0, 100.0, 100.0)
 TRAIN = {

@@ -26,7 +26,7 @@ from tomoscout.models.folder import load_network, read_ensemble, read_model, sav
 from tomoscout.options.config import Evaluate
 from tomoscout.report.page import write_report
 from tomoscout.report.plots import history_charts
-from tomoscout.stages.cross_validation import run_summary as compare_folds
+from tomoscout.stages.compare_folds import run_summary as compare_folds
 from tomoscout.tasks.picking.scores import evaluate, read_scores, write_scores
 from tomoscout.tracking.record import read_record
 

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
-from tomoscout.data.inventory import RunRecord
 from tomoscout.explore.study import Misfit
 from tomoscout.learning.options import Train
 from tomoscout.machine.errors import TomoscoutError
-from tomoscout.options.config import Config
-from tomoscout.plan.classes import TargetPlan
-from tomoscout.plan.splits import Fold, training_tomograms
+from tomoscout.plan.folds import training_tomograms
+from tomoscout.plan.plan import Plan
 
 
-def misfit_of(config: Config, plan: TargetPlan, records: Sequence[RunRecord], runs: Fold) -> Misfit:
+def misfit_of(plan: Plan) -> Misfit:
     """Tells of trainings that need more memory than `train.gpu_memory_gb` (on a CPU `train.memory_gb`) states. Without
     it, none are told of."""
+    config, runs = plan.config, plan.fold()
     on_cpu = config.train.device == "cpu"
     stated = config.train.memory_gb if on_cpu else config.train.gpu_memory_gb
     if stated is None:
         return lambda options: None
-    by_key = {record.key: record for record in records}
-    training = [record.tomograms[uri] for record, uri in training_tomograms(config, records, runs)]
-    validation = [by_key[key].tomograms[config.segment_tomogram] for key in runs.validate]
+    training = [record.tomograms[uri] for record, uri in training_tomograms(config, plan.records, runs)]
+    validation = [plan.by_key[key].tomograms[config.segment_tomogram] for key in runs.validate]
 
     def misfit(options: Train) -> str | None:
         import torch
@@ -38,14 +35,14 @@ def misfit_of(config: Config, plan: TargetPlan, records: Sequence[RunRecord], ru
         device = torch.device("cpu" if on_cpu else "cuda")
         try:
             options = resolve_options(options, None, training, validation)
-            head = PickingHead(plan.classes, config.voxel_spacing, options)
+            head = PickingHead(plan.targets.classes, config.voxel_spacing, options)
             plan_training(
                 build_network(options.network, head.outputs),
-                head.loss(Storage("files", device, len(plan.classes), Path()).ignore),
+                head.loss(Storage("files", device, len(plan.targets.classes), Path()).ignore),
                 options,
                 training,
                 validation,
-                classes=len(plan.classes),
+                classes=len(plan.targets.classes),
                 tile=VALIDATION_TILE,
                 overlap=VALIDATION_OVERLAP,
                 device=device,

@@ -8,7 +8,7 @@ follow from study.json alone, however many run at once and however often they ar
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tomoscout.data.inventory import RunRecord
 from tomoscout.explore.options import Choice, Number
 from tomoscout.explore.points import configured_values, known_values, train_options, with_validations
 from tomoscout.explore.records import Ask, Params, Refused, Result, read_trial, trial_folder, trial_name
@@ -27,10 +26,9 @@ from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import digest, read_json
 from tomoscout.networks import code_digest
 from tomoscout.networks.options import NetworkOptions
-from tomoscout.options.config import Config
-from tomoscout.plan.classes import TargetPlan
-from tomoscout.plan.fingerprints import VERSIONS, training_fingerprint
-from tomoscout.plan.splits import SplitResult, chosen_fold, training_tomograms
+from tomoscout.plan.fingerprints import training_fingerprint
+from tomoscout.plan.folds import training_tomograms
+from tomoscout.plan.plan import Plan
 
 if TYPE_CHECKING:
     import optuna
@@ -51,23 +49,23 @@ class Study:
     settings: dict[str, Any]
 
     @classmethod
-    def of(cls, config: Config, records: Sequence[RunRecord], plan: TargetPlan, split: SplitResult) -> Study:
+    def of(cls, plan: Plan) -> Study:
         """The study of a configuration.
 
         Raises:
             TomoscoutError: the space is at fault, or there is nothing in it that could be trained.
         """
-        fold = chosen_fold(config.split, split)
+        config, fold = plan.config, plan.fold()
         if config.train.base is not None:
             raise TomoscoutError("explore: trials are trained from scratch; leave out train.base")
         options, train = config.explore, config.train
         # Where memory is stated, the device decides which memory refuses proposals.
         limited = train.memory_gb is not None or train.gpu_memory_gb is not None
         ignored = {"name", "checkpoint_seconds", *(() if limited else ("device",))}
-        shapes = [record.tomograms[uri] for record, uri in training_tomograms(config, records, fold)]
+        shapes = [record.tomograms[uri] for record, uri in training_tomograms(config, plan.records, fold)]
         study = cls(
             {
-                "version": VERSIONS["explore"],
+                "version": plan.version("explore"),
                 # Other versions may propose other trials.
                 "packages": {name: version(name) for name in ("optuna", "scipy", "cmaes")},
                 **options.model_dump(mode="json", exclude={"trials", "top", "networks", "space"}),
@@ -78,7 +76,7 @@ class Study:
                 "networks": {family: code_digest(NetworkOptions(family=family)) for family in options.networks},
                 "train": train.model_dump(mode="json", exclude=ignored),
                 "shape": [int(size) for size in np.median(shapes, axis=0)],
-                "training": training_fingerprint(config, records, plan, fold),
+                "training": training_fingerprint(plan, fold),
             }
         )
         study.check()

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tomoscout.data.inventory import RunRecord
 from tomoscout.explore.records import BY_PRUNER, GIVEN_UP, Ask, Result, trial_folder, trial_name
 from tomoscout.explore.start import study_of
 from tomoscout.explore.study import Study, frozen_trials, rebuild
@@ -16,8 +15,8 @@ from tomoscout.machine.errors import TomoscoutError, TrainingFailed
 from tomoscout.machine.files import read_json, write_json
 from tomoscout.machine.locks import alone_in, owner_of
 from tomoscout.models.so_far import remove_so_far
-from tomoscout.options.config import Config
 from tomoscout.options.forms import checked
+from tomoscout.plan.plan import Plan
 
 if TYPE_CHECKING:
     from tomoscout.learning.trainer import Progression
@@ -31,7 +30,7 @@ class _GivenUp(Exception):
     """Somebody has."""
 
 
-def run_trial(config: Config, records: Sequence[RunRecord], study_folder: Path, number: int) -> Result:
+def run_trial(plan: Plan, study_folder: Path, number: int) -> Result:
     """Train what a trial was asked for, taking it up where it was interrupted, and write its result. A trial is done
     once: a result that is there stays.
 
@@ -44,7 +43,7 @@ def run_trial(config: Config, records: Sequence[RunRecord], study_folder: Path, 
     if not (folder / "result.json").exists():
         try:
             _check_given_up(folder)
-            result = _train(config, records, study_of(config, records, study_folder), study_folder, ask)
+            result = _train(plan, study_of(plan, study_folder), study_folder, ask)
         except _GivenUp as reason:
             result = _result(ask, [], {}, str(reason))
         result.write(folder / "result.json")
@@ -88,16 +87,17 @@ def _clear(folder: Path) -> None:
     remove_so_far(folder)
 
 
-def _train(config: Config, records: Sequence[RunRecord], study: Study, study_folder: Path, ask: Ask) -> Result:
+def _train(plan: Plan, study: Study, study_folder: Path, ask: Ask) -> Result:
     from tomoscout.stages.train import run_train
 
+    config = plan.config
     machine = config.train.model_dump(include={"device", "checkpoint_seconds"})
     name = f"{study.name}-{trial_name(ask.number)}"
     folder = trial_folder(study_folder, ask.number)
     options = ask.options(folder, **machine, name=name)
     # The summary records all trials: many at once would wait for each other's lock on a file.
     tracking = config.tracking.model_copy(update={"enabled": config.tracking.enabled and bool(config.tracking.uri)})
-    own = config.model_copy(update={"train": options, "tracking": tracking})
+    own = plan.with_options(train=options, tracking=tracking)
     judge = _Judge(study, study_folder, ask)
 
     def watch(progression: Progression) -> None:
@@ -105,7 +105,7 @@ def _train(config: Config, records: Sequence[RunRecord], study: Study, study_fol
         judge(progression)
 
     try:
-        outcome = run_train(own, records, folder, threads=study.settings["threads"], watch=watch)
+        outcome = run_train(own, folder, threads=study.settings["threads"], watch=watch)
     except _Pruned:
         scores = judge.scores
         reason = f"{BY_PRUNER} {len(scores)}: {study.settings['pruner']}"

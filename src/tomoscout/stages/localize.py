@@ -12,9 +12,10 @@ from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import digest
 from tomoscout.models.folder import Model, read_ensemble
 from tomoscout.options.config import Config
-from tomoscout.plan.fingerprints import localize_fingerprint
-from tomoscout.plan.predictions import predicted_picks, predicted_probabilities, segmented_runs
-from tomoscout.stages.batches import Batch, read_manifest
+from tomoscout.plan.paths import read_manifest
+from tomoscout.plan.plan import Plan
+from tomoscout.plan.predictions import predicted_picks, predicted_probabilities
+from tomoscout.stages.batches import Batch
 from tomoscout.tasks.picking.peaks import locate_picks
 
 
@@ -36,19 +37,17 @@ def chosen_thresholds(config: Config, model: Model) -> dict[str, float]:
     return {**model.thresholds, **given}
 
 
-def run_localize(
-    config: Config, records: Sequence[RunRecord], models: Sequence[Path], segment_folder: Path, batch: int, output: Path
-) -> None:
+def run_localize(plan: Plan, models: Sequence[Path], segment_folder: Path, batch: int, output: Path) -> None:
     """Write the picks of a batch of runs; picks of the same object, user and session are replaced, by none if none
     are found.
 
     Raises:
         TomoscoutError: probabilities are missing or of another model.
     """
+    config = plan.config
     model, _ = read_ensemble(models)
     thresholds = chosen_thresholds(config, model)
-    fingerprint = localize_fingerprint(config)
-    work = Batch(config, segmented_runs(config, records), batch, output)
+    work = Batch(config, plan.segmented, batch, output)
     probabilities = predicted_probabilities(config)
     written = [predicted_picks(config, name) for name in model.thresholds]
     classes = [entry.to_json() for entry in model.classes]
@@ -61,7 +60,7 @@ def run_localize(
                     f"{record.key}: its probabilities are not of {' and '.join(map(str, models))}; run the segment "
                     "stage again"
                 )
-            inputs = digest([fingerprint, made_by, segmented["probabilities"].get("digest")])
+            inputs = digest([plan.fingerprint("localize"), made_by, segmented["probabilities"].get("digest")])
             if work.is_done(record, inputs, written):
                 continue
             work.project(record).require(record.run, probabilities, str(segmented.get("inputs")), "segment")

@@ -17,7 +17,6 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from tomoscout.data.inventory import RunRecord
 from tomoscout.learning.augment import augment
 from tomoscout.learning.checkpoint import Checkpoint
 from tomoscout.learning.losses import MarginalLoss
@@ -35,10 +34,11 @@ from tomoscout.models.so_far import SO_FAR, remove_so_far, replace_so_far
 from tomoscout.networks import build_network
 from tomoscout.networks.options import NetworkOptions
 from tomoscout.options.config import Config
-from tomoscout.plan.classes import TargetPlan, plan_targets, print_warnings
 from tomoscout.plan.fingerprints import training_fingerprint
-from tomoscout.plan.splits import Fold, chosen_fold, make_split
-from tomoscout.stages.cross_validation import fold_name
+from tomoscout.plan.folds import Fold, fold_name
+from tomoscout.plan.paths import results_of
+from tomoscout.plan.plan import Plan
+from tomoscout.plan.targets import TargetPlan, print_warnings
 from tomoscout.stages.finish import FinishRequest
 from tomoscout.tasks.picking.data import Shape, TrainingData
 from tomoscout.tasks.picking.head import PickingHead
@@ -80,8 +80,7 @@ class _Job:
 
 
 def run_train(
-    config: Config,
-    records: Sequence[RunRecord],
+    plan: Plan,
     folder: Path,
     fold: int | None = None,
     threads: int | None = None,
@@ -99,18 +98,17 @@ def run_train(
     """
     if threads:
         torch.set_num_threads(threads)
-    plan = plan_targets(config, records)
-    print_warnings(plan)
-    runs = chosen_fold(config.split, make_split(config, records, plan), fold)
-    data = TrainingData(config, plan, records, runs)
+    config, runs = plan.config, plan.fold(fold)
+    print_warnings(plan.targets)
+    data = TrainingData(config, plan.targets, plan.records, runs)
     besides = [base_digest(config.train), *([loss.name] if loss else [])]
-    fingerprint = digest([training_fingerprint(config, records, plan, runs), *besides])
-    kind = digest([training_fingerprint(config, records, plan, runs, leave_out=("steps", "warmup")), *besides])
+    fingerprint = digest([training_fingerprint(plan, runs), *besides])
+    kind = digest([training_fingerprint(plan, runs, leave_out=("steps", "warmup")), *besides])
     base = read_base(config.train) if config.train.base else None
     options = resolve_options(config.train, base, data.training_shapes, data.validation_shapes)
     device = choose_device(options.device)
     name = fold_name(config.train.name, fold)
-    job = _Job(config, options, plan, runs, name, folder, device, fingerprint, kind, loss)
+    job = _Job(config, options, plan.targets, runs, name, folder, device, fingerprint, kind, loss)
     return _train(job, data, base, watch)
 
 
@@ -275,7 +273,7 @@ def _tracker(job: _Job, memory: MemoryPlan) -> Tracker:
         "options": job.options.model_dump(mode="json") | ({"loss": job.loss.name} if job.loss else {}),
         "memory": {use.what: {"place": use.place, "bytes": use.size} for use in memory.uses()},
     }
-    return Tracker(job.folder, job.config.tracking, default_uri(job.folder.absolute().parent.parent), facts)
+    return Tracker(job.folder, job.config.tracking, default_uri(results_of(job.folder)), facts)
 
 
 @contextmanager

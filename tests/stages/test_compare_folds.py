@@ -12,14 +12,8 @@ import pytest
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import read_json, write_json
 from tomoscout.options.config import Split
-from tomoscout.stages.cross_validation import (
-    check_folds,
-    fold_name,
-    fold_number,
-    format_summary,
-    run_summary,
-    summarise,
-)
+from tomoscout.plan.folds import check_folds, fold_name, fold_number
+from tomoscout.stages.compare_folds import format_summary, run_summary, summarise
 
 CLASSES = ["ribosome", "ferritin", "membrane"]
 # Ferritin is in no validation run of the second fold, the membrane in one alone.
