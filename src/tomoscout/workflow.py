@@ -19,18 +19,17 @@ from tomoscout.explore.study import Study
 from tomoscout.machine.errors import TomoscoutError, printing_never_fails
 from tomoscout.machine.files import to_json, write_text
 from tomoscout.models.base import base_files
-from tomoscout.models.folder import read_model
 from tomoscout.models.octopi import WEIGHTS as OCTOPI_WEIGHTS
 from tomoscout.options.config import Config, model_name, names_octopi, parse_config
 from tomoscout.options.config_file import read_config_file
-from tomoscout.plan.fingerprints import (
-    training_targets,
-)
+from tomoscout.plan.fingerprints import training_targets
 from tomoscout.plan.folds import check_folds, fold_name, fold_number
 from tomoscout.plan.paths import Results
 from tomoscout.plan.plan import Plan
 from tomoscout.plan.predictions import check_objects
 from tomoscout.plan.stages import STAGES
+from tomoscout.stages.explore import study_of
+from tomoscout.tasks.picking.model import PickingModel
 
 
 class Workflow:
@@ -182,7 +181,7 @@ class Workflow:
             folder = path.removesuffix("/model.yaml")
             # What is learnt here may be among them, and not be there yet.
             if not self.config.learns:
-                check_objects(self.config, self.plan.records, read_model(Path(folder)).classes, folder)
+                check_objects(self.config, self.plan.records, PickingModel.read(Path(folder)).classes, folder)
             folders.append(folder)
         return folders
 
@@ -238,7 +237,7 @@ class Workflow:
         Raises:
             TomoscoutError: its space is at fault.
         """
-        return Study.of(self.plan)
+        return study_of(self.plan)
 
     @property
     def study_folder(self) -> str:

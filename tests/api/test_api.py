@@ -17,8 +17,8 @@ from tomoscout.data.project import Segmentation
 from tomoscout.learning.losses import FocalTverskyLoss
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import read_json
-from tomoscout.models.folder import read_model
 from tomoscout.options.config import load_config
+from tomoscout.tasks.picking.model import PickingModel
 
 MADE = ["history.png", "metrics.csv", "model.yaml", "results.json", "weights.safetensors"]
 TARGET = Segmentation("targets", "tomoscout", "1", 20.0, True)
@@ -123,7 +123,7 @@ def test_cross_validation(workspace: Workspace) -> None:
     create_targets(config, results(workspace))
     models = cross_validate(config, results(workspace), **SHORT)
     assert [model.folder.name for model in models] == ["unet-fold-0", "unet-fold-1"]
-    validated = [read_model(model.folder).made_from["validate"] for model in models]
+    validated = [PickingModel.read(model.folder).made_from["validate"] for model in models]
     assert sorted(run for runs in validated for run in runs) == [f"phantom/phantom-00{number}" for number in range(3)]
     for model in models:
         assert_describes(model)
@@ -150,7 +150,7 @@ def test_exploration(workspace: Workspace) -> None:
     config = values(workspace) | {"explore": study}
     explored = explore(config, results(workspace), steps=2, validate_every=None)
     assert [trial.state for trial in explored.trials] == ["COMPLETE"] * 2
-    assert read_model(explored.best[0]).made_from["score"] == max(trial.value or 0 for trial in explored.trials)
+    assert PickingModel.read(explored.best[0]).made_from["score"] == max(trial.value or 0 for trial in explored.trials)
     # More trials are added, and those that are done stay.
     more = explore(
         config | {"explore": {**study, "trials": 3, "top": 2}}, results(workspace), steps=2, validate_every=None
@@ -176,7 +176,7 @@ def test_a_loss_of_the_user(workspace: Workspace) -> None:
     first = train(workspace.config_path, results_folder, loss=Counted(), loss_name="counted-1", **options)
     assert read_json(first.folder / "training.json")["options"]["loss"] == "counted-1"
     weights = (first.folder / "weights.safetensors").read_bytes()
-    fingerprint = read_model(first.folder).made_from["fingerprint"]
+    fingerprint = PickingModel.read(first.folder).made_from["fingerprint"]
     # The same name goes on from its checkpoint, which is complete; another trains anew.
     Counted.calls = 0
     again = train(workspace.config_path, results_folder, loss=Counted(), loss_name="counted-1", **options)
@@ -185,7 +185,7 @@ def test_a_loss_of_the_user(workspace: Workspace) -> None:
     train(workspace.config_path, results_folder, loss=Counted(), loss_name="counted-2", **options)
     assert Counted.calls >= 2
     assert (again.folder / "weights.safetensors").read_bytes() == weights
-    assert read_model(first.folder).made_from["fingerprint"] != fingerprint
+    assert PickingModel.read(first.folder).made_from["fingerprint"] != fingerprint
     other = train(workspace.config_path, results_folder, loss="CrossEntropy", **{**SHORT, "name": "built-in"})
     assert (other.folder / "weights.safetensors").read_bytes() != weights
 

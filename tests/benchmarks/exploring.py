@@ -26,7 +26,7 @@ from tomoscout.explore.options import Choice, Number
 from tomoscout.explore.records import Result, trial_folder
 from tomoscout.explore.space import SearchSpace
 from tomoscout.explore.study import Study, propose
-from tomoscout.learning.options import Train
+from tomoscout.tasks.picking.options import Train
 
 TRIALS = (50, 100)
 STARTUP = 10

@@ -153,7 +153,7 @@ def inference(report: Report, size: Size, device: torch.device) -> None:
             network,
             volume,
             outputs=OUTPUTS,
-            sizes=InputSizes.of([options]),
+            sizes=InputSizes.of([options], 3),
             tile=[size.tile] * 3,
             overlap=0.25,
             flips=flips,

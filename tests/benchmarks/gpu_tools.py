@@ -24,12 +24,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from tomoscout.learning.augment import augment
 from tomoscout.learning.checkpoint import Checkpoint
 from tomoscout.learning.losses import build_loss
-from tomoscout.learning.options import Augmentation, CrossEntropy, Train
+from tomoscout.learning.options import Augmentation, CrossEntropy
 from tomoscout.learning.precision import autocast, chosen_precision
+from tomoscout.learning.progression import Validation
 from tomoscout.learning.sampling import Centres, CropSampler, cut, largest_jitter
-from tomoscout.learning.trainer import Interrupted, Validation, fit
+from tomoscout.learning.trainer import Interrupted, fit
 from tomoscout.learning.volumes import LabelledVolume
 from tomoscout.networks.options import NetworkOptions
+from tomoscout.tasks.picking.options import Train
 
 OUTPUTS, OBJECTS = 7, 100
 """Channels of the networks, and objects of each class in a tomogram."""

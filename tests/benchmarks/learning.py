@@ -18,18 +18,18 @@ from peer import Octopi
 from training import SESSION, TEST, URI, USER, Bench, set_up, training_stage
 
 from tomoscout.data.project import Picks, Project
-from tomoscout.learning.options import Picking
 from tomoscout.options.config import Source
 from tomoscout.plan.classes import TargetClass
-from tomoscout.plan.targets import plan_targets
+from tomoscout.plan.plan import Plan
 from tomoscout.tasks.picking.matching import count_matches, precision_recall
+from tomoscout.tasks.picking.options import Picking
 from tomoscout.tasks.picking.peaks import locate_picks
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from tomoscout.learning.trainer import Validation
+    from tomoscout.learning.progression import Validation
 
 BETA, ENOUGH = 4.0, 0.85
 PATIENCE = 3
@@ -75,7 +75,8 @@ class Watch:
         **named: Any,
     ) -> None:
         """Train as the stage would, with its validations at the steps it asks for."""
-        from tomoscout.learning.trainer import Validation, fit
+        from tomoscout.learning.progression import Validation
+        from tomoscout.learning.trainer import fit
 
         self.start = _copy(network)
         steps = validations = 0
@@ -140,7 +141,7 @@ class HeldOut:
                     network,
                     prepare(tomogram),
                     outputs=len(self.classes) + 1,
-                    sizes=InputSizes.of([self.network]),
+                    sizes=InputSizes.of([self.network], 3),
                     tile=tomogram.shape,
                     overlap=0.25,
                     flips=1,
@@ -212,7 +213,7 @@ def learning(folder: Path, seeds: int, octopi_seeds: int, steps: int, seconds: f
     """
     trainings: list[Training] = []
     with set_up(folder, steps=steps) as bench, bench.octopi() as theirs:
-        held_out = HeldOut(bench, plan_targets(bench.config, bench.records).classes)
+        held_out = HeldOut(bench, Plan(bench.config, bench.records).targets.classes)
         epoch = 0.0
         for seed in range(seeds):
             ours, start = _train_ours(bench, held_out, seed, seconds)

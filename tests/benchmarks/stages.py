@@ -18,12 +18,13 @@ from scipy.spatial import cKDTree
 
 from tomoscout.data.geometry import to_voxels
 from tomoscout.data.project import Project, Segmentation
-from tomoscout.learning.options import Network, Picking
+from tomoscout.learning.options import Network
 from tomoscout.machine.files import write_json
-from tomoscout.models.folder import Model, save_model
 from tomoscout.options.config import Source, load_config
 from tomoscout.plan.classes import TargetClass
 from tomoscout.plan.predictions import predicted_probabilities
+from tomoscout.tasks.picking.model import PickingModel
+from tomoscout.tasks.picking.options import Picking
 from tomoscout.tasks.picking.peaks import locate_picks
 from tomoscout.tasks.picking.spheres import Spheres, rasterise
 
@@ -128,8 +129,18 @@ def localize(folder: Path, repeats: int, *, with_octopi: bool = True) -> str:
     )
     probabilities, labels = _predictions(classes, places)
     thresholds = dict.fromkeys(RADII, 0.3)
-    model = Model("unet", Network(), classes, thresholds, (URI.voxel_spacing,), (64, 64, 64), Picking(), {}, WEIGHTS)
-    save_model(folder / "model", model)
+    model = PickingModel(
+        name="unet",
+        network=Network(),
+        made_from={},
+        weights_digest=WEIGHTS,
+        classes=classes,
+        thresholds=thresholds,
+        voxel_spacings=(URI.voxel_spacing,),
+        patch=(64, 64, 64),
+        picking=Picking(),
+    )
+    model.write(folder / "model")
     volume = predicted_probabilities(config)
     digest = project.write_probabilities(name, volume, probabilities, {"inputs": "made up"})
     manifest = {

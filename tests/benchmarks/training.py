@@ -23,6 +23,7 @@ from tomoscout.data.inventory import RunRecord, read_inventory
 from tomoscout.data.project import Project, Segmentation
 from tomoscout.machine.files import read_json, write_json
 from tomoscout.options.config import Config, TomogramUri, load_config
+from tomoscout.plan.plan import Plan
 
 if TYPE_CHECKING:
     import torch
@@ -147,7 +148,7 @@ def training_stage(bench: Bench, config: Config, fit: Callable[..., object]) -> 
     stage.fit = instead
     try:
         with suppress(Enough), (bench.folder / "train.log").open("a") as log, redirect_stderr(log):
-            stage.run_train(config, bench.records, bench.folder / config.train.name, threads=CORES)
+            stage.run_train(Plan(config, bench.records), bench.folder / config.train.name, threads=CORES)
     finally:
         stage.fit = original
 
@@ -251,7 +252,8 @@ def _step(bench: Bench, loop: Loop, seconds: float) -> dict[str, float]:
     import torch
     from gpu_tools import NoCheckpoint
 
-    from tomoscout.learning.trainer import Validation, fit
+    from tomoscout.learning.progression import Validation
+    from tomoscout.learning.trainer import fit
 
     drawn = [loop.batches(step, {}) for step in range(8)]
     clock = {"started": 0.0, "done": 0}

@@ -20,14 +20,14 @@ from tomoscout.machine.errors import TomoscoutError, foreseen
 HEAVY = ("torch", "monai", "mlflow", "optuna", "matplotlib", "snakemake")
 LIGHT_STAGES = (
     "phantom",
-    "inventory",
-    "targets",
-    "overlays",
-    "splits",
-    "localize",
-    "evaluate",
-    "report.stage",
-    "verify",
+    "data.inventory",
+    "stages.targets",
+    "stages.overlays",
+    "plan.splits",
+    "stages.localize",
+    "stages.evaluate",
+    "stages.report",
+    "stages.verify",
 )
 
 

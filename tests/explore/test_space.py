@@ -28,11 +28,11 @@ from tomoscout.explore.space import (
     label,
 )
 from tomoscout.explore.study import Study
-from tomoscout.learning.options import Train
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.networks import FAMILIES, build_network
 from tomoscout.options.config import Config, parse_config
 from tomoscout.options.reference import json_schema
+from tomoscout.tasks.picking.options import Train
 
 SHAPE = (64, 192, 192)
 THIN = (20, 96, 130)
@@ -44,7 +44,7 @@ def configured(train: Mapping[str, Any] | None = None, **explore: Any) -> Config
 
 
 def space_of(**explore: Any) -> SearchSpace:
-    return SearchSpace.of(configured(**explore).explore)
+    return SearchSpace.of(configured(**explore).explore, Train)
 
 
 def entry_of(space: SearchSpace, name: str) -> Entry:
@@ -64,7 +64,7 @@ def checked(train: Mapping[str, Any] | None = None, **explore: Any) -> Study:
         {
             "name": "search",
             "window": 8,
-            "space": SearchSpace.of(config.explore).to_json(),
+            "space": SearchSpace.of(config.explore, Train).to_json(),
             "train": config.train.model_dump(mode="json"),
             **shared(),
             "validations": config.explore.validations,
@@ -793,7 +793,7 @@ def test_what_is_printed_is_the_same_space_as_a_configuration(explore: dict[str,
     config.write_text(yaml.safe_dump(values))
     printed = succeeded(tomoscout("explore", "space", "--config", config)).stdout
     again = parse_config({**values, **yaml.safe_load(printed)}, "printed")
-    assert SearchSpace.of(again.explore) == space_of(**explore)
+    assert SearchSpace.of(again.explore, Train) == space_of(**explore)
     config.write_text(yaml.safe_dump({**values, **yaml.safe_load(printed)}, sort_keys=False))
     assert succeeded(tomoscout("explore", "space", "--config", config)).stdout == printed
 
@@ -803,7 +803,7 @@ def test_the_space_of_a_file_of_the_user_is_printed_alike(own: str, tmp_path: Pa
     values = {"projects": {"demo": "demo.json"}, "tomograms": ["wbp@10.0"], "explore": {"networks": [own]}}
     config.write_text(yaml.safe_dump(values))
     printed = yaml.safe_load(succeeded(tomoscout("explore", "space", "--config", config)).stdout)
-    assert SearchSpace.of(parse_config({**values, **printed}, "printed").explore) == space_of(networks=[own])
+    assert SearchSpace.of(parse_config({**values, **printed}, "printed").explore, Train) == space_of(networks=[own])
 
 
 def test_without_a_configuration_the_defaults_are_printed() -> None:

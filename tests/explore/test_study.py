@@ -23,7 +23,6 @@ from scipy.stats import qmc
 
 from support.project import SmallProject, error_of, succeeded, tomoscout
 from support.study import EXPLORE, TRAIN, configure, fits, outcome, run
-from tomoscout.explore.machine import misfit_of
 from tomoscout.explore.records import (
     Ask,
     Refused,
@@ -34,14 +33,13 @@ from tomoscout.explore.records import (
     trial_numbers,
 )
 from tomoscout.explore.samplers import make_sampler
-from tomoscout.explore.start import start_study, study_of, suggest
 from tomoscout.explore.study import MOST_REFUSED, SEED_PRIME, Misfit, Study, frozen_trials, propose, rebuild
 from tomoscout.explore.summary import MODEL_FILES, run_summary
-from tomoscout.learning.options import Train
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import digest_folder, write_json
-from tomoscout.plan.splits import chosen_fold, make_split
-from tomoscout.plan.targets import plan_targets
+from tomoscout.plan.plan import Plan
+from tomoscout.stages.explore import picking_misfit, start_study, study_of, suggest_trial
+from tomoscout.tasks.picking.options import Train
 
 SAMPLERS = ("tpe", "random", "cmaes", "qmc")
 LOSS = ("loss.name", "loss.alpha", "loss.beta", "loss.gamma", "loss.weight_tversky", "foreground_weight")
@@ -84,7 +82,7 @@ def result_of(folder: Path, number: int) -> Result:
 
 def test_what_is_told_are_the_trials_before_the_window() -> None:
     for window in (1, 2, 5):
-        study = Study({"window": window})
+        study = Study({"window": window}, Train)
         for number in range(12):
             # Trial t: results of 0 … t - W, so that at most W - 1 others are under way.
             assert list(study.told(number)) == [earlier for earlier in range(number) if earlier <= number - window]
@@ -365,8 +363,7 @@ def run_result(folder: Path, number: int) -> None:
 
 def misfit(project: SmallProject) -> Misfit:
     config, records = project.config, project.refresh()
-    plan = plan_targets(config, records)
-    return misfit_of(config, plan, records, chosen_fold(config.split, make_split(config, records, plan)))
+    return picking_misfit(Plan(config, records))
 
 
 def test_what_does_not_fit_the_stated_gpu_is_refused_without_one(project: SmallProject) -> None:
@@ -480,23 +477,23 @@ def test_validations_are_those_that_take_place(project: SmallProject) -> None:
 def test_a_study_read_again_proposes_the_same(project: SmallProject, tmp_path: Path) -> None:
     study = configure(project)
     folder = tmp_path / study.name
-    start_study(project.config, project.refresh(), folder)
-    read = Study.read(folder)
+    start_study(Plan(project.config, project.refresh()), folder)
+    read = Study.read(folder, Train)
     assert read.name == study.name
     assert read.space == study.space
     assert read.base == study.base
     assert run(read, tmp_path / "read", 6) == run(study, tmp_path / "made", 6)
     content = (folder / "study.json").read_bytes()
-    start_study(project.config, project.refresh(), folder)
+    start_study(Plan(project.config, project.refresh()), folder)
     assert (folder / "study.json").read_bytes() == content
 
 
 def test_a_folder_without_a_study_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TomoscoutError, match=r"study\.json: no such file"):
-        Study.read(tmp_path)
+        Study.read(tmp_path, Train)
     (tmp_path / "study.json").write_text("{}")
     with pytest.raises(TomoscoutError, match=r"study\.json: not the settings of a study"):
-        Study.read(tmp_path)
+        Study.read(tmp_path, Train)
 
 
 def test_trials_are_no_fine_tunings(project: SmallProject) -> None:
@@ -519,7 +516,7 @@ def test_the_commands_write_what_the_functions_say(project: SmallProject) -> Non
     assert asks == run(study, project.folder / "again", 2)
     content = (folder / "0001/ask.json").read_bytes()
     (folder / "0001/ask.json").unlink()
-    suggest(project.config, project.refresh(), folder, 1)
+    suggest_trial(Plan(project.config, project.refresh()), folder, 1)
     assert (folder / "0001/ask.json").read_bytes() == content
 
 
@@ -531,7 +528,7 @@ def test_the_folder_of_another_study_is_refused(project: SmallProject) -> None:
     for command in (("explore", "start"), ("explore", "suggest", "0")):
         assert error_of(tomoscout(*command, *options, "--study", folder)) == expected
     assert not folder.exists()
-    assert study_of(project.config, project.refresh(), folder.with_name(study.name)) == study
+    assert study_of(Plan(project.config, project.refresh())) == study
 
 
 def test_refused_proposals_are_told_of(project: SmallProject) -> None:
@@ -565,7 +562,7 @@ def with_baseline(project: SmallProject) -> tuple[Study, Path]:
 
 def test_the_values_of_the_baseline_are_in_the_table(with_baseline: tuple[Study, Path]) -> None:
     _, folder = with_baseline
-    run_summary(folder, 6, 1, "")
+    run_summary(folder, 6, 1, "", Train)
     with (folder / "trials.csv").open(newline="") as handle:
         first, *others = csv.DictReader(handle)
     assert [row["proposed"] for row in (first, *others)] == ["no", *["yes"] * 5]
@@ -584,7 +581,7 @@ def test_the_values_of_the_baseline_are_in_the_table(with_baseline: tuple[Study,
 
 def test_the_values_of_the_baseline_are_in_the_journal(with_baseline: tuple[Study, Path]) -> None:
     study, folder = with_baseline
-    run_summary(folder, 6, 1, "")
+    run_summary(folder, 6, 1, "", Train)
     journal = JournalStorage(JournalFileBackend(str(folder / "journal.log")))
     [first, *others] = optuna.load_study(study_name=study.name, storage=journal).trials
     assert (first.params["learning_rate"], first.params["loss.name"]) == (2e-3, "Tversky")
@@ -618,6 +615,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from tomoscout.explore.summary import run_summary
+from tomoscout.tasks.picking.options import Train
 
 folder, fsync = Path(sys.argv[1]), os.fsync
 
@@ -627,7 +625,7 @@ def fsync_or_die(file):
     fsync(file)
 
 os.fsync = fsync_or_die
-run_summary(folder, 6, 1, "")
+run_summary(folder, 6, 1, "", Train)
 """
 
 

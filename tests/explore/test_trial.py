@@ -25,16 +25,19 @@ from support.project import error_of, succeeded, tomoscout
 from support.training import SETTINGS, Workspace, trained
 from tomoscout.cli import main
 from tomoscout.explore.records import Ask, Result, State, trial_folder, trial_name
-from tomoscout.explore.start import configured_study, start_study, suggest
 from tomoscout.explore.study import Study
 from tomoscout.explore.summary import MODEL_FILES, format_best, ranked, run_summary
-from tomoscout.explore.trial import _Judge, _Pruned, give_up, run_trial
-from tomoscout.learning.options import Tracking, Train
-from tomoscout.learning.trainer import EXIT_INTERRUPTED, Progression
+from tomoscout.explore.trial import _Judge, _Pruned, give_up
+from tomoscout.learning.options import Tracking
+from tomoscout.learning.progression import Progression
+from tomoscout.learning.trainer import EXIT_INTERRUPTED
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import digest_folder, read_json
 from tomoscout.machine.locks import owner_of
-from tomoscout.models.folder import read_model
+from tomoscout.plan.plan import Plan
+from tomoscout.stages.explore import start_study, study_of, suggest_trial, train_trial
+from tomoscout.tasks.picking.model import PickingModel
+from tomoscout.tasks.picking.options import Train
 from tomoscout.tracking import sync_all
 
 STEPS, VALIDATIONS = 12, 4
@@ -79,16 +82,16 @@ class Made:
     def start(cls, workspace: Workspace, explore: dict[str, Any] | None = None, **sections: Any) -> Made:
         values = {"train": {**TRAIN, "network": {}, "validate_every": None, "patch": [16, 16, 16]}, **sections}
         config = workspace.configure(explore={**EXPLORE, **(explore or {})}, **values)
-        study = configured_study(config, workspace.records())
+        study = study_of(Plan(config, workspace.records()))
         folder = workspace.folder / "results/explore" / study.name
-        start_study(config, workspace.records(), folder)
+        start_study(Plan(config, workspace.records()), folder)
         return cls(workspace, folder)
 
     def suggest(self, number: int) -> Ask:
-        return suggest(self.config, self.workspace.records(), self.folder, number)
+        return suggest_trial(Plan(self.config, self.workspace.records()), self.folder, number)
 
     def run(self, number: int) -> Result:
-        return run_trial(self.config, self.workspace.records(), self.folder, number)
+        return train_trial(Plan(self.config, self.workspace.records()), self.folder, number)
 
     @property
     def config(self) -> Any:
@@ -209,7 +212,7 @@ def test_a_result_is_what_the_training_found(finished: Made) -> None:
         assert len(scores) == VALIDATIONS
         assert result.scores == found["scores"]
         assert result.reason is None
-        assert read_model(folder).name == f"{finished.folder.name}-{trial_name(result.number)}"
+        assert PickingModel.read(folder).name == f"{finished.folder.name}-{trial_name(result.number)}"
     for result in results:
         ask = Ask.read(finished.trial(result.number))
         assert (result.number, result.params, result.distributions) == (ask.number, ask.params, ask.distributions)
@@ -225,7 +228,7 @@ def test_a_trial_is_the_ordinary_training_of_its_options(finished: Made, tmp_pat
         {**ask.train, "device": "cpu", "name": f"{finished.folder.name}-{trial_name(number)}"}
     )
     config = finished.config.model_copy(update={"train": options})
-    run_train(config, finished.workspace.records(), tmp_path / "model", threads=1)
+    run_train(Plan(config, finished.workspace.records()), tmp_path / "model", threads=1)
     for name in MODEL_FILES:
         assert (tmp_path / "model" / name).read_bytes() == (finished.trial(number) / name).read_bytes(), name
 
@@ -417,7 +420,7 @@ def test_missing_data_is_not_the_trials_fault(made: Made, lost: str) -> None:
     for path in found:
         path.rename(path.with_name("lost"))
     with pytest.raises(TomoscoutError, match="phantom-000") as caught:
-        run_trial(made.config, records, made.folder, 0)
+        train_trial(Plan(made.config, records), made.folder, 0)
     assert "\n" not in str(caught.value)
     assert error_of(tomoscout("trial", "run", "0", *made.options)) == str(caught.value)
     assert not made.file(0).exists()
@@ -500,7 +503,7 @@ def test_trials_are_pruned_as_optuna_would(
     made = Made.start(
         workspace, {**settings, "window": 1, "validations": planned, "sampler": "random", "networks": fixed}
     )
-    study = Study.read(made.folder)
+    study = Study.read(made.folder, Train)
     seen = []
     for number in range(trials):
         ask = Ask(number, {}, {}, {"steps": 8, "validate_every": 1})
@@ -537,7 +540,7 @@ def is_complete(judge: _Judge, curve: Sequence[float], chunk: int) -> bool:
 def test_only_what_is_told_prunes(workspace: Workspace) -> None:
     """A trial knows the results that its proposal knew: not those of trials that ran beside it."""
     made = Made.start(workspace, {"window": 2, "validations": 4})
-    study = Study.read(made.folder)
+    study = Study.read(made.folder, Train)
     for number, score in enumerate((0.2, 0.9)):
         Ask(number, {}, {}, {"steps": 4, "validate_every": 1}).write(made.trial(number) / "ask.json")
         curve = dict.fromkeys(range(1, 5), score)
@@ -592,17 +595,17 @@ def test_the_best_are_kept_as_models(summarised: Made) -> None:
         (result for result in results if result.state == "COMPLETE"), key=lambda r: (-(r.value or 0), r.number)
     )
     assert len(complete) > 2
-    best = run_summary(summarised.folder, TRIALS, 2, "Title of it")
+    best = run_summary(summarised.folder, TRIALS, 2, "Title of it", Train)
     assert best == complete[:2]
     for name, result in zip(("best", "best-2"), best, strict=True):
         folder = summarised.folder / name
         assert {path.name for path in folder.iterdir()} == {*MODEL_FILES, "train.yaml"}
         for file in MODEL_FILES:
             assert (folder / file).read_bytes() == (summarised.trial(result.number) / file).read_bytes()
-        assert read_model(folder).made_from["score"] == result.value
+        assert PickingModel.read(folder).made_from["score"] == result.value
     assert "Title of it" in (summarised.folder / "report.html").read_text()
     before = {path: path.read_bytes() for path in summarised.folder.rglob("*") if path.is_file()}
-    run_summary(summarised.folder, TRIALS, 2, "Title of it")
+    run_summary(summarised.folder, TRIALS, 2, "Title of it", Train)
     for path, content in before.items():
         assert path.name == "journal.log" or path.read_bytes() == content, path
 
@@ -611,7 +614,7 @@ def test_the_recipe_of_the_best_trains_the_same_longer(summarised: Made, workspa
     import yaml
     from snakemake.utils import update_config
 
-    [best] = run_summary(summarised.folder, TRIALS, 1, "")
+    [best] = run_summary(summarised.folder, TRIALS, 1, "", Train)
     # As Snakemake merges two configuration files: here with options of another family.
     values = {"train": {**TRAIN, "network": {"family": "SegResNet", "init_filters": 8, "dropout": 0.3}}}
     recipe = yaml.safe_load((summarised.folder / "best/train.yaml").read_text())["train"]
@@ -634,7 +637,7 @@ def test_of_equals_the_first_is_the_best() -> None:
 
 
 def test_a_table_holds_every_trial(summarised: Made) -> None:
-    run_summary(summarised.folder, TRIALS, 1, "")
+    run_summary(summarised.folder, TRIALS, 1, "", Train)
     with (summarised.folder / "trials.csv").open(newline="") as handle:
         rows = list(csv.DictReader(handle))
     for row, result in zip(rows, summarised.results(TRIALS), strict=True):
@@ -643,14 +646,14 @@ def test_a_table_holds_every_trial(summarised: Made) -> None:
         assert float(row["value"]) == result.value
         assert int(row["validations"]) == len(result.intermediate)
         assert row["reason"] == (result.reason or "")
-        searched = {name for name, _ in Study.read(summarised.folder).space.searched}
+        searched = {name for name, _ in Study.read(summarised.folder, Train).space.searched}
         for name in searched:
             assert row[name] == (str(result.params[name]) if name in result.params else "")
 
 
 def test_the_journal_is_a_study_of_optunas(summarised: Made) -> None:
     for _ in range(2):
-        run_summary(summarised.folder, TRIALS, 1, "")
+        run_summary(summarised.folder, TRIALS, 1, "", Train)
     journal = JournalStorage(JournalFileBackend(str(summarised.folder / "journal.log")))
     loaded = optuna.load_study(study_name=summarised.folder.name, storage=journal)
     results = summarised.results(TRIALS)
@@ -683,7 +686,7 @@ def test_too_few_complete_trials_are_an_error(summarised: Made) -> None:
 def test_a_missing_trial_is_named_by_the_summary(summarised: Made) -> None:
     summarised.file(2).unlink()
     with pytest.raises(TomoscoutError, match=r"0002/result\.json: no such file"):
-        run_summary(summarised.folder, TRIALS, 1, "")
+        run_summary(summarised.folder, TRIALS, 1, "", Train)
 
 
 def test_the_command_prints_the_best(summarised: Made) -> None:

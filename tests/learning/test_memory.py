@@ -9,6 +9,8 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -19,13 +21,14 @@ from torch.profiler import ProfilerActivity, profile
 
 from tomoscout.learning.losses import build_loss
 from tomoscout.learning.memory import LIBRARIES, PLACES, Limits, MemoryPlan, Workload, plan_memory, plan_training
-from tomoscout.learning.options import CrossEntropy, Train, WeightedFocalTversky
-from tomoscout.learning.step_memory import MARGIN, StepMemory, step_memory
+from tomoscout.learning.options import CrossEntropy, WeightedFocalTversky
+from tomoscout.learning.step_memory import MARGIN, StepMemory, label_targets, step_memory
 from tomoscout.learning.tiles import InputSizes
 from tomoscout.learning.volumes import Storage
 from tomoscout.machine.device import GIB, GpuMemory, available_memory, memory_limit, own_memory
 from tomoscout.machine.errors import TomoscoutError, TrainingFailed
 from tomoscout.networks import FAMILIES, build_network, parse_network
+from tomoscout.tasks.picking.options import Train
 
 torch.set_num_threads(1)
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -488,17 +491,17 @@ def test_a_plan_keeps_what_it_promises(
 def planned_here(tmp_path: Path, **options: object) -> MemoryPlan:
     train = Train(patch=[32, 32, 32], batch_size=4, **options)
     network = build_network(train.network, 4)
-    return plan_training(
-        network,
-        loss(),
-        train,
-        [(40, 64, 64)] * 3,
-        [(40, 64, 64)],
-        classes=3,
+    task: Any = SimpleNamespace(
+        training_shapes=[(40, 64, 64)] * 3,
+        validation_shapes=[(40, 64, 64)],
+        class_names=["a", "b", "c"],
+        channels=1,
         tile=(160, 160, 160),
-        device=CPU,
-        folder=tmp_path / "not" / "there" / "volumes",
+        labelled=False,
+        decoding_memory=32,
+        example_targets=label_targets,
     )
+    return plan_training(network, loss(), task, train, CPU, tmp_path / "not" / "there" / "volumes")
 
 
 def test_a_small_training_fits_into_main_memory(tmp_path: Path) -> None:
@@ -530,7 +533,7 @@ from pathlib import Path
 from tomoscout.machine.device import own_memory
 from tomoscout.learning.losses import build_loss
 from tomoscout.learning.memory import LIBRARIES
-from tomoscout.learning.step_memory import step_memory
+from tomoscout.learning.step_memory import step_memory, label_targets
 from tomoscout.networks import build_network, parse_network
 from tomoscout.learning.options import CrossEntropy
 

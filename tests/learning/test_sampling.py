@@ -269,7 +269,9 @@ def labelled(shape: tuple[int, ...], kind: type = np.float32, stored: type = np.
     random = np.random.default_rng(seed)
     labels = random.choice([0, 1, 2, np.iinfo(stored).max], shape).astype(stored)
     intensities = random.normal(size=shape).astype(kind)
-    return LabelledVolume("a run", torch.from_numpy(intensities), torch.from_numpy(labels), int(np.iinfo(stored).max))
+    return LabelledVolume(
+        "a run", torch.from_numpy(intensities)[None], torch.from_numpy(labels), int(np.iinfo(stored).max)
+    )
 
 
 def check_cut(volumes: Sequence[LabelledVolume], crops: Sequence[Crop], patch: tuple[int, ...]) -> None:
@@ -280,7 +282,7 @@ def check_cut(volumes: Sequence[LabelledVolume], crops: Sequence[Crop], patch: t
         volume = volumes[crop.volume]
         for place in np.ndindex(patch):
             source = tuple(np.add(crop.start, place))
-            assert intensities[index, 0][place] == volume.intensities[source]
+            assert intensities[index, 0][place] == volume.intensities[0][source]
             assert labels[index][place] == volume.labels[source]
 
 

@@ -11,8 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tomoscout.learning.options import Train
 from tomoscout.learning.schedule import learning_rate, validations_without_progress
+from tomoscout.tasks.picking.options import Train
 
 checked = settings(deadline=None, max_examples=60, derandomize=True)
 SCHEDULES = ["cosine", "polynomial", "one-cycle", "plateau", "constant"]

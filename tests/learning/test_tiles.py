@@ -324,7 +324,7 @@ LONG = Sized(step=[3, 8, 8], smallest=[9, 8, 40])
     ],
 )
 def test_sizes_that_all_networks_take(networks: list[NetworkOptions], step: tuple, smallest: tuple) -> None:
-    assert InputSizes.of(networks) == InputSizes(step, smallest)
+    assert InputSizes.of(networks, 3) == InputSizes(step, smallest)
     for options in networks:
         for size, each, least in zip(smallest, options.size_step(), options.smallest_size(), strict=True):
             assert size % each == 0

@@ -19,12 +19,14 @@ from hypothesis import strategies as st
 from torch import nn
 
 from tomoscout.learning.checkpoint import Checkpoint
-from tomoscout.learning.options import Train
 from tomoscout.learning.precision import chosen_precision
+from tomoscout.learning.progression import Outcome, Progression, Speed, Validation
 from tomoscout.learning.schedule import learning_rate
-from tomoscout.learning.trainer import Interrupted, Outcome, Progression, Speed, Validation, fit, too_large
+from tomoscout.learning.state import too_large
+from tomoscout.learning.trainer import Interrupted, fit
 from tomoscout.machine.device import GIB, GpuMemory
 from tomoscout.machine.errors import TomoscoutError, TrainingFailed
+from tomoscout.tasks.picking.options import Train
 
 torch.set_num_threads(1)
 CPU = torch.device("cpu")
@@ -677,7 +679,7 @@ def test_the_kinds_are_what_they_are_called(tmp_path: Path) -> None:
 
 def test_the_loss_scale_of_half_precision_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # No option chooses it on a CPU, which can do it all the same.
-    monkeypatch.setattr("tomoscout.learning.trainer.chosen_precision", lambda *_: torch.float16)
+    monkeypatch.setattr("tomoscout.learning.state.chosen_precision", lambda *_: torch.float16)
 
     def steep(step: int, scores: Mapping[str, float]) -> Batch:
         images, targets = toy_batch(step, scores)
@@ -711,7 +713,7 @@ def test_a_checkpoint_without_a_loss_scale_serves_half_precision(
 ) -> None:
     training = Training(tmp_path)
     outcome = training()
-    monkeypatch.setattr("tomoscout.learning.trainer.chosen_precision", lambda *_: torch.float16)
+    monkeypatch.setattr("tomoscout.learning.state.chosen_precision", lambda *_: torch.float16)
     assert_equal(training(), outcome)
 
 

@@ -162,16 +162,16 @@ def test_crops_are_the_same_wherever_the_voxels_live(tmp_path: Path) -> None:
 def test_a_volume_smaller_than_the_patch_is_padded_at_its_far_ends(tmp_path: Path, tier: Tier) -> None:
     tomogram, labels = pair((5, 20, 9))
     volume = labelled_volume("a run", "", Source(tomogram, labels), (8, 16, 12), storage(tmp_path, tier))
-    assert volume.intensities.shape == volume.labels.shape == (8, 20, 12)
+    assert volume.intensities.shape == (1, *volume.labels.shape) == (1, 8, 20, 12)
     assert volume.intensities.dtype == torch.float16
     assert volume.labels.dtype == torch.uint8
     inner = (slice(5), slice(20), slice(9))
-    np.testing.assert_array_equal(volume.intensities.numpy()[inner], standardise(tomogram).astype(np.float16))
+    np.testing.assert_array_equal(volume.intensities.numpy()[0][inner], standardise(tomogram).astype(np.float16))
     np.testing.assert_array_equal(volume.labels.numpy()[inner], labels)
     outside = np.ones((8, 20, 12), dtype=bool)
     outside[inner] = False
     assert (volume.labels.numpy()[outside] == volume.ignore).all()
-    assert not volume.intensities.numpy()[outside].any()
+    assert not volume.intensities.numpy()[0][outside].any()
 
 
 @pytest.mark.parametrize("tier", TIERS)

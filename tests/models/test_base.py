@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +12,15 @@ import pytest
 import torch
 import yaml
 
-from tomoscout.learning.options import Picking, Train
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.models.base import Base, base_digest, base_files, frozen_parameters, read_base, starting_weights
-from tomoscout.models.folder import Model, save_model, save_weights
+from tomoscout.models.folder import save_weights
 from tomoscout.networks import build_network, parse_network
 from tomoscout.networks.options import NetworkOptions
 from tomoscout.options.config import Source
 from tomoscout.plan.classes import TargetClass
+from tomoscout.tasks.picking.model import PickingModel
+from tomoscout.tasks.picking.options import Picking, Train
 
 torch.set_num_threads(1)
 Weights = dict[str, torch.Tensor]
@@ -41,10 +41,6 @@ NETWORKS = {
 FOUND = ("ribosome", "ferritin", "membrane")
 
 
-def classes(*names: str) -> list[TargetClass]:
-    return [TargetClass(name, label, 100.0, 80.0, ()) for label, name in enumerate(names, 1)]
-
-
 def random_weights(network: NetworkOptions, outputs: int, seed: int) -> Weights:
     """Weights of which no two numbers are equal."""
     random = torch.Generator().manual_seed(seed)
@@ -61,9 +57,9 @@ def base_of(network: NetworkOptions, labels: dict[str, int] | None = None, outpu
     return Base("models/old", network, labels, outputs, random_weights(network, outputs, 1))
 
 
-def expected_weights(base: Base, wanted: Sequence[TargetClass], fresh: Weights) -> Weights:
+def expected_weights(base: Base, wanted: Sequence[str], fresh: Weights) -> Weights:
     """Number by number: along an axis whose length is that of the classes, a place stands for a class."""
-    old_channels = {0: 0} | {entry.label: base.labels[entry.name] for entry in wanted if entry.name in base.labels}
+    old_channels = {0: 0} | {label: base.labels[name] for label, name in enumerate(wanted, 1) if name in base.labels}
     outputs = len(wanted) + 1
     shapes = {
         count: {name: value.shape for name, value in build_network(base.network, count).state_dict().items()}
@@ -84,7 +80,7 @@ def expected_weights(base: Base, wanted: Sequence[TargetClass], fresh: Weights) 
     return found
 
 
-def started(base: Base, wanted: Sequence[TargetClass]) -> tuple[Weights, Weights, str]:
+def started(base: Base, wanted: Sequence[str]) -> tuple[Weights, Weights, str]:
     """The weights that a training starts from, those its network had before, and the message."""
     network = build_network(base.network, len(wanted) + 1)
     fresh = random_weights(base.network, len(wanted) + 1, 2)
@@ -106,7 +102,7 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("family", NETWORKS)
 def test_weights_are_put_together_channel_by_channel(family: str, case: str) -> None:
-    base, wanted = base_of(NETWORKS[family]), classes(*CASES[case])
+    base, wanted = base_of(NETWORKS[family]), [*CASES[case]]
     found, fresh, _ = started(base, wanted)
     expected = expected_weights(base, wanted, fresh)
     assert found.keys() == expected.keys()
@@ -123,7 +119,7 @@ def test_a_network_with_the_same_classes_answers_as_before(family: str, names: t
     base = base_of(NETWORKS[family])
     # Of usual size, or all that differs is lost in rounding.
     base.weights.update(build_network(base.network, base.outputs).state_dict())
-    wanted = classes(*names)
+    wanted = [*names]
     weights, _, message = started(base, wanted)
     assert base.knows(wanted)
     assert message == "starting from models/old"
@@ -142,7 +138,7 @@ def test_classes_that_are_kept_are_found_as_before() -> None:
     """Where a class has a channel to itself: others beside it change nothing."""
     base = base_of(NETWORKS["UNet without residual units"])
     names = CASES["some shared"]
-    weights, _, _ = started(base, classes(*names))
+    weights, _, _ = started(base, [*names])
     inputs = torch.randn(1, 1, 8, 16, 16, generator=torch.Generator().manual_seed(3))
     logits = []
     for state, outputs in ((base.weights, 4), (weights, 5)):
@@ -156,13 +152,13 @@ def test_classes_that_are_kept_are_found_as_before() -> None:
 
 def test_labels_of_the_base_may_have_gaps() -> None:
     base = base_of(NETWORKS["UNet"], {"ferritin": 4, "ribosome": 2}, outputs=6)
-    wanted = classes("ribosome", "tubule", "ferritin")
+    wanted = ["ribosome", "tubule", "ferritin"]
     found, fresh, message = started(base, wanted)
     for name, value in expected_weights(base, wanted, fresh).items():
         assert torch.equal(found[name], value), name
     assert "kept: ribosome, ferritin; new: tubule; dropped: none" in message
     # Channels that no class has are outputs of the network all the same.
-    assert not base.knows(classes("ribosome", "ferritin"))
+    assert not base.knows(["ribosome", "ferritin"])
 
 
 @pytest.mark.parametrize(
@@ -175,7 +171,7 @@ def test_labels_of_the_base_may_have_gaps() -> None:
     ],
 )
 def test_the_message_says_that_the_head_is_rebuilt(case: str, changes: str) -> None:
-    base, wanted = base_of(NETWORKS["UNet"]), classes(*CASES[case])
+    base, wanted = base_of(NETWORKS["UNet"]), [*CASES[case]]
     assert not base.knows(wanted)
     _, _, message = started(base, wanted)
     assert message == f"starting from models/old with other classes: the head is rebuilt ({changes})"
@@ -186,7 +182,7 @@ def test_weights_of_another_network_are_refused() -> None:
     base.weights["extra.bias"] = torch.zeros(1)
     del base.weights["model.0.conv.unit0.conv.bias"]
     with pytest.raises(TomoscoutError) as caught:
-        started(base, classes(*FOUND))
+        started(base, FOUND)
     assert str(caught.value) == (
         "train.base: models/old: weights do not fit the network UNet (extra.bias, model.0.conv.unit0.conv.bias)"
     )
@@ -198,9 +194,9 @@ def test_weights_of_another_network_are_refused() -> None:
 def frozen(family: str = "UNet", **options: Any) -> tuple[Any, set[str]]:
     """The frozen parameters by step, and all."""
     network = NETWORKS[family]
-    made = Train(base="models/old", **options)
+    made = Train(base="models/old", network=network, **options)
     names = {name for name, _ in build_network(network, 4).named_parameters()}
-    return frozen_parameters(made, network, 4), names
+    return frozen_parameters(made, 4, 1), names
 
 
 def test_nothing_is_frozen_by_default() -> None:
@@ -257,9 +253,9 @@ def test_a_network_that_makes_no_class_by_itself(tmp_path: Path) -> None:
     network = parse_network({"family": str(path)})
     message = "network.py': 0.weight grows from [12, 1, 1, 1, 1] to [15, 1, 1, 1, 1]"
     with pytest.raises(TomoscoutError, match=f"train.freeze: .*{re.escape(message)}"):
-        frozen_parameters(Train(base="models/old", freeze="body"), network, 4)
+        frozen_parameters(Train(base="models/old", freeze="body", network=network), 4, 1)
     with pytest.raises(TomoscoutError, match=f"train.base: .*{re.escape(message)}"):
-        started(base_of(network), classes(*FOUND))
+        started(base_of(network), FOUND)
 
 
 # The files of a base.
@@ -271,20 +267,18 @@ def folder(tmp_path: Path) -> Path:
     folder = tmp_path / "models/old"
     sources = (Source("ribosome", "me", "0"),)
     weights = random_weights(NETWORKS["UNet"], 4, 5)
-    save_model(
-        folder,
-        Model(
-            "old",
-            NETWORKS["UNet"],
-            tuple(replace(entry, sources=sources) for entry in classes(*FOUND)),
-            dict.fromkeys(FOUND, 0.5),
-            (10.0,),
-            (16, 16, 16),
-            Picking(),
-            {},
-            save_weights(folder, weights),
-        ),
+    model = PickingModel(
+        name="old",
+        network=NETWORKS["UNet"],
+        made_from={},
+        weights_digest=save_weights(folder, weights),
+        classes=tuple(TargetClass(name, label, 100.0, 80.0, sources) for label, name in enumerate(FOUND, 1)),
+        thresholds=dict.fromkeys(FOUND, 0.5),
+        voxel_spacings=(10.0,),
+        patch=(16, 16, 16),
+        picking=Picking(),
     )
+    model.write(folder)
     return folder
 
 
@@ -309,13 +303,13 @@ def test_files_of_a_base(options: dict[str, str], files: list[str]) -> None:
 
 def test_a_base_is_read(folder: Path) -> None:
     for path in (folder, folder / "model.yaml"):
-        base = read_base(Train(base=str(path)))
+        base = read_base(Train(base=str(path)), PickingModel)
         assert (base.origin, base.outputs) == (str(folder), 4)
         assert base.network == NETWORKS["UNet"]
         assert base.labels == {"ribosome": 1, "ferritin": 2, "membrane": 3}
         for name, value in random_weights(NETWORKS["UNet"], 4, 5).items():
             assert torch.equal(base.weights[name], value)
-        assert [entry.name for entry in base.shared(classes("tubule", "membrane"))] == ["membrane"]
+        assert base.shared(["tubule", "membrane"]) == ["membrane"]
 
 
 def test_another_base_trains_again(folder: Path) -> None:
@@ -339,14 +333,14 @@ def test_a_base_that_lacks_a_file(folder: Path, name: str) -> None:
     with pytest.raises(TomoscoutError, match=re.escape(message)):
         base_digest(options)
     with pytest.raises(TomoscoutError, match=re.escape(str(folder / name))):
-        read_base(options)
+        read_base(options, PickingModel)
 
 
 def test_a_base_with_changed_weights(folder: Path) -> None:
     path = folder / "weights.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(TomoscoutError, match="not the weights that"):
-        read_base(Train(base=str(folder)))
+        read_base(Train(base=str(folder)), PickingModel)
 
 
 def test_a_base_of_octopis(tmp_path: Path) -> None:
@@ -369,10 +363,10 @@ def test_a_base_of_octopis(tmp_path: Path) -> None:
     torch.save(weights, tmp_path / "renamed.pth")
     options = Train(base=str(config), base_weights=str(tmp_path / "renamed.pth"))
     assert base_digest(options) is not None
-    base = read_base(options)
+    base = read_base(options, PickingModel)
     assert (base.origin, base.network, base.outputs) == (str(config), network, 5)
     assert base.labels == {"ferritin": 4, "ribosome": 1}
-    wanted = classes("ribosome", "ferritin")
+    wanted = ["ribosome", "ferritin"]
     found, fresh, message = started(base, wanted)
     for name, value in expected_weights(base, wanted, fresh).items():
         assert torch.equal(found[name], value), name

@@ -21,8 +21,8 @@ from torch import nn
 
 from tomoscout.learning.checkpoint import Checkpoint
 from tomoscout.learning.losses import build_loss
-from tomoscout.learning.options import Train
-from tomoscout.learning.trainer import Validation, fit
+from tomoscout.learning.progression import Validation
+from tomoscout.learning.trainer import fit
 from tomoscout.networks import (
     FAMILIES,
     build_network,
@@ -32,6 +32,7 @@ from tomoscout.networks import (
     parse_network,
 )
 from tomoscout.networks.options import NetworkOptions
+from tomoscout.tasks.picking.options import Train
 
 torch.set_num_threads(1)
 few = settings(deadline=None, max_examples=10, derandomize=True)

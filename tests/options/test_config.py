@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from support.project import succeeded, tomoscout
-from tomoscout.learning.options import LOSSES, CrossEntropy, Dice, Focal, Train, Tversky
+from tomoscout.learning.options import LOSSES, CrossEntropy, Dice, Focal, Tversky
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.networks import FAMILIES, parse_network
 from tomoscout.networks.options import NetworkOptions
@@ -22,6 +22,7 @@ from tomoscout.options.config import Config, Source, TomogramUri, load_config, p
 from tomoscout.options.other_names import ELSEWHERE
 from tomoscout.options.reference import json_schema
 from tomoscout.options.sections import Section
+from tomoscout.tasks.picking.options import Train
 from tomoscout.workflow import Workflow
 
 ROOT = Path(__file__).parents[2]

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tomoscout.data.project import Picks
+from tomoscout.learning.history import draw_history, series
 from tomoscout.options.config import Evaluate
 from tomoscout.report.page import flatten, summarise_targets, tables, write_report
 from tomoscout.report.pictures import (
@@ -25,14 +26,13 @@ from tomoscout.report.pictures import (
     Spheres,
     best_slice,
     circles_at,
-    draw_history,
     draw_picks,
     picks_slices,
     readable_colours,
     slice_image,
     target_overlay,
 )
-from tomoscout.report.plots import Chart, Line, history_charts, precision_recall_charts, series, thin, ticks
+from tomoscout.report.plots import Chart, Line, history_charts, precision_recall_charts, thin, ticks
 from tomoscout.tasks.picking.scores import evaluate
 
 NOISE = np.random.default_rng(0).normal(size=(40, 60, 50)).astype(np.float32)

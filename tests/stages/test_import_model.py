@@ -14,8 +14,8 @@ from support.octopi import DYNUNET, SEGRESNET, UNET, as_octopi_builds, write_mod
 from support.project import SmallProject, error_of, succeeded
 from tomoscout.data.project import Probabilities
 from tomoscout.learning.volumes import standardise
-from tomoscout.models.folder import read_model
 from tomoscout.options.config import model_name, parse_config
+from tomoscout.tasks.picking.model import PickingModel
 
 LABELS = {"ferritin": 2, "ribosome": 1, "membrane": 3}
 SEGMENT = {"device": "cpu", "tile": [64, 64, 64]}
@@ -53,7 +53,7 @@ def test_probabilities_are_those_of_the_network(project: SmallProject, network: 
     succeeded(project.command("segment", "--model", folder, "--batch", "0", "--output", output))
     tomogram = project.project().read_tomogram("one", "wbp@10.0")
     # As large as a tile, which is padded to what the network takes.
-    sizes = read_model(folder).network.size_step()
+    sizes = PickingModel.read(folder).network.size_step()
     padding = [(0, -size % step) for size, step in zip(tomogram.shape, sizes, strict=True)]
     padded = torch.from_numpy(np.pad(standardise(tomogram), padding, mode="reflect"))[None, None]
     with torch.inference_mode():
@@ -68,7 +68,7 @@ def test_what_the_model_folder_says(project: SmallProject) -> None:
     source = write_model(project.folder, UNET, labels=LABELS)
     folder = configure(project, source, targets={"radius_scale": 0.5}, localize={"threshold": 0.3})
     assert make(project, source, folder) == ""
-    model = read_model(folder)
+    model = PickingModel.read(folder)
     assert [(e.name, e.label, e.radius, e.target_radius) for e in model.classes] == [
         ("ribosome", 1, 60.0, 30.0),
         ("ferritin", 2, 40.0, 20.0),
@@ -83,7 +83,7 @@ def test_channels_of_no_class_are_left_out(project: SmallProject) -> None:
     source = write_model(project.folder, UNET, labels={"ribosome": 1, "ferritin": 3})
     folder = configure(project, source)
     assert f"note: channels [2] of {source} are of no class and left out\n" in make(project, source, folder)
-    model = read_model(folder)
+    model = PickingModel.read(folder)
     assert [(entry.name, entry.label) for entry in model.classes] == [("ribosome", 1), ("ferritin", 2)]
 
 
@@ -123,7 +123,7 @@ def test_thresholds_are_chosen_on_validation_runs(project: SmallProject) -> None
     said = make(project, source, folder)
     assert "note: the targets have no ferritin: threshold 0.5\n" in said
     assert "ribosome: threshold " in said
-    model = read_model(folder)
+    model = PickingModel.read(folder)
     assert model.made_from["thresholds_chosen_on"] == ["demo/two"]
     assert model.thresholds["ferritin"] == 0.5
     assert f"ribosome: threshold {model.thresholds['ribosome']:g} (F4 " in said

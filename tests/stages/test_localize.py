@@ -15,11 +15,13 @@ from support.training import Workspace, trained
 from tomoscout.data.project import Picks, Probabilities
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import digest_folder, read_json
-from tomoscout.models.folder import read_model, save_model, save_weights
+from tomoscout.models.folder import save_weights
 from tomoscout.networks import build_network
 from tomoscout.options.config import Config, Source
+from tomoscout.plan.plan import Plan
 from tomoscout.stages.localize import chosen_thresholds, run_localize
 from tomoscout.stages.segment import run_segment
+from tomoscout.tasks.picking.model import PickingModel
 from tomoscout.tasks.picking.peaks import locate_picks
 
 URI = "wbp@20.0"
@@ -33,7 +35,9 @@ def segmented(base: Path) -> Workspace:
     """Trained and segmented; shared, so not to be changed."""
     workspace = trained(base).copy(base.resolve() / "segmented")
     config = workspace.configure()
-    run_segment(config, workspace.records(), [workspace.model], 0, workspace.segmented / "batch-0.json", threads=1)
+    run_segment(
+        Plan(config, workspace.records()), [workspace.model], 0, workspace.segmented / "batch-0.json", threads=1
+    )
     return workspace
 
 
@@ -45,7 +49,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> Works
 def localize(workspace: Workspace, **sections: object) -> Config:
     config = workspace.configure(**{"localize": LOW, **sections})
     output = workspace.localized / "batch-0.json"
-    run_localize(config, workspace.records(), [workspace.model], workspace.segmented, 0, output)
+    run_localize(Plan(config, workspace.records()), [workspace.model], workspace.segmented, 0, output)
     return config
 
 
@@ -59,7 +63,7 @@ def picks_path(workspace: Workspace, name: str, run: str = RUN) -> Path:
 
 def test_picks_are_the_peaks_of_the_probabilities(workspace: Workspace) -> None:
     localize(workspace)
-    model, project = read_model(workspace.model), workspace.project()
+    model, project = PickingModel.read(workspace.model), workspace.project()
     particles = [entry.name for entry in model.classes if entry.is_particle]
     for run in ("phantom-002", RUN):
         probabilities = project.read_probabilities(run, PROBABILITIES)
@@ -138,7 +142,7 @@ def test_lost_picks_are_made_again(workspace: Workspace) -> None:
 
 
 def test_thresholds_of_the_config_go_before_those_of_the_model(workspace: Workspace) -> None:
-    model = read_model(workspace.model)
+    model = PickingModel.read(workspace.model)
     assert chosen_thresholds(workspace.configure(), model) == model.thresholds
     everywhere = chosen_thresholds(workspace.configure(localize={"threshold": 0.25}), model)
     assert everywhere == dict.fromkeys(model.thresholds, 0.25)
@@ -169,7 +173,7 @@ def test_a_threshold_of_an_object_the_model_does_not_find_is_refused(workspace: 
 
 def test_separation_of_the_config_goes_before_that_of_the_model(workspace: Workspace) -> None:
     localize(workspace, localize={**LOW, "separation": 4.0})
-    project, model = workspace.project(), read_model(workspace.model)
+    project, model = workspace.project(), PickingModel.read(workspace.model)
     radius = next(entry.radius for entry in model.classes if entry.name == "apo-ferritin")
     positions = project.read_picks(RUN, Source("apo-ferritin", "tomoscout", "unet")).positions
     assert len(positions) > 1
@@ -195,9 +199,9 @@ def test_probabilities_are_kept_by_default(workspace: Workspace) -> None:
 
 
 def test_probabilities_of_another_model_are_refused(workspace: Workspace) -> None:
-    model = read_model(workspace.model)
+    model = PickingModel.read(workspace.model)
     weights = save_weights(workspace.model, build_network(model.network, len(model.classes) + 1).state_dict())
-    save_model(workspace.model, replace(model, weights_digest=weights))
+    replace(model, weights_digest=weights).write(workspace.model)
     with pytest.raises(TomoscoutError, match=r"phantom/phantom-002: its probabilities are not of .*models/unet; run"):
         localize(workspace)
     assert not (workspace.localized / "batch-0.json").exists()
@@ -210,7 +214,9 @@ def test_a_run_that_is_not_segmented_is_named(workspace: Workspace) -> None:
 
 def test_picks_go_where_the_config_says(workspace: Workspace) -> None:
     config = workspace.configure(localize={"user": "me", "session": "second"})
-    run_segment(config, workspace.records(), [workspace.model], 0, workspace.segmented / "batch-0.json", threads=1)
+    run_segment(
+        Plan(config, workspace.records()), [workspace.model], 0, workspace.segmented / "batch-0.json", threads=1
+    )
     localize(workspace, localize={**LOW, "user": "me", "session": "second"})
     assert len(workspace.project().read_picks(RUN, Source("ribosome", "me", "second"))) > 0
     assert not picks_path(workspace, "ribosome").exists()

@@ -15,10 +15,12 @@ from tomoscout.learning.tiles import InputSizes, argmax_labels, predict
 from tomoscout.learning.volumes import standardise
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import read_json
-from tomoscout.models.folder import load_network, read_model
+from tomoscout.models.folder import load_network
 from tomoscout.options.config import Source
+from tomoscout.plan.plan import Plan
 from tomoscout.plan.predictions import predicted_picks, predicted_probabilities, predicted_segmentation, segmented_runs
 from tomoscout.stages.segment import run_segment
+from tomoscout.tasks.picking.model import PickingModel
 
 URI = "wbp@20.0"
 PROBABILITIES = Probabilities(URI, "tomoscout-unet")
@@ -33,7 +35,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> Works
 def segment(workspace: Workspace, batch: int = 0, **sections: object) -> None:
     config = workspace.configure(**sections)
     output = workspace.segmented / f"batch-{batch}.json"
-    run_segment(config, workspace.records(), [workspace.model], batch, output, threads=1)
+    run_segment(Plan(config, workspace.records()), [workspace.model], batch, output, threads=1)
 
 
 def manifest(workspace: Workspace, run: str) -> dict:
@@ -50,14 +52,14 @@ def data_files(workspace: Workspace, run: str) -> dict[str, int]:
 
 def test_probabilities_and_labels_of_every_run_asked_for(workspace: Workspace) -> None:
     segment(workspace)
-    config, model, project = workspace.configure(), read_model(workspace.model), workspace.project()
+    config, model, project = workspace.configure(), PickingModel.read(workspace.model), workspace.project()
     network = load_network(workspace.model, model, torch.device("cpu"))
     for run in RUNS:
         expected = predict(
             network,
             standardise(project.read_tomogram(run, URI)),
             outputs=7,
-            sizes=InputSizes.of([model.network]),
+            sizes=InputSizes.of([model.network], 3),
             tile=(24, 32, 32),
             overlap=0.25,
             flips=1,

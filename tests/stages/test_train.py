@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,18 +26,21 @@ from support.project import error_of, succeeded, tomoscout
 from support.training import SETTINGS, Workspace, trained
 from tomoscout.cli import main
 from tomoscout.data.project import Segmentation
-from tomoscout.learning.options import Train
+from tomoscout.learning import crops, training
 from tomoscout.learning.trainer import Interrupted
+from tomoscout.learning.training import resolve_options
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import read_json
 from tomoscout.models.base import Base
-from tomoscout.models.folder import load_network, load_weights, read_model
+from tomoscout.models.folder import load_network, load_weights
 from tomoscout.models.so_far import remove_so_far, replace_so_far
 from tomoscout.networks import head_parameters, parse_network
 from tomoscout.options.config import TomogramUri
-from tomoscout.stages import train as stage
+from tomoscout.plan.plan import Plan
 from tomoscout.stages.segment import run_segment
-from tomoscout.stages.train import resolve_options, run_train
+from tomoscout.stages.train import run_train
+from tomoscout.tasks.picking.model import PickingModel
+from tomoscout.tasks.picking.options import Train
 
 STEPS = SETTINGS["train"]["steps"]
 MADE = ["history.png", "metrics.csv", "model.yaml", "results.json", "weights.safetensors"]
@@ -65,7 +69,7 @@ def train(workspace: Workspace, name: str, options: dict[str, Any] | None = None
     """A few steps in this process; returns the model folder."""
     config = workspace.configure(train={**SHORT, **(options or {})}, **sections)
     folder = workspace.folder / "results/models" / name
-    run_train(config, workspace.records(), folder)
+    run_train(Plan(config, workspace.records()), folder)
     return folder
 
 
@@ -73,7 +77,7 @@ def stop_and_go_on(
     workspace: Workspace, name: str, options: dict[str, Any], step: int, between: Sequence[Any] = (), **sections: Any
 ) -> Path:
     """The same, told to stop in the middle of a step; `between` is called with the folder before it goes on."""
-    augment = stage.augment
+    augment = crops.augment
 
     def signal_and_augment(*arguments: Any, **options: Any) -> Any:
         if arguments[-1] == step:
@@ -81,7 +85,7 @@ def stop_and_go_on(
         return augment(*arguments, **options)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
-        patch.setattr(stage, "augment", signal_and_augment)
+        patch.setattr(crops, "augment", signal_and_augment)
         train(workspace, name, options, **sections)
     folder = workspace.folder / "results/models" / name
     assert not (folder / "model.yaml").exists()
@@ -108,7 +112,7 @@ def make_targets(workspace: Workspace, **sections: Any) -> None:
 
 def test_a_training_leaves_a_model(finished: Workspace) -> None:
     assert {path.name for path in finished.model.iterdir()} == {*MADE, "checkpoint.pt", "training.json"}
-    model, results = read_model(finished.model), read_json(finished.model / "results.json")
+    model, results = PickingModel.read(finished.model), read_json(finished.model / "results.json")
     rows = metrics(finished.model)
     assert [entry.label for entry in model.classes] == [1, 2, 3, 4, 5, 6]
     assert [entry.name for entry in model.classes if not entry.is_particle] == ["membrane"]
@@ -134,14 +138,14 @@ def test_the_weights_kept_are_those_of_the_best_validation(finished: Workspace) 
     from tomoscout.tasks.picking.head import PickingHead, Reference
     from tomoscout.tasks.picking.reference import read_reference
 
-    model, project = read_model(finished.model), finished.project()
+    model, project = PickingModel.read(finished.model), finished.project()
     volume = project.read_tomogram("phantom-002", "wbp@20.0")
     network = load_network(finished.model, model, torch.device("cpu"))
     probabilities = predict(
         network,
         standardise(volume),
         outputs=7,
-        sizes=InputSizes.of([model.network]),
+        sizes=InputSizes.of([model.network], 3),
         tile=(160, 160, 160),
         overlap=0.25,
         flips=1,
@@ -240,14 +244,16 @@ def test_asked_for_again_a_finished_training_is_written_again_as_it_was(
 
 def test_other_options_start_afresh(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
     records = workspace.records()
-    run_train(workspace.configure(train=SHORT), records, workspace.model)
+    run_train(Plan(workspace.configure(train=SHORT), records), workspace.model)
     capsys.readouterr()
     first = (workspace.model / "weights.safetensors").read_bytes()
-    run_train(workspace.configure(train={**SHORT, "learning_rate": 0.01}), records, workspace.model)
+    run_train(Plan(workspace.configure(train={**SHORT, "learning_rate": 0.01}), records), workspace.model)
     assert "checkpoint of other settings or data, not used" in capsys.readouterr().err
     assert (workspace.model / "weights.safetensors").read_bytes() != first
     # Neither its name nor how often it is saved is part of what a model is made from.
-    run_train(workspace.configure(train={**SHORT, "name": "other", "checkpoint_seconds": 3}), records, workspace.model)
+    run_train(
+        Plan(workspace.configure(train={**SHORT, "name": "other", "checkpoint_seconds": 3}), records), workspace.model
+    )
     assert (workspace.model / "weights.safetensors").read_bytes() == first
     assert yaml.safe_load((workspace.model / "model.yaml").read_text())["name"] == "other"
 
@@ -257,15 +263,15 @@ def test_the_seed_decides_the_result(workspace: Workspace) -> None:
     weights = []
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
         torch.manual_seed(len(weights))
-        run_train(workspace.configure(train={**SHORT, "seed": seed}), records, workspace.folder / name)
+        run_train(Plan(workspace.configure(train={**SHORT, "seed": seed}), records), workspace.folder / name)
         weights.append((workspace.folder / name / "weights.safetensors").read_bytes())
     assert weights[0] == weights[1] != weights[2]
 
 
 def test_tomograms_thinner_than_the_patch(workspace: Workspace) -> None:
     config = workspace.configure(train={**SHORT, "patch": [32, 64, 16]})
-    run_train(config, workspace.records(), workspace.folder / "thin")
-    assert read_model(workspace.folder / "thin").patch == (32, 64, 16)
+    run_train(Plan(config, workspace.records()), workspace.folder / "thin")
+    assert PickingModel.read(workspace.folder / "thin").patch == (32, 64, 16)
 
 
 def test_every_kind_of_tomogram_is_trained_on(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
@@ -273,7 +279,7 @@ def test_every_kind_of_tomogram_is_trained_on(workspace: Workspace, capsys: pyte
     volume = project.read_tomogram("phantom-000", "wbp@20.0")
     project.write_tomogram("phantom-000", str(TomogramUri("denoised", 20.0)), volume + np.float32(1))
     config = workspace.configure(train=SHORT, tomograms=["wbp@20.0", "denoised@20.0"])
-    run_train(config, workspace.records(), workspace.folder / "both")
+    run_train(Plan(config, workspace.records()), workspace.folder / "both")
     assert "2 runs (3 tomograms)" in capsys.readouterr().err
 
 
@@ -287,14 +293,14 @@ def test_validation_needs_the_tomogram_that_is_segmented(workspace: Workspace) -
     with pytest.raises(
         TomoscoutError, match=r"split\.validate: phantom/phantom-002 can only train: it has no tomogram denoised@20\.0"
     ):
-        run_train(config, workspace.records(), workspace.model)
+        run_train(Plan(config, workspace.records()), workspace.model)
 
 
 def test_a_missing_target_is_named(workspace: Workspace) -> None:
     wanted = Segmentation("targets", "tomoscout", "1", 20.0, True)
     workspace.project().delete("phantom-001", wanted)
     with pytest.raises(TomoscoutError, match=r"phantom-001: segmentation targets:tomoscout/1@20\.0.* is not there"):
-        run_train(workspace.configure(train=SHORT), workspace.records(), workspace.folder / "new")
+        run_train(Plan(workspace.configure(train=SHORT), workspace.records()), workspace.folder / "new")
 
 
 def test_a_target_of_another_shape_is_refused(workspace: Workspace) -> None:
@@ -302,7 +308,7 @@ def test_a_target_of_another_shape_is_refused(workspace: Workspace) -> None:
     made_from = {"inputs": workspace.project().made_from("phantom-001", wanted)}
     workspace.project().write_segmentation("phantom-001", wanted, np.zeros((24, 48, 60), dtype=np.uint8), made_from)
     with pytest.raises(TomoscoutError, match=r"phantom/phantom-001: target targets.*\(24, 48, 60\).*\(24, 48, 48\)"):
-        run_train(workspace.configure(train=SHORT), workspace.records(), workspace.folder / "new")
+        run_train(Plan(workspace.configure(train=SHORT), workspace.records()), workspace.folder / "new")
 
 
 def test_validation_without_any_reference_is_an_error(workspace: Workspace) -> None:
@@ -322,7 +328,7 @@ def test_validation_without_any_reference_is_an_error(workspace: Workspace) -> N
     with pytest.raises(
         TomoscoutError, match=r"split: the validation runs \(phantom/phantom-002\) hold no ribosome, .*; choose others"
     ):
-        run_train(config, records, workspace.folder / "new")
+        run_train(Plan(config, records), workspace.folder / "new")
 
 
 # Data of several kinds, and every loss
@@ -341,7 +347,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 def assert_sane(folder: Path) -> None:
     """A model that can be used, without a number that is none."""
-    model, results = read_model(folder), read_json(folder / "results.json")
+    model, results = PickingModel.read(folder), read_json(folder / "results.json")
     assert all(weights.isfinite().all() for weights in load_weights(folder, model).values())
     assert 0 <= results["score"] <= 1
     assert all(0 <= score <= 1 for score in results["scores"].values())
@@ -398,16 +404,16 @@ def test_every_kind_of_data_ends_in_a_sane_model(
         lacks_ribosomes = change is lose_ribosomes
         assert (absent in capsys.readouterr().err) == lacks_ribosomes
         assert ("ribosome" not in read_json(folder / "results.json")["scores"]) == lacks_ribosomes
-        assert (read_model(folder).thresholds["ribosome"] == 0.5) >= lacks_ribosomes
+        assert (PickingModel.read(folder).thresholds["ribosome"] == 0.5) >= lacks_ribosomes
     if change is add_negatives:
-        assert "empty/phantom-000" in read_model(folder).made_from["train"]
+        assert "empty/phantom-000" in PickingModel.read(folder).made_from["train"]
 
 
 def test_scores_of_voxels_choose_the_model(workspace: Workspace) -> None:
     folder = train(workspace, "voxels", RECIPES["Dice and cross-entropy, by voxels"])
     results = read_json(folder / "results.json")
     assert results["metric"] == "avg_f1 of voxels"
-    assert set(results["scores"]) == {entry.name for entry in read_model(folder).classes}
+    assert set(results["scores"]) == {entry.name for entry in PickingModel.read(folder).classes}
     assert results["score"] == pytest.approx(np.mean(list(results["scores"].values())))
 
 
@@ -418,7 +424,7 @@ def test_a_training_that_diverges_leaves_the_earlier_model(workspace: Workspace)
         TomoscoutError, match=r"training: the .* became (nan|inf) before step \d+; lower train.learning"
     ):
         train(workspace, "unet", {"learning_rate": 1e25, "gradient_clip": 0, "steps": 8})
-    load_network(folder, read_model(folder), torch.device("cpu"))
+    load_network(folder, PickingModel.read(folder), torch.device("cpu"))
     assert (folder / "weights.safetensors").read_bytes() == before
 
 
@@ -486,7 +492,7 @@ def test_stopped_at_any_option_the_result_is_the_same(
     assert f"resumed at step 3 of {options['steps']}" in capsys.readouterr().err
     assert_same_model(resumed, undisturbed)
     assert_sane(resumed)
-    assert read_model(resumed).patch == ((24, 48, 48) if "patch" in options else (16, 16, 16))
+    assert PickingModel.read(resumed).patch == ((24, 48, 48) if "patch" in options else (16, 16, 16))
 
 
 def test_what_these_options_do(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
@@ -575,7 +581,7 @@ def test_a_full_disk_leaves_the_earlier_model(workspace: Workspace, small_disk: 
 
     def assert_earlier_model() -> None:
         assert {name: (folder / name).read_bytes() for name in earlier} == earlier
-        load_network(folder, read_model(folder), torch.device("cpu"))
+        load_network(folder, PickingModel.read(folder), torch.device("cpu"))
 
     fill()
     message = error_of(train_by_command(workspace, folder))
@@ -585,7 +591,7 @@ def test_a_full_disk_leaves_the_earlier_model(workspace: Workspace, small_disk: 
 
     # And by somebody else while the model is written, when its weights are there already.
     filler.unlink()
-    write_json = stage.write_json
+    write_json = training.write_json
 
     def fill_and_write(path: Path, values: object) -> None:
         # The best so far is written earlier.
@@ -594,7 +600,7 @@ def test_a_full_disk_leaves_the_earlier_model(workspace: Workspace, small_disk: 
         write_json(path, values)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stage, "write_json", fill_and_write)
+        patch.setattr(training, "write_json", fill_and_write)
         assert error_of(train_by_command(workspace, folder)) == f"{folder}/new/results.json: No space left on device"
     assert_earlier_model()
 
@@ -639,8 +645,8 @@ def test_mapped_files_give_the_same_model(workspace: Workspace, monkeypatch: pyt
         plans.append(plan_training(*arguments, **options))
         return plans[-1]
 
-    plan_training = stage.plan_training
-    monkeypatch.setattr(stage, "plan_training", plan)
+    plan_training = training.plan_training
+    monkeypatch.setattr(training, "plan_training", plan)
     # A process that holds nothing yet: the limit is for all that it takes.
     monkeypatch.setattr("tomoscout.machine.device.own_memory", lambda: 0)
     options = {"name": "unet", "steps": 4, "memory_gb": 1.0}
@@ -675,14 +681,14 @@ def test_kinds_spacings_and_projects_are_mixed(workspace: Workspace, capsys: pyt
     folder = train(workspace, "mixed", {"batch_size": 8}, **sections)
     assert "3 runs (5 tomograms)" in capsys.readouterr().err
     assert_sane(folder)
-    model = read_model(folder)
+    model = PickingModel.read(folder)
     assert model.voxel_spacings == (20.0, 10.0)
     assert model.made_from["tomograms"] == sections["tomograms"]
     segment = {"tomogram": "wbp@10.0", "runs": ["phantom/phantom-001"], "tile": [48, 96, 96]}
     config = workspace.configure(segment=segment, **sections)
     records = workspace.records()
     batch = next(record.batch for record in records if record.key == "phantom/phantom-001")
-    run_segment(config, records, [folder], batch, workspace.segmented / "batch.json", threads=1)
+    run_segment(Plan(config, records), [folder], batch, workspace.segmented / "batch.json", threads=1)
     found = Segmentation("predicted", "tomoscout", "unet", 10.0, True)
     assert workspace.project().read_segmentation("phantom-001", found).shape == finer.shape
 
@@ -695,13 +701,13 @@ def test_a_network_of_the_user(workspace: Workspace, capsys: pytest.CaptureFixtu
     folder = stop_and_go_on(workspace, "mine", {**options, "name": "mine"}, step=0)
     assert_same_model(folder, undisturbed)
     config = workspace.configure(train={**SHORT, **options})
-    run_segment(config, workspace.records(), [folder], 0, workspace.segmented / "batch.json", threads=1)
+    run_segment(Plan(config, workspace.records()), [folder], 0, workspace.segmented / "batch.json", threads=1)
 
     path.write_text(path.read_text().replace("nn.GELU()", "nn.ReLU()"))
     with pytest.raises(
         TomoscoutError, match=r"model\.yaml: .*my_network\.py is not the file that this model was trained"
     ):
-        run_segment(config, workspace.records(), [folder], 0, workspace.segmented / "batch.json", threads=1)
+        run_segment(Plan(config, workspace.records()), [folder], 0, workspace.segmented / "batch.json", threads=1)
     capsys.readouterr()
     train(workspace, "mine", options)
     assert "checkpoint of other settings or data, not used" in capsys.readouterr().err
@@ -711,7 +717,7 @@ def test_a_network_of_the_user(workspace: Workspace, capsys: pytest.CaptureFixtu
 
 
 def weights_of(folder: Path) -> dict[str, torch.Tensor]:
-    return load_weights(folder, read_model(folder))
+    return load_weights(folder, PickingModel.read(folder))
 
 
 NO_PROGRESS = {"learning_rate": 1e-12, "weight_decay": 0.0, "steps": 4}
@@ -730,7 +736,7 @@ def test_a_base_that_nothing_beats_is_kept(workspace: Workspace, capsys: pytest.
     )
     assert (kept / "weights.safetensors").read_bytes() == (workspace.model / "weights.safetensors").read_bytes()
     assert metrics(kept)[0]["step"] == "0"
-    assert read_model(kept).made_from["base"] == str(workspace.model)
+    assert PickingModel.read(kept).made_from["base"] == str(workspace.model)
 
     replaced = train(workspace, "replaced", {**base, "promote": "always"})
     results = read_json(replaced / "results.json")
@@ -755,7 +761,7 @@ def test_other_classes_get_a_new_head(workspace: Workspace, capsys: pytest.Captu
         "with other classes: the head is rebuilt (kept: hemoglobin, ribosome; new: none; "
         "dropped: virus-like-particle, proteasome, apo-ferritin, membrane)"
     ) in message
-    assert [entry.name for entry in read_model(smaller).classes] == ["hemoglobin", "ribosome"]
+    assert [entry.name for entry in PickingModel.read(smaller).classes] == ["hemoglobin", "ribosome"]
     before = read_json(workspace.model / "results.json")["scores"]
     first = metrics(smaller)[0]
     # The base with its own head, by the classes that both find.
@@ -792,7 +798,7 @@ def test_a_base_that_validation_cannot_judge(workspace: Workspace, capsys: pytes
 def test_a_frozen_body_stays_as_it_is(workspace: Workspace) -> None:
     tuned = train(workspace, "tuned", {"base": str(workspace.model), "freeze": "body", "steps": 4, "promote": "always"})
     before, after = weights_of(workspace.model), weights_of(tuned)
-    head = head_parameters(read_model(tuned).network, 7)
+    head = head_parameters(PickingModel.read(tuned).network, 7)
     assert head
     for name, weights in after.items():
         assert torch.equal(weights, before[name]) == (name not in head), name
@@ -814,13 +820,13 @@ def write_octopi_model(folder: Path, labels: dict[str, int]) -> tuple[Path, torc
 
 
 def test_from_a_model_of_octopi(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
-    names = [entry.name for entry in read_model(workspace.model).classes]
+    names = [entry.name for entry in PickingModel.read(workspace.model).classes]
     path, network = write_octopi_model(workspace.folder, dict(zip(names, (3, 1, 2, 6, 5, 4), strict=True)))
     # A patch for its network, which halves once; the one of the configuration would need more.
     options = {"base": str(path), "network": {"channels": [4, 8, 8], "strides": [2, 2]}, "patch": [18, 18, 18]}
     kept = train(workspace, "kept", {**options, **NO_PROGRESS})
     assert f"starting from {path}\n" in capsys.readouterr().err
-    model, results = read_model(kept), read_json(kept / "results.json")
+    model, results = PickingModel.read(kept), read_json(kept / "results.json")
     assert model.network.model_dump()["strides"] == [2, 1]
     assert results["best_step"] == 0
     ours, tomogram = load_network(kept, model, torch.device("cpu")), torch.randn(1, 1, 16, 16, 16)
@@ -862,28 +868,33 @@ def test_another_base_trains_again_and_the_same_does_not(
     assert "checkpoint of other settings or data, not used" in capsys.readouterr().err
 
 
+def of_shape(*shape: int) -> Any:
+    """What the options of a training are resolved by: the shape of the one tomogram that trains and validates."""
+    return SimpleNamespace(training_shapes=[shape], validation_shapes=[shape], tile=(160, 160, 160))
+
+
 def test_the_patch_must_fit_the_network_of_the_base() -> None:
     """Whatever the network in the configuration, which is not used."""
     network = parse_network({"channels": [4, 8], "strides": [2]})
     base = Base("base", network, {"ribosome": 1}, 2, {})
-    shapes = [(24, 48, 48)]
-    options = resolve_options(Train(base="base", patch=[18, 20, 22]), base, shapes, shapes)
+    task = of_shape(24, 48, 48)
+    options = resolve_options(Train(base="base", patch=[18, 20, 22]), base, task)
     assert (options.crop, options.network) == ((18, 20, 22), network)
     with pytest.raises(TomoscoutError, match=r"train: patch \[17, 20, 20\] .* multiples of \[2, 2, 2\]"):
-        resolve_options(Train(base="base", patch=[17, 20, 20]), base, shapes, shapes)
+        resolve_options(Train(base="base", patch=[17, 20, 20]), base, task)
 
 
 def test_a_base_of_a_family_that_plans_its_network_is_left_as_it_is() -> None:
     network = parse_network({"family": "ResidualEncoderUNet", "channels": [4, 8], "blocks": [1, 1], "strides": [2]})
     base = Base("base", network, {"ribosome": 1}, 2, {})
-    shapes = [(24, 48, 50)]
-    assert resolve_options(Train(base="base", patch="auto"), base, shapes, shapes).network == network
-    planned = resolve_options(Train(network=network, patch="auto"), None, shapes, shapes).network
+    task = of_shape(24, 48, 50)
+    assert resolve_options(Train(base="base", patch="auto"), base, task).network == network
+    planned = resolve_options(Train(network=network, patch="auto"), None, task).network
     assert planned != network
     with pytest.raises(
         TomoscoutError, match=r"train: tomograms of \[1, 1, 1\] voxels \(z, y, x\) are too small to plan"
     ):
-        resolve_options(Train(network=network, patch="auto"), None, [(1, 1, 1)], shapes)
+        resolve_options(Train(network=network, patch="auto"), None, of_shape(1, 1, 1))
 
 
 # Tracking
@@ -921,7 +932,7 @@ def test_a_running_training_is_finished_early(workspace: Workspace) -> None:
     training = start(workspace, folder)
     so_far = folder / "so-far"
     wait_for(so_far / "model.yaml", training)
-    model = read_model(so_far.resolve())
+    model = PickingModel.read(so_far.resolve())
     assert model.made_from["so_far"]
     load_network(so_far.resolve(), model, torch.device("cpu"))
     said = succeeded(tomoscout("train", "finish", folder)).stderr
@@ -929,7 +940,7 @@ def test_a_running_training_is_finished_early(workspace: Workspace) -> None:
     message = training.communicate()[1]
     assert training.returncode == 0, message
     assert "finished early, at step " in message
-    model, results = read_model(folder), read_json(folder / "results.json")
+    model, results = PickingModel.read(folder), read_json(folder / "results.json")
     assert results["finished_early"]
     assert model.made_from["finished_early"]
     assert model.made_from["steps"] == results["steps"] < 100_000

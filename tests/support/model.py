@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from tomoscout.learning.options import Picking
-from tomoscout.models.folder import (
-    Model,
-)
 from tomoscout.networks import build_network, parse_network
 from tomoscout.options.config import Source
 from tomoscout.plan.classes import TargetClass
+from tomoscout.tasks.picking.model import PickingModel
+from tomoscout.tasks.picking.options import Picking
 
 CPU = torch.device("cpu")
 
@@ -30,14 +28,14 @@ def random_network() -> torch.nn.Module:
     return build_network(NETWORK, len(CLASSES) + 1).eval()
 
 
-MODEL = Model(
-    "unet",
-    NETWORK,
-    CLASSES,
-    {"ribosome": 0.3125, "µ-tubule": 0.5},
-    (10.0, 13.48),
-    (32, 64, 64),
-    Picking(smoothing=0.3, separation=1.5, distance=0.7),
-    {"fingerprint": "abc", "train": ["demo/run-1"], "step": 500},
-    "",
+MODEL = PickingModel(
+    name="unet",
+    network=NETWORK,
+    made_from={"fingerprint": "abc", "train": ["demo/run-1"], "step": 500},
+    weights_digest="",
+    classes=CLASSES,
+    thresholds={"ribosome": 0.3125, "µ-tubule": 0.5},
+    voxel_spacings=(10.0, 13.48),
+    patch=(32, 64, 64),
+    picking=Picking(smoothing=0.3, separation=1.5, distance=0.7),
 )

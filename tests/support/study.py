@@ -14,9 +14,9 @@ from tomoscout.explore.records import (
     trial_folder,
 )
 from tomoscout.explore.study import Misfit, Study, propose
-from tomoscout.learning.options import Train
-from tomoscout.plan.splits import make_split
-from tomoscout.plan.targets import plan_targets
+from tomoscout.plan.plan import Plan
+from tomoscout.stages.explore import study_of
+from tomoscout.tasks.picking.options import Train
 
 EXPLORE: dict[str, Any] = {
     "window": 3,
@@ -33,10 +33,9 @@ def configure(project: SmallProject, explore: dict[str, Any] | None = None, **se
     values = {"split": {"train": ["one", "two"], "validate": ["three"]}, "train": TRAIN, **sections}
     config = project.configure(explore={**EXPLORE, **(explore or {})}, **values)
     if not project.inventory.exists():
-        return Study({})
+        return Study({}, Train)
     records = project.refresh()
-    plan = plan_targets(config, records)
-    return Study.of(config, records, plan, make_split(config, records, plan))
+    return study_of(Plan(config, records))
 
 
 def fits(options: Train) -> str | None:

@@ -20,13 +20,14 @@ from typing import Any
 
 import pytest
 
-from tomoscout.learning.options import Picking, Tracking
+from tomoscout.learning.options import Tracking
 from tomoscout.machine.errors import TomoscoutError, without_passwords
 from tomoscout.machine.files import write_json
-from tomoscout.models.folder import Model, save_model
 from tomoscout.networks import parse_network
 from tomoscout.options.config import Source
 from tomoscout.plan.classes import TargetClass
+from tomoscout.tasks.picking.model import PickingModel
+from tomoscout.tasks.picking.options import Picking
 from tomoscout.tracking import Tracker, default_uri, store, sync
 
 CLASSES = ["ribosome", "µ-tubule"]
@@ -72,23 +73,20 @@ def write_end(folder: Path, fingerprint: str = FACTS["fingerprint"]) -> None:
     write_json(folder / "results.json", {"score": 0.75, "best_step": 40, "scores": {"ribosome": 0.5}, "note": "good"})
     (folder / "history.png").write_bytes(b"picture")
     (folder / "weights.safetensors").write_bytes(bytes(range(256)))
-    save_model(
-        folder,
-        Model(
-            name="unet",
-            network=parse_network({"channels": [4, 8], "strides": [2]}),
-            classes=tuple(
-                TargetClass(name, label, 100.0, 80.0, (Source(name, "me", "1"),))
-                for label, name in enumerate(CLASSES, 1)
-            ),
-            thresholds=dict.fromkeys(CLASSES, 0.5),
-            voxel_spacings=(10.0,),
-            patch=(16, 32, 32),
-            picking=Picking(),
-            made_from={"fingerprint": fingerprint, "train": FACTS["train"], "validate": FACTS["validate"]},
-            weights_digest="abc",
+    model = PickingModel(
+        name="unet",
+        network=parse_network({"channels": [4, 8], "strides": [2]}),
+        classes=tuple(
+            TargetClass(name, label, 100.0, 80.0, (Source(name, "me", "1"),)) for label, name in enumerate(CLASSES, 1)
         ),
+        thresholds=dict.fromkeys(CLASSES, 0.5),
+        voxel_spacings=(10.0,),
+        patch=(16, 32, 32),
+        picking=Picking(),
+        made_from={"fingerprint": fingerprint, "train": FACTS["train"], "validate": FACTS["validate"]},
+        weights_digest="abc",
     )
+    model.write(folder)
     os.utime(folder / "model.yaml", (ENDED, ENDED))
 
 

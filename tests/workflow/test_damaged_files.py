@@ -22,11 +22,12 @@ from tomoscout.explore.records import Ask, trial_folder
 from tomoscout.explore.summary import MODEL_FILES
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import read_table, write_json, write_table
-from tomoscout.models.folder import load_network, read_ensemble, read_model, save_model, save_weights
+from tomoscout.models.folder import load_network, save_weights
 from tomoscout.options.config import Evaluate
 from tomoscout.report.page import write_report
 from tomoscout.report.plots import history_charts
 from tomoscout.stages.compare_folds import run_summary as compare_folds
+from tomoscout.tasks.picking.model import PickingModel, read_ensemble
 from tomoscout.tasks.picking.scores import evaluate, read_scores, write_scores
 from tomoscout.tracking.record import read_record
 
@@ -145,7 +146,7 @@ def model(tmp_path: Path) -> Path:
     weights = save_weights(folder, random_network().state_dict())
     names = [entry.name for entry in MODEL.classes]
     made_from = {**MODEL.made_from, "fingerprint": "abc", "train": ["a/b"], "validate": ["a/c"]}
-    save_model(folder, replace(MODEL, weights_digest=weights, made_from=made_from))
+    replace(MODEL, weights_digest=weights, made_from=made_from).write(folder)
     scores = dict.fromkeys(names, 0.5)
     results = {"classes": names, "metric": "fBeta4", "score": 0.5, "best_step": 4, "steps": 8, "scores": scores}
     write_json(folder / "results.json", {**results, "thresholds": {names[0]: 0.4}})
@@ -199,7 +200,7 @@ def test_a_class_that_cannot_be(model: Path, changes: dict[str, Any], message: s
     values["classes"][0] |= changes
     path.write_text(yaml.safe_dump(values))
     with pytest.raises(TomoscoutError) as caught:
-        read_model(model)
+        PickingModel.read(model)
     assert str(caught.value).startswith(f"{path}: not a model description (classes")
     assert message in str(caught.value)
 

@@ -19,7 +19,7 @@ import pytest
 
 from support.snakemake_session import CONFIG, Session
 from tomoscout.machine.files import digest
-from tomoscout.models.folder import read_model
+from tomoscout.tasks.picking.model import PickingModel
 
 pytestmark = pytest.mark.workflow
 
@@ -91,7 +91,7 @@ def test_a_study_ends_in_a_model_a_table_and_a_page(session: Session) -> None:
     assert len(rows) == 1 + TRIALS
     results = [json.loads((study / f"{number:04d}/result.json").read_text()) for number in range(TRIALS)]
     best = max((r for r in results if r["state"] == "COMPLETE"), key=lambda r: (r["value"], -r["number"]))
-    model = read_model(study / "best")
+    model = PickingModel.read(study / "best")
     assert model.name == f"{study.name}-{best['number']:04d}"
     assert model.made_from["score"] == best["value"]
     assert (study / "report.html").stat().st_size > 1000
@@ -186,7 +186,7 @@ def test_the_best_models_segment_together(session: Session) -> None:
         session.configure({})
     study = explored(session)
     assert "trial" not in jobs and "train_model" not in jobs and "summarise_study" in jobs
-    assert read_model(study / "best-2").name != read_model(study / "best").name
+    assert PickingModel.read(study / "best-2").name != PickingModel.read(study / "best").name
     picked = [source for source in session.project().pick_sources("phantom-003") if source.session == "search-best"]
     assert len(picked) == 5
 

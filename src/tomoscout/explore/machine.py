@@ -2,54 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from tomoscout.explore.study import Misfit
-from tomoscout.learning.options import Train
+from tomoscout.learning.options import Training
 from tomoscout.machine.errors import TomoscoutError
-from tomoscout.plan.folds import training_tomograms
-from tomoscout.plan.plan import Plan
+
+if TYPE_CHECKING:
+    from tomoscout.learning.task import Task
 
 
-def misfit_of(plan: Plan) -> Misfit:
+def misfit_of(train: Training, make_task: Callable[[Any], Task]) -> Misfit:
     """Tells of trainings that need more memory than `train.gpu_memory_gb` (on a CPU `train.memory_gb`) states. Without
-    it, none are told of."""
-    config, runs = plan.config, plan.fold()
-    on_cpu = config.train.device == "cpu"
-    stated = config.train.memory_gb if on_cpu else config.train.gpu_memory_gb
+    it, none are told of. `make_task`: the task with the options of a training."""
+    on_cpu = train.device == "cpu"
+    stated = train.memory_gb if on_cpu else train.gpu_memory_gb
     if stated is None:
         return lambda options: None
-    training = [record.tomograms[uri] for record, uri in training_tomograms(config, plan.records, runs)]
-    validation = [plan.by_key[key].tomograms[config.segment_tomogram] for key in runs.validate]
 
-    def misfit(options: Train) -> str | None:
+    def misfit(options: Training) -> str | None:
         import torch
 
-        from tomoscout.learning.memory import Limits, plan_training
-        from tomoscout.learning.volumes import Storage
-        from tomoscout.networks import build_network
-        from tomoscout.stages.train import resolve_options
-        from tomoscout.tasks.picking.head import PickingHead
-        from tomoscout.tasks.picking.validation import VALIDATION_OVERLAP, VALIDATION_TILE
+        from tomoscout.learning.memory import Limits
+        from tomoscout.learning.training import plan_of, resolve_options
 
         device = torch.device("cpu" if on_cpu else "cuda")
         try:
-            options = resolve_options(options, None, training, validation)
-            head = PickingHead(plan.targets.classes, config.voxel_spacing, options)
-            plan_training(
-                build_network(options.network, head.outputs),
-                head.loss(Storage("files", device, len(plan.targets.classes), Path()).ignore),
-                options,
-                training,
-                validation,
-                classes=len(plan.targets.classes),
-                tile=VALIDATION_TILE,
-                overlap=VALIDATION_OVERLAP,
-                device=device,
-                folder=Path(),
-                labelled=head.needs_labels,
-                limits=Limits.stated(options),
-            )
+            task = make_task(options)
+            options = resolve_options(options, None, task)
+            plan_of(task, options, device, Path(), Limits.stated(options))
         except TomoscoutError as error:
             return str(error)
         return None

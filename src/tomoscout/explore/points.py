@@ -11,18 +11,18 @@ from pydantic import ValidationError
 
 from tomoscout.explore.options import Choice, Fixed
 from tomoscout.explore.space import Domain, SearchSpace
-from tomoscout.learning.options import Train
+from tomoscout.learning.options import Training
 from tomoscout.networks import family_module, parse_network
 from tomoscout.networks.options import NetworkOptions
 from tomoscout.options.config import key_of
 
 
-def known_values(base: Train) -> dict[str, Any]:
+def known_values(base: Training) -> dict[str, Any]:
     """What conditions may ask for besides the entries: the loss that `train` has, where it has one alone."""
     return {"loss.name": base.loss[0].name} if len(base.loss) == 1 else {}
 
 
-def configured_values(space: SearchSpace, base: Train) -> dict[str, Any]:
+def configured_values(space: SearchSpace, base: Training) -> dict[str, Any]:
     """The point of the space that the training as `train` has it lies at, which may be outside of every range.
 
     Where the network is none that the entries of its family make (`width` and `levels` of a network whose channels do
@@ -39,7 +39,7 @@ def configured_values(space: SearchSpace, base: Train) -> dict[str, Any]:
     return found | {name: value for name, value in network.items() if name not in entries}
 
 
-def _configured(name: str, base: Train) -> Any:
+def _configured(name: str, base: Training) -> Any:
     """The value of an entry that is no option of a network; None where the training has nothing of that name."""
     group, _, option = name.partition(".")
     owner: Any = base.loss[0] if group == "loss" and len(base.loss) == 1 else getattr(base, group, None)
@@ -78,7 +78,7 @@ def _candidates(domain: Domain) -> Sequence[Any]:
     return range(int(domain.low), int(domain.high) + 1, int(domain.step or 1)) if domain.is_whole else []
 
 
-def train_options(values: Mapping[str, Any], base: Train, settings: Mapping[str, Any]) -> Train:
+def train_options(values: Mapping[str, Any], base: Training, settings: Mapping[str, Any]) -> Training:
     """The options of a trial.
 
     Args:
@@ -104,13 +104,13 @@ def train_options(values: Mapping[str, Any], base: Train, settings: Mapping[str,
         raise ValueError(f"{key_of(first['loc'])}: {message}" if first["loc"] else message) from None
 
 
-def with_validations(options: Train, validations: int) -> Train:
+def with_validations(options: Training, validations: int) -> Training:
     """With so many validations, evenly spaced, unless the options say how often."""
     interval = options.validate_every or math.ceil(options.steps / validations)
     return options.model_copy(update={"validate_every": interval})
 
 
-def _options(values: Mapping[str, Any], base: Train, network: NetworkOptions, shape: Sequence[int]) -> Train:
+def _options(values: Mapping[str, Any], base: Training, network: NetworkOptions, shape: Sequence[int]) -> Training:
     options = base.model_dump(mode="json")
     options["network"] = network.model_dump(mode="json")
     loss = _below("loss", values)
@@ -127,13 +127,13 @@ def _options(values: Mapping[str, Any], base: Train, network: NetworkOptions, sh
             options[group] = value
     if isinstance(values.get("patch"), int):
         options["patch"] = _cube(values["patch"], network, shape)
-    trained = Train.model_validate(options)
+    trained = type(base).model_validate(options)
     if trained.patch != "auto":
         trained.check_patch_of(network)
     return trained
 
 
-def _with_budget(options: Train, base: Train, shape: Sequence[int], validations: int) -> Train:
+def _with_budget(options: Training, base: Training, shape: Sequence[int], validations: int) -> Training:
     """With as many steps as make as many voxels as the training that all share: as many between two validations, so
     that all trials have equally many of these."""
     share = _voxels(base, shape) / _voxels(options, shape)
@@ -141,7 +141,7 @@ def _with_budget(options: Train, base: Train, shape: Sequence[int], validations:
     return options.model_copy(update={"steps": base.steps if share == 1 else validations * interval})
 
 
-def _voxels(options: Train, shape: Sequence[int]) -> int:
+def _voxels(options: Training, shape: Sequence[int]) -> int:
     """In the crops of a step."""
     planned = options.patch == "auto"
     patch = options.network.plan(shape, options.plan_memory_gb)[1] if planned else options.crop
@@ -153,7 +153,7 @@ def _below(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
     return {name.removeprefix(start): value for name, value in values.items() if name.startswith(start)}
 
 
-def _network(values: Mapping[str, Any], base: Train) -> dict[str, Any]:
+def _network(values: Mapping[str, Any], base: Training) -> dict[str, Any]:
     family = values["network"]
     module = family_module(family)
     own: type[NetworkOptions] = module.Options
@@ -179,5 +179,6 @@ def _network(values: Mapping[str, Any], base: Train) -> dict[str, Any]:
 
 def _cube(size: int, network: NetworkOptions, shape: Sequence[int]) -> list[int]:
     """A cube of about `size` voxels a side, cut to a tomogram and to multiples that the network takes."""
-    sides = zip(network.size_step(), network.smallest_size(), shape, strict=True)
+    dimensions = len(shape)
+    sides = zip(network.size_step(dimensions), network.smallest_size(dimensions), shape, strict=True)
     return [max(least, min(size, side) // step * step) for step, least, side in sides]

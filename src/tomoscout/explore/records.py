@@ -12,7 +12,7 @@ from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import read_json, write_json
 
 if TYPE_CHECKING:
-    from tomoscout.learning.options import Train
+    from tomoscout.learning.options import Training
 
 Params = dict[str, Any]
 """Values by name of the search parameter, such as `learning_rate` or `UNet.dropout`."""
@@ -68,16 +68,16 @@ class Ask:
         _check(values, _ASKED, origin, "what a trial is asked")
         return cls(**{**values, "refused": [Refused(**entry) for entry in values["refused"]]})
 
-    def options(self, folder: Path, **own: Any) -> Train:
+    def options(self, folder: Path, kind: type[Training], **own: Any) -> Training:
         """The options of the training, with some of the trial's own. `folder`: the trial's, for messages.
+        `kind`: the options of the task's trainings.
 
         Raises:
             TomoscoutError: they are not those of a training.
         """
-        from tomoscout.learning.options import Train as Options
         from tomoscout.options.forms import checked
 
-        return checked(Options, {**self.train, **own}, folder / "ask.json", "what a trial is asked")
+        return checked(kind, {**self.train, **own}, folder / "ask.json", "what a trial is asked")
 
     def to_json(self) -> dict[str, Any]:
         """As plain data."""

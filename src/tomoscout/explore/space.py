@@ -12,58 +12,26 @@ import yaml
 from pydantic.fields import FieldInfo
 
 from tomoscout.explore.options import Choice, Explore, Fixed, Number, Space, parse_entry
-from tomoscout.learning.options import LOSSES, Augmentation, Picking, Train
+from tomoscout.learning.options import LOSSES, Training
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.networks import family_module
+from tomoscout.options.sections import Section
 
-_WITH_ALPHA = {"loss.name": ["Tversky", "FocalTversky", "WeightedFocalTversky"]}
 
-TRAINING: dict[str, Any] = {
-    "learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
-    "weight_decay": {"low": 1e-4, "high": 1e-1, "log": True},
-    "patch": {"low": 48, "high": 160, "step": 16},
-    "batch_size": {"choices": [4, 8, 16, 24, 32, 48]},
-    "background_fraction": {"low": 0.0, "high": 0.5},
-    "loss.name": {"choices": [loss.model_fields["name"].default for loss in LOSSES]},
-    "loss.alpha": {"low": 0.1, "high": 0.9, "when": _WITH_ALPHA},
-    "loss.beta": {"low": 0.1, "high": 0.9, "when": _WITH_ALPHA},
-    "loss.gamma": {"low": 0.1, "high": 3.0, "when": {"loss.name": ["Focal", "FocalTversky", "WeightedFocalTversky"]}},
-    # Against weight_focal, which stays 0.5.
-    "loss.weight_tversky": {"low": 0.05, "high": 5.0, "log": True, "when": {"loss.name": ["WeightedFocalTversky"]}},
-    "foreground_weight": {
-        "low": 1.0,
-        "high": 256.0,
-        "log": True,
-        "when": {"loss.name": ["CrossEntropy", "Focal", "WeightedFocalTversky"]},
-    },
-    "augmentation.probability": {"low": 0.0, "high": 1.0},
-    "augmentation.rotate": {"low": 0.0, "high": 30.0},
-    "augmentation.tilt": {"low": 0.0, "high": 15.0},
-    "augmentation.noise": {"low": 0.0, "high": 0.5},
-}
-"""What is searched of `train` unless `explore.space` says otherwise: no less than octopi searches. The families of
-networks list theirs as `SPACE`."""
+def searchable(options: type[Training]) -> dict[str, FieldInfo]:
+    """The options of a training that a search may set, by name, such as `augmentation.rotate`."""
+    found: dict[str, FieldInfo] = {}
+    groups: dict[str, Mapping[str, FieldInfo]] = {}
+    for name, field in options.model_fields.items():
+        if name == "loss":
+            groups[name] = {option: entry for loss in LOSSES for option, entry in loss.model_fields.items()}
+        elif isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            groups[name] = field.annotation.model_fields
+        elif name not in options.NOT_SEARCHED:
+            found[name] = field
+    return found | {f"{group}.{name}": field for group, fields in groups.items() for name, field in fields.items()}
 
-NOT_SEARCHED = {
-    "network": "list the families under explore.networks",
-    "name": "trials have names of their own",
-    "seed": "set train.seed, which all trials share",
-    "validate_every": "set explore.validations",
-    **dict.fromkeys(("best_metric", "best_metric_on"), "trials are compared by it"),
-    **dict.fromkeys(("device", "memory_gb", "gpu_memory_gb", "checkpoint_seconds"), "it is for the machine"),
-    **dict.fromkeys(("base", "base_weights", "freeze", "freeze_steps", "promote"), "trials are no fine-tunings"),
-}
-"""Options of `train` that are no part of a search, and why."""
 
-_GROUPS: dict[str, Mapping[str, FieldInfo]] = {
-    "augmentation": Augmentation.model_fields,
-    "picking": Picking.model_fields,
-    "loss": {name: field for loss in LOSSES for name, field in loss.model_fields.items()},
-}
-_OPTIONS: dict[str, FieldInfo] = {
-    **{name: field for name, field in Train.model_fields.items() if name not in (*NOT_SEARCHED, *_GROUPS)},
-    **{f"{group}.{name}": field for group, fields in _GROUPS.items() for name, field in fields.items()},
-}
 KNOWN = ("loss.name",)
 """What conditions may ask for, too, where it is not searched."""
 
@@ -99,24 +67,25 @@ class SearchSpace:
     entries: tuple[Entry, ...]
 
     @classmethod
-    def of(cls, options: Explore) -> SearchSpace:
-        """The space of a configuration: what is built in, with its changes.
+    def of(cls, explore: Explore, options: type[Training]) -> SearchSpace:
+        """The space of a configuration: what is built in, with its changes. `options`: those of the trainings.
 
         Raises:
             TomoscoutError: an entry cannot be searched, or depends on what is not there.
         """
         # The order in a file must not matter, nor what becomes of it on its way to a job.
-        families = sorted(options.networks)
+        families = sorted(explore.networks)
         entries = [Entry("network", Choice(choices=families) if len(families) > 1 else Fixed(value=families[0]), {})]
         for family in families:
-            changes = options.networks[family]
+            changes = explore.networks[family]
             built_in = getattr(family_module(family), "SPACE", {})
             fields = family_module(family).Options.model_fields
             place = f"explore.networks.{family}"
             entries += _of_family(family, list(_merge(built_in, changes, {"network": [family]}, fields, place)))
-        for name in options.space:
-            _check_name(name)
-        entries += _merge(TRAINING, options.space, {}, _OPTIONS, "explore.space")
+        known = searchable(options)
+        for name in explore.space:
+            _check_name(name, options, known)
+        entries += _merge(options.SPACE, explore.space, {}, known, "explore.space")
         return cls(tuple(_in_order(entries)))
 
     @classmethod
@@ -186,14 +155,14 @@ def _of_family(family: str, entries: Sequence[Entry]) -> Iterator[Entry]:
         yield Entry(f"{family}.{name}", domain, {f"{family}.{n}" if n in own else n: v for n, v in when.items()})
 
 
-def _check_name(name: str) -> None:
+def _check_name(name: str, options: type[Training], known: Mapping[str, FieldInfo]) -> None:
     top = name.partition(".")[0]
-    if top in NOT_SEARCHED:
-        raise TomoscoutError(f"explore.space.{name}: not to be searched: {NOT_SEARCHED[top]}")
-    field = _OPTIONS.get(top)
-    if name in _OPTIONS or (field and isinstance(field.default, dict)):
+    if top in options.NOT_SEARCHED:
+        raise TomoscoutError(f"explore.space.{name}: not to be searched: {options.NOT_SEARCHED[top]}")
+    field = known.get(top)
+    if name in known or (field and isinstance(field.default, dict)):
         return
-    near = [option for option in _OPTIONS if option.startswith(f"{top}.")] or _OPTIONS
+    near = [option for option in known if option.startswith(f"{top}.")] or known
     raise TomoscoutError(f"explore.space.{name}: no option of train; {_nearest(name, near)}")
 
 
@@ -224,7 +193,7 @@ def label(value: Any) -> Any:
     return value if value is None or isinstance(value, bool | int | float | str) else json.dumps(value)
 
 
-def describe_space(space: SearchSpace, families: Sequence[str]) -> str:
+def describe_space(space: SearchSpace, families: Sequence[str], options: type[Training]) -> str:
     """The space as the part of a configuration that would say the same."""
 
     def part(entries: Iterable[Entry], prefix: str, built_in: Iterable[str]) -> dict[str, Any]:
@@ -249,5 +218,5 @@ def describe_space(space: SearchSpace, families: Sequence[str]) -> str:
         )
         for family in families
     }
-    rest = part((e for e in space.entries if e.name != "network" and of_family(e) is None), "", TRAINING)
+    rest = part((e for e in space.entries if e.name != "network" and of_family(e) is None), "", options.SPACE)
     return yaml.safe_dump({"explore": {"networks": networks, "space": rest}}, sort_keys=False, default_flow_style=None)

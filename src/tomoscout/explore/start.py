@@ -3,50 +3,52 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-from tomoscout.explore.machine import misfit_of
 from tomoscout.explore.records import Ask, trial_folder, trial_name
-from tomoscout.explore.study import Study, propose
+from tomoscout.explore.study import Misfit, Study, propose
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import write_json
-from tomoscout.plan.plan import Plan
 
 
-def study_of(plan: Plan, folder: Path) -> Study:
-    """The study of a configuration, which must be the one that `folder` is for.
+def check_study(study: Study, folder: Path) -> None:
+    """Refuse a folder that is for another study.
 
     Raises:
-        TomoscoutError: it is another.
+        TomoscoutError: it is.
     """
-    study = Study.of(plan)
     if study.name != folder.name:
         raise TomoscoutError(f"{folder}: not the study of these settings and data, which is {study.name}")
-    return study
 
 
-def start_study(plan: Plan, folder: Path) -> None:
+def start(study: Study, folder: Path) -> None:
     """Write study.json.
 
     Raises:
         TomoscoutError: the folder is for another study.
     """
-    write_json(folder / "study.json", study_of(plan, folder).settings)
+    check_study(study, folder)
+    write_json(folder / "study.json", study.settings)
 
 
-def suggest(plan: Plan, folder: Path, number: int) -> Ask:
+def suggest(study: Study, folder: Path, number: int, trials: int, make_misfit: Callable[[], Misfit]) -> Ask:
     """Write what a trial is asked, and, as long as no result is known to any of them, what those after it are: what
     must be imported for it takes longer than they do. A trial is asked once: a proposal that is there stays.
+
+    Args:
+        trials: how many there are in all.
+        make_misfit: makes what tells of trainings that are not possible; called only where something is to be proposed.
 
     Raises:
         TomoscoutError: the folder is for another study, or no proposal can be trained.
     """
-    study = study_of(plan, folder)
-    numbers = [number, *(n for n in range(number + 1, plan.config.explore.trials) if not study.told(n))]
+    check_study(study, folder)
+    numbers = [number, *(n for n in range(number + 1, trials) if not study.told(n))]
     missing = [n for n in numbers if not (trial_folder(folder, n) / "ask.json").exists()]
     # Also where its own is there: a process that was killed may have left those after it out.
     if missing:
-        misfit = misfit_of(plan)
+        misfit = make_misfit()
         for n in missing:
             ask = propose(study, folder, n, misfit)
             for entry in ask.refused:

@@ -8,7 +8,7 @@ follow from study.json alone, however many run at once and however often they ar
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -17,23 +17,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tomoscout.explore.options import Choice, Number
+from tomoscout.explore.options import Choice, Explore, Number
 from tomoscout.explore.points import configured_values, known_values, train_options, with_validations
 from tomoscout.explore.records import Ask, Params, Refused, Result, read_trial, trial_folder, trial_name
 from tomoscout.explore.space import SearchSpace, label
-from tomoscout.learning.options import Train
+from tomoscout.learning.options import Training
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import digest, read_json
 from tomoscout.networks import code_digest
 from tomoscout.networks.options import NetworkOptions
-from tomoscout.plan.fingerprints import training_fingerprint
-from tomoscout.plan.folds import training_tomograms
-from tomoscout.plan.plan import Plan
+from tomoscout.plan.stages import STAGES
 
 if TYPE_CHECKING:
     import optuna
 
-Misfit = Callable[[Train], str | None]
+Shape = Sequence[int]
+Misfit = Callable[[Training], str | None]
 """Why a training cannot be made on the machines there are; None if it can."""
 
 MOST_REFUSED = 100
@@ -44,47 +43,52 @@ SEED_PRIME = 1_000_003
 
 @dataclass(frozen=True)
 class Study:
-    """A study. `settings`: all that its proposals depend on, the content of study.json."""
+    """A study. `settings`: all that its proposals depend on, the content of study.json. `options`: those of the task's
+    trainings."""
 
     settings: dict[str, Any]
+    options: type[Training]
 
     @classmethod
-    def of(cls, plan: Plan) -> Study:
-        """The study of a configuration.
+    def of(cls, options: Explore, train: Training, shapes: Sequence[Shape], training: str) -> Study:
+        """The study of a task.
+
+        Args:
+            train: what all trials share.
+            shapes: voxels (*space) of the training volumes.
+            training: the fingerprint of the training that `train` describes.
 
         Raises:
             TomoscoutError: the space is at fault, or there is nothing in it that could be trained.
         """
-        config, fold = plan.config, plan.fold()
-        if config.train.base is not None:
+        if train.base is not None:
             raise TomoscoutError("explore: trials are trained from scratch; leave out train.base")
-        options, train = config.explore, config.train
         # Where memory is stated, the device decides which memory refuses proposals.
         limited = train.memory_gb is not None or train.gpu_memory_gb is not None
         ignored = {"name", "checkpoint_seconds", *(() if limited else ("device",))}
-        shapes = [record.tomograms[uri] for record, uri in training_tomograms(config, plan.records, fold)]
         study = cls(
             {
-                "version": plan.version("explore"),
+                "version": STAGES["explore"].version,
                 # Other versions may propose other trials.
                 "packages": {name: version(name) for name in ("optuna", "scipy", "cmaes")},
                 **options.model_dump(mode="json", exclude={"trials", "top", "networks", "space"}),
                 "validations": math.ceil(train.steps / train.validate_every)
                 if train.validate_every
                 else options.validations,
-                "space": SearchSpace.of(options).to_json(),
+                "space": SearchSpace.of(options, type(train)).to_json(),
                 "networks": {family: code_digest(NetworkOptions(family=family)) for family in options.networks},
                 "train": train.model_dump(mode="json", exclude=ignored),
                 "shape": [int(size) for size in np.median(shapes, axis=0)],
-                "training": training_fingerprint(plan, fold),
-            }
+                "training": training,
+            },
+            type(train),
         )
         study.check()
         return study
 
     @classmethod
-    def read(cls, folder: Path) -> Study:
-        """The study in a folder.
+    def read(cls, folder: Path, options: type[Training]) -> Study:
+        """The study in a folder. `options`: those of the task's trainings.
 
         Raises:
             TomoscoutError: there is none, or its settings were changed.
@@ -93,7 +97,7 @@ class Study:
         settings = read_json(path)
         if not isinstance(settings, dict) or not {"name", "space", "train", "window"} <= settings.keys():
             raise TomoscoutError(f"{path}: not the settings of a study")
-        study = cls(settings)
+        study = cls(settings, options)
         # The folder is named after all of them.
         if study.name != folder.absolute().name:
             raise TomoscoutError(f"{path}: not the settings that its folder is named after, but those of {study.name}")
@@ -115,9 +119,9 @@ class Study:
         return SearchSpace.parse(self.settings["space"])
 
     @cached_property
-    def base(self) -> Train:
+    def base(self) -> Training:
         """What all trials share."""
-        return Train.model_validate(self.settings["train"])
+        return self.options.model_validate(self.settings["train"])
 
     def told(self, number: int) -> range:
         """The trials whose results are known when a trial is proposed, and while it runs."""
@@ -129,7 +133,7 @@ class Study:
         baseline is that training; its values are no proposal, and none learns from them."""
         return {name: label(value) for name, value in configured_values(self.space, self.base).items()}
 
-    def options_of(self, values: Params) -> Train:
+    def options_of(self, values: Params) -> Training:
         """The training of a point.
 
         Raises:
@@ -227,7 +231,7 @@ def _baseline(study: Study, misfit: Misfit) -> Ask:
     return Ask(0, {}, {}, _asked(train))
 
 
-def _asked(train: Train) -> dict[str, Any]:
+def _asked(train: Training) -> dict[str, Any]:
     return train.model_dump(mode="json", exclude={"name", "device", "checkpoint_seconds"})
 
 

@@ -13,6 +13,7 @@ import yaml
 
 from tomoscout.explore.records import BASELINE, Ask, Params, Result, best_names, read_trial, trial_folder, trial_name
 from tomoscout.explore.study import Study, distribution_of, frozen_trials
+from tomoscout.learning.options import Training
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import write_table, write_text
 
@@ -26,15 +27,16 @@ JOURNAL = "journal.log"
 _REASONS_TOLD = 5
 
 
-def run_summary(folder: Path, trials: int, top: int, title: str) -> list[Result]:
+def run_summary(folder: Path, trials: int, top: int, title: str, options: type[Training]) -> list[Result]:
     """Write `trials.csv`, `report.html`, `journal.log` and the folders of the best models of a study; returns the best.
+    `options`: those of the task's trainings.
 
     Raises:
         TomoscoutError: a trial is missing, or too few were completed.
     """
-    from tomoscout.report.exploration import write_exploration
+    from tomoscout.explore.page import write_exploration
 
-    study = Study.read(folder)
+    study = Study.read(folder, options)
     read = [read_trial(trial_folder(folder, number)) for number in range(trials)]
     asks, results = [ask for ask, _ in read], [result for _, result in read]
     _write_table(folder / "trials.csv", study, results)
@@ -51,7 +53,7 @@ def run_summary(folder: Path, trials: int, top: int, title: str) -> list[Result]
             shutil.rmtree(old)
     for name, result in zip(best_names(top), best, strict=True):
         _copy_model(trial_folder(folder, result.number), folder / name)
-        _write_recipe(folder / name / "train.yaml", asks[result.number], trial_folder(folder, result.number))
+        _write_recipe(folder / name / "train.yaml", asks[result.number], trial_folder(folder, result.number), options)
     return best
 
 
@@ -85,14 +87,14 @@ def _write_table(path: Path, study: Study, results: Sequence[Result]) -> None:
     write_table(path, ["trial", "state", "value", "validations", *params, "reason", "proposed"], rows)
 
 
-def _write_recipe(path: Path, ask: Ask, folder: Path) -> None:
+def _write_recipe(path: Path, ask: Ask, folder: Path, options: type[Training]) -> None:
     """The options of the trial in `folder` as a configuration to be merged with another: to train longer, or on
     more."""
-    ask.options(folder)
-    options = {name: value for name, value in ask.train.items() if name != "validate_every"}
+    ask.options(folder, options)
+    recipe = {name: value for name, value in ask.train.items() if name != "validate_every"}
     # As a list, so that no option of another family is left over from what it is merged with.
-    options["network"] = [options["network"]]
-    write_text(path, yaml.safe_dump({"train": options}, sort_keys=False))
+    recipe["network"] = [recipe["network"]]
+    write_text(path, yaml.safe_dump({"train": recipe}, sort_keys=False))
 
 
 def _copy_model(source: Path, target: Path) -> None:

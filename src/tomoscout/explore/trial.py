@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tomoscout.explore.records import BY_PRUNER, GIVEN_UP, Ask, Result, trial_folder, trial_name
-from tomoscout.explore.start import study_of
+from tomoscout.explore.start import check_study
 from tomoscout.explore.study import Study, frozen_trials, rebuild
+from tomoscout.learning.options import Training
 from tomoscout.machine.errors import TomoscoutError, TrainingFailed
 from tomoscout.machine.files import read_json, write_json
 from tomoscout.machine.locks import alone_in, owner_of
 from tomoscout.models.so_far import remove_so_far
 from tomoscout.options.forms import checked
-from tomoscout.plan.plan import Plan
 
 if TYPE_CHECKING:
-    from tomoscout.learning.trainer import Progression
+    from tomoscout.learning.progression import Outcome, Progression
 
 
 class _Pruned(Exception):
@@ -30,7 +30,11 @@ class _GivenUp(Exception):
     """Somebody has."""
 
 
-def run_trial(plan: Plan, study_folder: Path, number: int) -> Result:
+Train = Callable[[Training, Path, "Callable[[Progression], None]"], "Outcome"]
+"""Trains what a trial was asked for: options, folder, and what is to be called after every validation."""
+
+
+def run_trial(study: Study, study_folder: Path, number: int, train: Train) -> Result:
     """Train what a trial was asked for, taking it up where it was interrupted, and write its result. A trial is done
     once: a result that is there stays.
 
@@ -43,7 +47,8 @@ def run_trial(plan: Plan, study_folder: Path, number: int) -> Result:
     if not (folder / "result.json").exists():
         try:
             _check_given_up(folder)
-            result = _train(plan, study_of(plan, study_folder), study_folder, ask)
+            check_study(study, study_folder)
+            result = _train(study, study_folder, ask, train)
         except _GivenUp as reason:
             result = _result(ask, [], {}, str(reason))
         result.write(folder / "result.json")
@@ -87,17 +92,9 @@ def _clear(folder: Path) -> None:
     remove_so_far(folder)
 
 
-def _train(plan: Plan, study: Study, study_folder: Path, ask: Ask) -> Result:
-    from tomoscout.stages.train import run_train
-
-    config = plan.config
-    machine = config.train.model_dump(include={"device", "checkpoint_seconds"})
-    name = f"{study.name}-{trial_name(ask.number)}"
+def _train(study: Study, study_folder: Path, ask: Ask, train: Train) -> Result:
     folder = trial_folder(study_folder, ask.number)
-    options = ask.options(folder, **machine, name=name)
-    # The summary records all trials: many at once would wait for each other's lock on a file.
-    tracking = config.tracking.model_copy(update={"enabled": config.tracking.enabled and bool(config.tracking.uri)})
-    own = plan.with_options(train=options, tracking=tracking)
+    options = ask.options(folder, study.options, name=f"{study.name}-{trial_name(ask.number)}")
     judge = _Judge(study, study_folder, ask)
 
     def watch(progression: Progression) -> None:
@@ -105,7 +102,7 @@ def _train(plan: Plan, study: Study, study_folder: Path, ask: Ask) -> Result:
         judge(progression)
 
     try:
-        outcome = run_train(own, folder, threads=study.settings["threads"], watch=watch)
+        outcome = train(options, folder, watch)
     except _Pruned:
         scores = judge.scores
         reason = f"{BY_PRUNER} {len(scores)}: {study.settings['pruner']}"
@@ -148,7 +145,7 @@ class _Judge:
         known.add_trials(frozen_trials(ask, None))
         self._study = known
         self._trial = optuna.Trial(known, known.trials[-1]._trial_id)
-        options = ask.options(trial_folder(study_folder, ask.number))
+        options = ask.options(trial_folder(study_folder, ask.number), study.options)
         self._planned = math.ceil(options.steps / (options.validate_every or options.steps))
         self.scores: list[float] = []
 

@@ -15,15 +15,15 @@ from typing import Literal
 import torch
 from torch import nn
 
-from tomoscout.learning.options import Train
+from tomoscout.learning.options import Training
 from tomoscout.learning.precision import chosen_precision
-from tomoscout.learning.step_memory import StepMemory, step_memory
+from tomoscout.learning.step_memory import Shape, StepMemory, step_memory
+from tomoscout.learning.task import Task
 from tomoscout.learning.tiles import InputSizes
+from tomoscout.learning.validation import OVERLAP
 from tomoscout.learning.volumes import Storage, Tier
 from tomoscout.machine.device import GIB, GPU_CONTEXT, GpuMemory, cap_gpu_memory, memory_limit, own_memory
 from tomoscout.machine.errors import TomoscoutError, TrainingFailed
-
-Shape = Sequence[int]
 
 LIBRARIES = 256 * 2**20
 """Bytes that the libraries of a training take once they are at work, on the device and in main memory each: compiled
@@ -35,18 +35,16 @@ PROCESS = 500 * 2**20
 _UNLIMITED = 2**62
 
 # Bytes per voxel.
-# A tomogram being read and prepared: two copies in float32, a few parts of one, and the labels twice.
-_READING = 12
-# A prediction on its way to probabilities: two float32 copies. Its input: a padded copy.
+# A volume being read and prepared: two copies of a channel in float32, a few parts of one, and the labels twice.
+_READING, _READING_CHANNEL = 4, 8
+# A prediction on its way to probabilities: two float32 copies. Its input: a padded copy of each channel.
 _BEING_QUANTISED, _PADDED = 8, 4
-# Picks are looked for in one class at a time: smoothed copies, and indices of the voxels that could be a peak.
-_PICKING = 32
 
 
 Place = Literal["GPU", "main memory", "disk"]
-Phase = Literal["always", "reading", "training", "predicting", "picking"]
+Phase = Literal["always", "reading", "training", "predicting", "decoding"]
 PLACES: tuple[Place, ...] = ("GPU", "main memory", "disk")
-PHASES: tuple[Phase, ...] = ("always", "reading", "training", "predicting", "picking")
+PHASES: tuple[Phase, ...] = ("always", "reading", "training", "predicting", "decoding")
 
 _SMALLER_STEP = "make train.patch or the network smaller"
 _LESS_VALIDATION = "validate on fewer or smaller tomograms (split.validate)"
@@ -79,7 +77,7 @@ class Limits:
     stated_memory: int | None = None
 
     @classmethod
-    def here(cls, options: Train, device: torch.device, folder: Path) -> Limits:
+    def here(cls, options: Training, device: torch.device, folder: Path) -> Limits:
         """Those of this machine, or of the options. `folder` is for mapped files; what lies there may be replaced."""
         existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
         held = sum(path.stat().st_size for path in folder.glob("*") if path.is_file())
@@ -89,7 +87,7 @@ class Limits:
         return cls(memory, gpu.limit if gpu else 0, disk, gpu, process, _stated_bytes(options))
 
     @classmethod
-    def stated(cls, options: Train) -> Limits:
+    def stated(cls, options: Training) -> Limits:
         """Those that the options state for machines that are not there; what is not stated has no limit."""
         gpu = GIB * options.gpu_memory_gb - GPU_CONTEXT if options.gpu_memory_gb else _UNLIMITED
         memory = GIB * options.memory_gb - PROCESS if options.memory_gb else _UNLIMITED
@@ -104,9 +102,10 @@ class Limits:
 class Workload:
     """What a training holds and does.
 
-    `training`, `validation`: voxels (z, y, x) of the tomograms. `classes`: without background. `tile`: what validation
-    predicts at once, with that much `overlap`, in sizes that the network takes. `parts`: those of a batch. `labelled`:
-    whether validation needs labels.
+    `training`, `validation`: voxels (*space) of the volumes, which have so many `channels`. `classes`: without
+    background. `tile`: what validation predicts at once, with that much `overlap`, in sizes that the network takes.
+    `parts`: those of a batch. `labelled`: whether validation needs labels. `decoding`: bytes per voxel that it takes to
+    decode a prediction.
     """
 
     training: Sequence[Shape]
@@ -120,6 +119,8 @@ class Workload:
     parts: int
     step: StepMemory
     labelled: bool = False
+    channels: int = 1
+    decoding: int = 0
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,7 @@ class MemoryPlan:
         size = sum(self.storage.size(shape, work.patch) for shape in work.training)
         yield Use(f"{len(work.training)} training tomograms", places[self.storage.tier], size)
         voxels = sum(math.prod(shape) for shape in work.validation)
-        per_voxel = 4 + self.storage.label_kind.itemsize * work.labelled
+        per_voxel = 4 * work.channels + self.storage.label_kind.itemsize * work.labelled
         yield Use(
             f"{len(work.validation)} validation tomograms", "main memory", voxels * per_voxel, remedy=_LESS_VALIDATION
         )
@@ -160,7 +161,8 @@ class MemoryPlan:
         if self.device == "GPU":
             yield Use("libraries of the GPU", "GPU", LIBRARIES)
         largest = max((math.prod(shape) for shape in (*work.training, *work.validation)), default=0)
-        yield Use("reading a tomogram", "main memory", largest * _READING, "reading")
+        read = largest * (_READING + _READING_CHANNEL * work.channels)
+        yield Use("reading a tomogram", "main memory", read, "reading")
 
     def _training(self) -> Iterator[Use]:
         work = self.work
@@ -186,13 +188,13 @@ class MemoryPlan:
         yield Use(f"a tile of {_text(self.tile)} voxels", self.device, network, "predicting", _SMALLER_STEP)
         yield Use("blended tiles", self.device, sums + quantised, "predicting", _LESS_VALIDATION)
         kept = sum(math.prod(shape) for shape in work.validation) * work.classes
-        copies = padded * _PADDED
+        copies = padded * _PADDED * work.channels
         if self.device == "GPU":
             # Locked memory is handed out in powers of two.
             copies += 2 ** math.ceil(math.log2(copies))
-        picking = padded * _PICKING
         yield Use("probabilities of validation", "main memory", kept + copies, "predicting", _LESS_VALIDATION)
-        yield Use("the same and places of picks", "main memory", kept + picking, "picking", _LESS_VALIDATION)
+        decoded = kept + padded * work.decoding
+        yield Use("the same while it is decoded", "main memory", decoded, "decoding", _LESS_VALIDATION)
 
     def _tile_of(self, shape: Shape) -> list[int]:
         """What is predicted at once of a tomogram."""
@@ -247,7 +249,7 @@ def plan_memory(work: Workload, limits: Limits, device: torch.device, folder: Pa
             something else occupies.
     """
     parts = min(work.parts, work.batch_size)
-    storage = Storage("files", device, work.classes, folder)
+    storage = Storage("files", device, work.classes, folder, work.channels)
     plan = MemoryPlan(work, limits, storage, parts, tuple(work.tile))
     plan = _smaller(plan, "training", _in_more_parts)
     plan = _smaller(plan, "predicting", _by_smaller_tiles)
@@ -325,16 +327,10 @@ def _without_others(plan: MemoryPlan, gpu: GpuMemory, phase: Phase) -> MemoryPla
 def plan_training(
     network: nn.Module,
     loss: nn.Module,
-    options: Train,
-    training: Sequence[Shape],
-    validation: Sequence[Shape],
-    *,
-    classes: int,
-    tile: Shape,
+    task: Task,
+    options: Training,
     device: torch.device,
     folder: Path,
-    labelled: bool = False,
-    overlap: float = 0.25,
     limits: Limits | None = None,
 ) -> MemoryPlan:
     """Plan a training: on this machine, unless `limits` are those of another. Where `gpu_memory_gb` limits it, it will
@@ -343,11 +339,7 @@ def plan_training(
     Args:
         network, loss: as they will be trained, not run yet.
         options: with `patch` and `network` planned.
-        training, validation: voxels (z, y, x) of the tomograms.
-        classes: without background.
-        tile, overlap: voxels that validation predicts at once, and the fraction of them that neighbours share.
-        folder: for mapped files, should the training tomograms live there.
-        labelled: whether validation needs labels.
+        folder: for mapped files, should the training volumes live there.
 
     Raises:
         TrainingFailed: not even one crop fits into the GPU, or validation does not, even with nothing else there.
@@ -356,32 +348,39 @@ def plan_training(
     """
     # On a GPU that is not here: both kinds of 16 bits take the same.
     wanted = "fp16" if limits and options.precision == "auto" and device.type == "cuda" else options.precision
-    precision = chosen_precision(wanted, device)
-    sizes = InputSizes.of([options.network])
-    mixup = options.augmentation.mixup > 0
-    step = step_memory(network, loss, options.crop, sizes.smallest, precision, mixup=mixup)
+    sizes = InputSizes.of([options.network], options.DIMENSIONS)
     work = Workload(
-        training,
-        validation,
-        classes,
+        task.training_shapes,
+        task.validation_shapes,
+        len(task.class_names),
         options.crop,
-        tile,
-        overlap,
+        task.tile,
+        OVERLAP,
         sizes,
         options.batch_size,
         options.accumulation,
-        step,
-        labelled,
+        step_memory(
+            network,
+            loss,
+            options.crop,
+            sizes.smallest,
+            chosen_precision(wanted, device),
+            mixup=options.augmentation.mixup > 0,
+            channels=task.channels,
+            targets=task.example_targets,
+        ),
+        task.labelled,
+        task.channels,
+        task.decoding_memory,
     )
-    if limits:
-        return plan_memory(work, limits, device, folder)
-    limits = Limits.here(options, device, folder)
-    if limits.gpu and limits.gpu.stated is not None:
-        cap_gpu_memory(device, limits.gpu.promised)
+    if limits is None:
+        limits = Limits.here(options, device, folder)
+        if limits.gpu and limits.gpu.stated is not None:
+            cap_gpu_memory(device, limits.gpu.promised)
     return plan_memory(work, limits, device, folder)
 
 
-def _stated_bytes(options: Train) -> int | None:
+def _stated_bytes(options: Training) -> int | None:
     return None if options.memory_gb is None else round(options.memory_gb * GIB)
 
 

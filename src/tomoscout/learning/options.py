@@ -4,15 +4,18 @@ networks; nothing else is imported, since the workflow reads them while it is pa
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from annotated_types import MinLen
 from pydantic import BeforeValidator, ConfigDict, Field, SerializeAsAny, field_validator, model_validator
 
 from tomoscout.machine.errors import shown, without_passwords
+from tomoscout.models.options import FineTuning
 from tomoscout.networks import parse_network
-from tomoscout.networks.options import NetworkOptions
-from tomoscout.options.sections import FilePath, Fraction, Name, ObjectName, Section, as_meant, note_change
+from tomoscout.networks.options import NetworkOptions, axes
+from tomoscout.options.sections import Fraction, Name, ObjectName, Section, as_meant, note_change
+
+_NUMBERS = {2: "two", 3: "three"}
 
 Network = Annotated[SerializeAsAny[NetworkOptions], BeforeValidator(parse_network)]
 
@@ -159,20 +162,36 @@ class Augmentation(Section):
     noise, blur."""
 
 
-class Picking(Section):
-    """How validation turns probabilities into picks and counts them. Kept with the model, so that picks are made as
-    they were when its thresholds were chosen."""
+_WITH_ALPHA = {"loss.name": ["Tversky", "FocalTversky", "WeightedFocalTversky"]}
 
-    smoothing: float = Field(default=0.6, ge=0, le=2)
-    """Standard deviation of the Gaussian that smooths probabilities, as a fraction of the target radius."""
-    separation: float = Field(default=1.0, gt=0, le=4)
-    """Two picks of an object lie at least this many radii apart."""
-    distance: float = Field(default=0.5, gt=0)
-    """A pick matches a reference pick within this many radii."""
+TRAINING_SPACE: dict[str, Any] = {
+    "learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
+    "weight_decay": {"low": 1e-4, "high": 1e-1, "log": True},
+    "patch": {"low": 48, "high": 160, "step": 16},
+    "batch_size": {"choices": [4, 8, 16, 24, 32, 48]},
+    "background_fraction": {"low": 0.0, "high": 0.5},
+}
+LOSS_SPACE: dict[str, Any] = {
+    "loss.name": {"choices": [loss.model_fields["name"].default for loss in LOSSES]},
+    "loss.alpha": {"low": 0.1, "high": 0.9, "when": _WITH_ALPHA},
+    "loss.beta": {"low": 0.1, "high": 0.9, "when": _WITH_ALPHA},
+    "loss.gamma": {"low": 0.1, "high": 3.0, "when": {"loss.name": ["Focal", "FocalTversky", "WeightedFocalTversky"]}},
+    # Against weight_focal, which stays 0.5.
+    "loss.weight_tversky": {"low": 0.05, "high": 5.0, "log": True, "when": {"loss.name": ["WeightedFocalTversky"]}},
+}
+AUGMENTATION_SPACE: dict[str, Any] = {
+    "augmentation.probability": {"low": 0.0, "high": 1.0},
+    "augmentation.rotate": {"low": 0.0, "high": 30.0},
+    "augmentation.tilt": {"low": 0.0, "high": 15.0},
+    "augmentation.noise": {"low": 0.0, "high": 0.5},
+}
 
 
-class Train(Section):
-    """How a model is trained. A step is one optimiser update."""
+class Recipe(Section):
+    """What is trained on what: the network, its loss, and the crops that it sees."""
+
+    DIMENSIONS: ClassVar[int]
+    """Spatial dimensions of what a task trains on."""
 
     name: Name = "unet"
     """Name of the model: `results/models/{name}/`."""
@@ -182,7 +201,67 @@ class Train(Section):
     loss: list[Loss] = Field(default=[Tversky()], min_length=1)
     """The loss: `name` and its options, or a list of losses that are added up, each with a `weight`."""
     augmentation: Augmentation = Augmentation()
-    picking: Picking = Picking()
+    patch: list[int] | Literal["auto"] = "auto"
+    """Crop size in voxels per axis: multiples of what the network halves. `auto`: planned with the network from the
+    median tomogram and `plan_memory_gb`."""
+    plan_memory_gb: float = Field(default=8.0, gt=0, le=1e6)
+    """Memory in GiB that a training step may take where patch or network are planned. nnU-Net's rules mean a step of
+    two crops: set accumulation to half of batch_size for larger batches."""
+    class_weights: dict[ObjectName, Annotated[float, Field(gt=0)]] = {}
+    """Weight of a class (by name, or `background`) in the loss: of its voxels in cross-entropy and focal losses, on
+    top of foreground_weight and size_balance; of the class in the mean over classes in the others. Default 1."""
+    background_fraction: Fraction = 0.1
+    """Fraction of crops drawn at random places of any training tomogram; the others are centred near a particle or on
+    a voxel of a continuous class."""
+    class_sampling: dict[ObjectName, Annotated[float, Field(ge=0)]] = {}
+    """How often crops are centred on a class (by name), against 1 for the others."""
+    harder_classes: Fraction = 0.0
+    """Draw classes more often that the last validation found badly: a class is drawn 1 − this × its score times as
+    often."""
+    validate_every: int | None = Field(default=None, ge=1)
+    """Steps between validations on the whole validation tomograms. Default: 500, or more where these are so many that
+    validation would take more than a seventh of the work."""
+
+    @field_validator("loss", mode="before", json_schema_input_type=_LossName | Loss | list[_LossName | Loss])
+    @classmethod
+    def _list_losses(cls, value: Any) -> Any:
+        """One loss, by name or as a mapping, is a list of one."""
+        terms = value if isinstance(value, list | tuple) else [value]
+        named = [{"name": term} if isinstance(term, str) else term for term in terms]
+        return [{**term, "name": _loss_name(term["name"])} if _is_named(term) else term for term in named]
+
+    @field_validator("patch", mode="before", json_schema_input_type=list[int] | Literal["auto"])
+    @classmethod
+    def _read_patch(cls, value: Any) -> Any:
+        """One number, as octopi's dim_in, is that of all sides."""
+        meant = value if value == "auto" else as_meant(value, list[int], [MinLen(cls.DIMENSIONS)])
+        if meant is not value:
+            note_change(cls, "patch", value, meant)
+        return meant
+
+    @property
+    def crop(self) -> tuple[int, ...]:
+        """The patch, once it is planned."""
+        assert self.patch != "auto"
+        return tuple(self.patch)
+
+    def check_patch_of(self, network: NetworkOptions) -> None:
+        """Refuse a patch that a network does not take.
+
+        Raises:
+            ValueError: its sizes are no multiples of what the network halves, or too small.
+        """
+        steps, smallest = network.size_step(self.DIMENSIONS), network.smallest_size(self.DIMENSIONS)
+        if any(size % step or size < least for size, step, least in zip(self.crop, steps, smallest, strict=True)):
+            raise ValueError(
+                f"patch {self.patch} ({axes(self.DIMENSIONS)}) must be multiples of {list(steps)} and at least "
+                f"{list(smallest)} for the network {network.family}"
+            )
+
+
+class Optimisation(Section):
+    """What steers an optimisation. A step is one update of the weights."""
+
     steps: int = Field(default=10_000, ge=1, le=10**9)
     """Optimiser updates in all. octopi's epochs: epochs × training tomograms (15 at most count)."""
     batch_size: int = Field(default=8, ge=1, le=100_000)
@@ -190,12 +269,6 @@ class Train(Section):
     accumulation: int = Field(default=1, ge=1, le=100_000)
     """Work through a batch in this many parts and add up their gradients: nearly the same step (losses that compare
     whole batches compare the parts) with less memory. Raised by itself where the device runs out of memory."""
-    patch: list[int] | Literal["auto"] = [64, 64, 64]
-    """Crop size in voxels, z, y, x: multiples of what the network halves. `auto`: planned with the network from the
-    median tomogram and `plan_memory_gb`."""
-    plan_memory_gb: float = Field(default=8.0, gt=0, le=1e6)
-    """Memory in GiB that a training step may take where patch or network are planned. nnU-Net's rules mean a step of
-    two crops: set accumulation to half of batch_size for larger batches."""
     learning_rate: float = Field(default=2e-3, gt=0)
     """Peak learning rate of AdamW."""
     schedule: Literal["cosine", "polynomial", "one-cycle", "plateau", "constant"] = "cosine"
@@ -224,43 +297,20 @@ class Train(Section):
     """Arithmetic of the network. auto: bf16 on a GPU that computes with it, fp16 on an older one, float32 on a CPU."""
     compile: bool = False
     """Let torch.compile translate the network first: minutes at the start for faster steps on some GPUs."""
-    class_weights: dict[ObjectName, Annotated[float, Field(gt=0)]] = {}
-    """Weight of a class (by name, or `background`) in the loss: of its voxels in cross-entropy and focal losses, on
-    top of foreground_weight and size_balance; of the class in the mean over classes in the others. Default 1."""
-    foreground_weight: float = Field(default=8.0, gt=0, le=1e6)
-    """Weight of a voxel of any class against a background voxel in cross-entropy and focal losses."""
-    size_balance: float = Field(default=1.0, ge=0, le=3)
-    """How far small objects are favoured there: a voxel counts foreground_weight × (largest radius / own radius) to
-    this power. 0 treats all voxels alike, 3 all objects."""
-    background_fraction: Fraction = 0.1
-    """Fraction of crops drawn at random places of any training tomogram; the others are centred near a particle or on
-    a voxel of a continuous class."""
-    class_sampling: dict[ObjectName, Annotated[float, Field(ge=0)]] = {}
-    """How often crops are centred on a class (by name), against 1 for the others."""
-    harder_classes: Fraction = 0.0
-    """Draw classes more often that the last validation found badly: a class is drawn 1 − this × its score times as
-    often."""
-    validate_every: int | None = Field(default=None, ge=1)
-    """Steps between validations on the whole validation tomograms. Default: 500, or more where these are so many that
-    validation would take more than a seventh of the work."""
-    best_metric: str = "fBeta4"
-    """The score that chooses the best weights and the thresholds. fBetaN: F-beta with beta N, averaged over the
-    classes; 4 counts a missed particle far more than a false one. fBetaN_classK: that of the class with label K.
-    avg_f1: the same as fBeta1."""
-    best_metric_on: Literal["particles", "voxels"] = "particles"
-    """What best_metric counts: particles found, or voxels labelled right."""
-    base: FilePath | None = None
-    """Fine-tune from this model folder, or from an octopi `model_config.yaml`. Its network is taken over."""
-    base_weights: FilePath | None = None
-    """The `.pth` of an octopi base. Default: `best_model.pth` beside its `model_config.yaml`."""
-    freeze: Literal["nothing", "body"] | list[str] = "nothing"
-    """Parameters of the base that are kept as they are: `body` is all but the layers that make the classes; or a list
-    of patterns of parameter names, such as `model.0.*`."""
-    freeze_steps: int | None = Field(default=None, ge=1)
-    """Keep them for this many steps only. Default: for the whole training."""
-    promote: Literal["better", "always"] = "better"
-    """What a fine-tuning keeps that does not score better than its base on the validation runs: better keeps the
-    base's weights, always the new ones."""
+    seed: int = Field(default=42, ge=0, lt=2**32)
+    """Seed of weights, crops and augmentation."""
+
+    @field_validator("warmup")
+    @classmethod
+    def _check_warmup(cls, value: float) -> float:
+        if value >= 1 and not value.is_integer():
+            raise ValueError(f"{value} is neither a fraction below 1 nor a whole number of steps")
+        return value
+
+
+class Resources(Section):
+    """Where a training runs and what it may take there."""
+
     checkpoint_seconds: float = Field(default=60, ge=0)
     """Seconds between checkpoints. Does not change the result, only what a killed job loses."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -272,83 +322,41 @@ class Train(Section):
     """GPU memory in GiB that the training may take. Default: what is free. A training that needs more is over for good;
     one that only finds less free, or a smaller GPU than stated, can be tried again elsewhere. Of an exploration it is
     a setting as others are: another makes another study."""
-    seed: int = Field(default=42, ge=0, lt=2**32)
-    """Seed of weights, crops and augmentation."""
 
-    @field_validator("loss", mode="before", json_schema_input_type=_LossName | Loss | list[_LossName | Loss])
-    @classmethod
-    def _list_losses(cls, value: Any) -> Any:
-        """One loss, by name or as a mapping, is a list of one."""
-        terms = value if isinstance(value, list | tuple) else [value]
-        named = [{"name": term} if isinstance(term, str) else term for term in terms]
-        return [{**term, "name": _loss_name(term["name"])} if _is_named(term) else term for term in named]
 
-    @field_validator("patch", mode="before", json_schema_input_type=list[int] | Literal["auto"])
-    @classmethod
-    def _read_patch(cls, value: Any) -> Any:
-        """One number, as octopi's dim_in, is that of all sides."""
-        meant = value if value == "auto" else as_meant(value, list[int], [MinLen(3)])
-        if meant is not value:
-            note_change(cls, "patch", value, meant)
-        return meant
+class Training(Resources, FineTuning, Optimisation, Recipe):
+    """How a network is trained, whatever the task. A step is one optimiser update."""
 
-    @field_validator("warmup")
-    @classmethod
-    def _check_warmup(cls, value: float) -> float:
-        if value >= 1 and not value.is_integer():
-            raise ValueError(f"{value} is neither a fraction below 1 nor a whole number of steps")
-        return value
-
-    @field_validator("best_metric")
-    @classmethod
-    def _check_metric(cls, value: str) -> str:
-        if value != "avg_f1" and not re.fullmatch(r"fBeta\d{1,3}(\.\d{1,3})?(_class[1-9]\d{0,5})?", value):
-            raise ValueError(f"{shown(value)} is not avg_f1, fBetaN or fBetaN_classK with numbers N and K")
-        return value
-
-    @property
-    def crop(self) -> tuple[int, ...]:
-        """The patch, once it is planned."""
-        assert self.patch != "auto"
-        return tuple(self.patch)
-
-    @property
-    def beta(self) -> float:
-        """The beta of best_metric."""
-        return 1.0 if self.best_metric == "avg_f1" else float(self.best_metric.removeprefix("fBeta").split("_")[0])
-
-    @property
-    def best_class(self) -> int | None:
-        """The label of the one class that best_metric counts, or None for all."""
-        _, _, label = self.best_metric.partition("_class")
-        return int(label) if label else None
-
-    def check_patch_of(self, network: NetworkOptions) -> None:
-        """Refuse a patch that a network does not take.
-
-        Raises:
-            ValueError: its sizes are no multiples of what the network halves, or too small.
-        """
-        steps, smallest = network.size_step(), network.smallest_size()
-        if any(size % step or size < least for size, step, least in zip(self.crop, steps, smallest, strict=True)):
-            raise ValueError(
-                f"patch {self.patch} (z, y, x) must be multiples of {list(steps)} and at least {list(smallest)} for "
-                f"the network {network.family}"
-            )
+    SPACE: ClassVar[dict[str, Any]] = {**TRAINING_SPACE, **LOSS_SPACE, **AUGMENTATION_SPACE}
+    """What is searched unless `explore.space` says otherwise, in the order in which it is proposed. The families of
+    networks list theirs as `SPACE`."""
+    NOT_SEARCHED: ClassVar[dict[str, str]] = {
+        "network": "list the families under explore.networks",
+        "name": "trials have names of their own",
+        "seed": "set train.seed, which all trials share",
+        "validate_every": "set explore.validations",
+        **dict.fromkeys(("device", "memory_gb", "gpu_memory_gb", "checkpoint_seconds"), "it is for the machine"),
+        **dict.fromkeys(("base", "base_weights", "freeze", "freeze_steps", "promote"), "trials are no fine-tunings"),
+    }
+    """Options that are no part of a search, and why."""
 
     @model_validator(mode="after")
     def _check_patch(self) -> Self:
         if self.patch == "auto":
             return self
-        if len(self.patch) != 3:
-            raise ValueError(f"patch {shown(self.patch)} must be three numbers of voxels, z, y, x")
+        expected = f"{_NUMBERS[self.DIMENSIONS]} numbers of voxels, {axes(self.DIMENSIONS)}"
+        if len(self.patch) != self.DIMENSIONS:
+            raise ValueError(f"patch {shown(self.patch)} must be {expected}")
         # The network of a fine-tuning is that of its base, which is not known before the training.
         if self.base is None:
             self.check_patch_of(self.network)
         elif min(self.patch) < 1:
-            raise ValueError(f"patch {self.patch} must be three numbers of voxels, z, y, x, from 1 on")
-        if self.augmentation.rotate90 and self.patch[1] != self.patch[2]:
-            raise ValueError(f"augmentation.rotate90 needs a patch as wide as it is high, found {self.patch} (z, y, x)")
+            raise ValueError(f"patch {self.patch} must be {expected}, from 1 on")
+        if self.augmentation.rotate90 and self.patch[-1] != self.patch[-2]:
+            raise ValueError(
+                f"augmentation.rotate90 needs a patch as wide as it is high, found {self.patch} "
+                f"({axes(self.DIMENSIONS)})"
+            )
         return self
 
     @model_validator(mode="after")

@@ -17,7 +17,7 @@ from tomoscout.machine.errors import TomoscoutError
 
 @dataclass(frozen=True)
 class Centres:
-    """Where crops of one class may be centred: volume number and voxel index z, y, x for each (N, 4); crops are
+    """Where crops of one class may be centred: volume number and voxel index for each (N, 1 + dimensions); crops are
     moved off the centre by up to `jitter` voxels along each axis."""
 
     places: NDArray[np.int64]
@@ -26,14 +26,14 @@ class Centres:
 
 @dataclass(frozen=True)
 class Crop:
-    """A window of the patch size: volume number and start z, y, x."""
+    """A window of the patch size: volume number and start (voxels per axis)."""
 
     volume: int
     start: tuple[int, ...]
 
 
 def largest_jitter(patch: Sequence[int], reach: float) -> NDArray[np.int64]:
-    """How far (z, y, x) a crop may be moved off a voxel and still hold everything within `reach` voxels of it."""
+    """How far along each axis a crop may be moved off a voxel and still hold everything within `reach` voxels of it."""
     return np.maximum((np.array(patch, dtype=np.int64) - 1) // 2 - math.ceil(reach), 0)
 
 
@@ -45,8 +45,6 @@ class CropSampler:
     class is drawn by the shares, its place from those of all volumes, each as likely: every pick is seen as often as
     the next one of its object, as it also counts the same in the score. (Drawing the tomogram first would show the
     five picks of one a hundred times as often as the 500 of another.) A window is moved to lie within its volume.
-
-    Space may have any number of dimensions: what is said of z, y, x holds for y, x too.
     """
 
     def __init__(
@@ -61,7 +59,7 @@ class CropSampler:
         seed: int,
         harder_classes: float = 0.0,
     ) -> None:
-        """Take volumes of `shapes` (voxels z, y, x, at least the patch) and, for each class, places and a share.
+        """Take volumes of `shapes` (voxels per axis, at least the patch) and, for each class, places and a share.
 
         A class without any place is passed over; without a place of any class, all crops are background.
 
@@ -134,18 +132,19 @@ def _cumulative(weights: NDArray[np.float64]) -> NDArray[np.float64]:
 def cut(
     volumes: Sequence[LabelledVolume], crops: Sequence[Crop], patch: Sequence[int], device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cut crops out of volumes: intensities float32 (batch, 1, z, y, x) and labels as stored (batch, z, y, x).
+    """Cut crops out of volumes: intensities float32 (batch, channels, *space) and labels int64 (batch, *space).
 
     The volumes may live on the device, in main memory or in mapped files, each where it likes.
     """
     windows = [tuple(slice(a, a + size) for a, size in zip(crop.start, patch, strict=True)) for crop in crops]
-    intensities = _room((len(crops), *patch), "float32", device)
+    channels = volumes[0].intensities.shape[0]
+    intensities = _room((len(crops), channels, *patch), "float32", device)
     labels = _room((len(crops), *patch), "int64", device)
     for row, (crop, window) in enumerate(zip(crops, windows, strict=True)):
         volume = volumes[crop.volume]
-        _copy(volume.intensities[window], intensities[row])
+        _copy(volume.intensities[(slice(None), *window)], intensities[row])
         _copy(volume.labels[window], labels[row])
-    return intensities[:, None], labels
+    return intensities, labels
 
 
 def _room(shape: tuple[int, ...], kind: Literal["float32", "int64"], device: torch.device) -> torch.Tensor:

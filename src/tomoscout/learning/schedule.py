@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from tomoscout.learning.options import Train
+from tomoscout.learning.options import Optimisation
 
 
-def learning_rate(options: Train, step: int, scores: Sequence[float] = ()) -> float:
+def learning_rate(options: Optimisation, step: int, scores: Sequence[float] = ()) -> float:
     """The learning rate of a step (from 0), after validations with these `scores`.
 
     Linear warm-up to the peak, then down to `final_learning_rate` × peak: along a cosine (Loshchilov & Hutter, SGDR,
@@ -26,12 +26,12 @@ def learning_rate(options: Train, step: int, scores: Sequence[float] = ()) -> fl
     return options.learning_rate * _remaining(options, done, scores)
 
 
-def warmup_steps(options: Train) -> int:
+def warmup_steps(options: Optimisation) -> int:
     """Steps over which the learning rate rises, one at least."""
     return max(1, round(options.warmup if options.warmup >= 1 else options.warmup * options.steps))
 
 
-def obstacle_to_going_on(before: Train, now: Train, done: int) -> str | None:
+def obstacle_to_going_on(before: Optimisation, now: Optimisation, done: int) -> str | None:
     """Why the first `done` steps of a training under the options `before` are not those of one under `now`, where only
     `steps` and `warmup` differ; None where each of them had the learning rate that it would have now."""
     if done > now.steps:
@@ -49,7 +49,7 @@ def obstacle_to_going_on(before: Train, now: Train, done: int) -> str | None:
     )
 
 
-def _remaining(options: Train, done: float, scores: Sequence[float]) -> float:
+def _remaining(options: Optimisation, done: float, scores: Sequence[float]) -> float:
     """The fraction of the peak after the fraction `done` of the steps that follow the warm-up."""
     least = options.final_learning_rate
     match options.schedule:

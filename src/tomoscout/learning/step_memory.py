@@ -6,7 +6,7 @@ import copy
 import logging
 import math
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -24,9 +24,10 @@ Shape = Sequence[int]
 MARGIN = 1.2
 """What is worked with at once takes up to this many times its bytes: allocators keep gaps between tensors."""
 
-# Bytes per voxel of a crop of the waiting batch: intensities float32 and labels int64, with mixup a second time. While
-# crops are turned, which takes most: these before and after, the places they are taken from, and indices.
-_CROP, _OTHER_LABELS, _CROP_BEING_CHANGED = 12, 8, 80
+# Bytes per voxel of a crop of the waiting batch: intensities float32 in each channel and labels int64, with mixup a
+# second time. While crops are turned, which takes most: these before and after, the places they are taken from, and
+# indices.
+_CHANNEL, _LABELS, _BEING_CHANGED = 4, 8, 76
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,12 @@ class StepMemory:
         return math.ceil(MARGIN * self.predicted_voxel * math.prod(tile))
 
 
+def label_targets(patch: Shape, mixup: bool) -> tuple[torch.Tensor, ...]:
+    """Targets of one crop, as `augment` makes them: labels, and with mixup other labels and a share."""
+    labels = torch.zeros((1, *patch), dtype=torch.int64)
+    return (labels, labels, torch.ones(1)) if mixup else (labels,)
+
+
 def step_memory(
     network: nn.Module,
     loss: nn.Module,
@@ -63,6 +70,7 @@ def step_memory(
     *,
     mixup: bool = False,
     channels: int = 1,
+    targets: Callable[[Shape, bool], tuple[torch.Tensor, ...]] = label_targets,
 ) -> StepMemory:
     """What a step of `network` takes for crops of `patch` voxels.
 
@@ -72,10 +80,11 @@ def step_memory(
 
     Args:
         network: not moved to a GPU yet.
-        loss: called with the network's outputs and labels; with `mixup` with other labels and a share too.
+        loss: called with the network's outputs and the targets.
+        targets: makes those of a crop of some voxels, with or without mixup.
         precision: what the network computes with; float32 or, under autocast, 16 bits.
     """
-    dry = _DryRun(precision, mixup, channels)
+    dry = _DryRun(precision, channels, lambda patch: targets(patch, mixup))
     scale = 1.0
     try:
         without_content = FakeTensorMode(allow_non_fake_inputs=True)
@@ -94,8 +103,8 @@ def step_memory(
     return StepMemory(
         state=5 * parameters + 2 * buffers,
         crop=math.ceil(scale * crop),
-        waiting_crop=voxels * (_CROP + _OTHER_LABELS * mixup),
-        changing_crop=voxels * _CROP_BEING_CHANGED,
+        waiting_crop=voxels * (_CHANNEL * channels + _LABELS * (1 + mixup)),
+        changing_crop=voxels * (_CHANNEL * channels + _BEING_CHANGED),
         predicted_voxel=scale * predicted / voxels,
     )
 
@@ -123,8 +132,8 @@ def _silent() -> Iterator[None]:
 @dataclass(frozen=True)
 class _DryRun:
     precision: torch.dtype
-    mixup: bool
     channels: int
+    targets: Callable[[Shape], tuple[torch.Tensor, ...]]
 
     def train(self, network: nn.Module, loss: nn.Module, patch: Shape) -> int:
         """Most bytes worked with in a step of one crop."""
@@ -132,8 +141,7 @@ class _DryRun:
         for parameter in network.parameters():
             parameter.grad = torch.zeros_like(parameter)
         inputs = torch.zeros((1, self.channels, *patch))
-        labels = torch.zeros((1, *patch), dtype=torch.int64)
-        targets = (labels, labels, torch.ones(1)) if self.mixup else (labels,)
+        targets = self.targets(patch)
         live = _LiveBytes([inputs, *targets, *_tensors(network), *_tensors(loss)])
         with live:
             with _autocast(self.precision):

@@ -1,11 +1,11 @@
-"""A network over a whole tomogram: overlapping tiles, blended."""
+"""A network over a whole volume: overlapping tiles, blended."""
 
 from __future__ import annotations
 
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -25,10 +25,12 @@ class InputSizes(NamedTuple):
     smallest: tuple[int, ...]
 
     @classmethod
-    def of(cls, networks: Sequence[NetworkOptions]) -> InputSizes:
-        """Sizes that all of the networks take."""
-        steps = tuple(math.lcm(*axis) for axis in zip(*(options.size_step() for options in networks), strict=True))
-        least = [max(axis) for axis in zip(*(options.smallest_size() for options in networks), strict=True)]
+    def of(cls, networks: Sequence[NetworkOptions], dimensions: int) -> InputSizes:
+        """Sizes that all of the networks take in so many spatial dimensions."""
+        all_steps = (options.size_step(dimensions) for options in networks)
+        steps = tuple(math.lcm(*axis) for axis in zip(*all_steps, strict=True))
+        all_smallest = (options.smallest_size(dimensions) for options in networks)
+        least = [max(axis) for axis in zip(*all_smallest, strict=True)]
         return cls(steps, tuple(math.ceil(size / step) * step for size, step in zip(least, steps, strict=True)))
 
     def tiles(self, shape: Sequence[int], tile: Sequence[int], overlap: float) -> list[tuple[list[int], int]]:
@@ -54,11 +56,13 @@ def tile_starts(size: int, tile: int, overlap: float, step: int) -> tuple[list[i
 
 
 def blending_weights(shape: Sequence[int], device: torch.device) -> torch.Tensor:
-    """Weights (z, y, x) that fall off as a Gaussian of one eighth of the tile from its centre, as nnU-Net has it
+    """Weights (*space) that fall off as a Gaussian of one eighth of the tile from its centre, as nnU-Net has it
     (Isensee et al., Nature Methods 2021), with a floor so that no voxel is without weight."""
-    axes = [torch.arange(n, dtype=torch.float32, device=device) - (n - 1) / 2 for n in shape]
-    z, y, x = (torch.exp(-0.5 * (axis / (len(axis) / 8)) ** 2) for axis in axes)
-    return (z[:, None, None] * y[:, None] * x).clamp_min(1e-3)
+    weights = torch.ones((), device=device)
+    for size in shape:
+        places = torch.arange(size, dtype=torch.float32, device=device) - (size - 1) / 2
+        weights = weights[..., None] * torch.exp(-0.5 * (places / (size / 8)) ** 2)
+    return weights.clamp_min(1e-3)
 
 
 def predict(
@@ -73,15 +77,17 @@ def predict(
     device: torch.device,
     progress: Callable[[str], None] | None = None,
 ) -> NDArray[np.uint8]:
-    """Probabilities of every class but background, quantised: uint8 (outputs − 1, z, y, x), 255 = 1.
+    """Probabilities of every class but background, quantised: uint8 (outputs − 1, *space), 255 = 1.
 
-    `volume` is a prepared tomogram (z, y, x). Where the device runs out of memory, tiles are halved along the longest
-    side that can still be, until they fit.
+    `volume` is a prepared volume, (*space) or (channels, *space). Where the device runs out of memory, tiles are halved
+    along the longest side that can still be, until they fit.
 
     Raises:
         TomoscoutError: even the smallest tile does not fit.
     """
-    tile = [min(length, size) for length, size in zip(tile, volume.shape, strict=True)]
+    space = volume.shape[-len(sizes.step) :]
+    volume = volume.reshape(-1, *space)
+    tile = [min(length, size) for length, size in zip(tile, space, strict=True)]
     while True:
         try:
             return _predict(network, volume, outputs, sizes, tile, overlap, flips, device)
@@ -111,17 +117,17 @@ def _predict(
     flips: int,
     device: torch.device,
 ) -> NDArray[np.uint8]:
-    plans = sizes.tiles(volume.shape, tile, overlap)
+    space = volume.shape[1:]
+    plans = sizes.tiles(space, tile, overlap)
     lengths = [length for _, length in plans]
-    padding = [(0, max(0, length - n)) for n, length in zip(volume.shape, lengths, strict=True)]
-    padded = np.pad(
-        volume,
-        padding,
-        mode="reflect" if all(p < n for (_, p), n in zip(padding, volume.shape, strict=True)) else "edge",
-    )
+    padding = [(0, max(0, length - n)) for n, length in zip(space, lengths, strict=True)]
+    mode: Literal["reflect", "edge"] = "edge"
+    if all(after < n for (_, after), n in zip(padding, space, strict=True)):
+        mode = "reflect"
+    padded = np.pad(volume, [(0, 0), *padding], mode=mode)
     kind = torch.float16 if device.type == "cuda" else torch.float32
-    total = torch.zeros((outputs - 1, *padded.shape), dtype=kind, device=device)
-    norm = torch.zeros(padded.shape, dtype=kind, device=device)
+    total = torch.zeros((outputs - 1, *padded.shape[1:]), dtype=kind, device=device)
+    norm = torch.zeros(padded.shape[1:], dtype=kind, device=device)
     weights = blending_weights(lengths, device)
     source = torch.from_numpy(padded)
     if device.type == "cuda":
@@ -129,19 +135,21 @@ def _predict(
     network.eval()
     for start in itertools.product(*(starts for starts, _ in plans)):
         window = tuple(slice(a, a + n) for a, n in zip(start, lengths, strict=True))
-        crop = source[window].to(device, torch.float32, non_blocking=True)[None, None]
+        crop = source[(slice(None), *window)].to(device, torch.float32, non_blocking=True)[None]
         probabilities = _probabilities(network, crop, flips) * weights
         total[(slice(None), *window)] += probabilities.to(kind)
         norm[window] += weights.to(kind)
     quantised = torch.empty(total.shape, dtype=torch.uint8, device=device)
     for channel, values in enumerate(total):
         quantised[channel] = (values.float() / norm.float() * 255).round_().clamp_(0, 255).to(torch.uint8)
-    return quantised.cpu().numpy()[(slice(None), *(slice(0, n) for n in volume.shape))]
+    return quantised.cpu().numpy()[(slice(None), *(slice(0, n) for n in space))]
 
 
 def _probabilities(network: nn.Module, crop: torch.Tensor, flips: int) -> torch.Tensor:
-    """Mean class probabilities, without background, over the first `flips` of the eight mirrored copies."""
-    mirrored = [axes for count in range(4) for axes in itertools.combinations((-1, -2, -3), count)][:flips]
+    """Mean class probabilities, without background, over the first `flips` of the mirrored copies, of which there are
+    eight in three dimensions."""
+    spatial = range(-1, 1 - crop.ndim, -1)
+    mirrored = [axes for count in range(crop.ndim - 1) for axes in itertools.combinations(spatial, count)][:flips]
     with autocast(crop.device, chosen_precision("auto", crop.device)):
         outputs = [network(crop.flip(axes)).flip(axes) for axes in mirrored]
     return sum(torch.softmax(logits[0].float(), dim=0)[1:] for logits in outputs) / len(mirrored)  # type: ignore[return-value]
@@ -161,7 +169,7 @@ class Ensemble(nn.Module):
 
 
 def argmax_labels(probabilities: NDArray[np.uint8]) -> NDArray[np.integer]:
-    """Labels (z, y, x) from quantised probabilities (class, z, y, x) without background: the most probable class,
+    """Labels (*space) from quantised probabilities (class, *space) without background: the most probable class,
     background where it is more probable than any class."""
     kind = np.uint8 if len(probabilities) <= 255 else np.uint16
     labels = np.zeros(probabilities.shape[1:], dtype=kind)

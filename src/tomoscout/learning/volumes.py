@@ -1,4 +1,4 @@
-"""Tomograms as the network sees them, and where they live while training."""
+"""Volumes as the network sees them, and where they live while training."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import atomic_path, digest, digest_file, read_json, write_json
+from tomoscout.machine.progress import Progress
+from tomoscout.networks.options import axes
 
 STANDARDISE_VERSION = 1
 """Raised when `standardise` gives other numbers: volumes kept in files are made again."""
@@ -27,13 +29,13 @@ _PIECE = 2**20
 
 
 def standardise(volume: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Prepare a tomogram (z, y, x) for a network: the one way for training, validation and inference.
+    """Prepare a volume (*space) for a network: the one way for training, validation and inference.
 
     Values are limited to the 0.1 and 99.9 percentiles (gold beads and edges would otherwise set the scale), then
-    shifted and scaled to mean 0 and standard deviation 1. Takes the memory of one more tomogram.
+    shifted and scaled to mean 0 and standard deviation 1. Takes the memory of one more volume.
     """
     step = 2 if volume.size > 2**22 else 1
-    low, high = np.percentile(volume[::step, ::step, ::step], [0.1, 99.9]).astype(volume.dtype)
+    low, high = np.percentile(volume[(slice(None, None, step),) * volume.ndim], [0.1, 99.9]).astype(volume.dtype)
     limited = np.clip(volume, low, high)
     mean = limited.mean(dtype=np.float64)
     deviation = math.sqrt(_sum_of_squares(limited.ravel(order="K"), mean) / limited.size)
@@ -55,13 +57,23 @@ def _sum_of_squares(values: NDArray[np.float32], mean: np.float64) -> float:
 
 @dataclass(frozen=True)
 class LabelledVolume:
-    """A prepared tomogram and its target, both (z, y, x), on the device, in memory or in mapped files: not to be
-    written to. Voxels with the label `ignore` (padding) teach nothing."""
+    """A prepared volume (channels, *space) and its target (*space), on the device, in memory or in mapped files: not to
+    be written to. Voxels with the label `ignore` (padding) teach nothing."""
 
     name: str
     intensities: torch.Tensor
     labels: torch.Tensor
     ignore: int
+
+
+def label_kind(classes: int) -> np.dtype[Any]:
+    """The type of labels, background and so many classes."""
+    return np.dtype(np.uint8 if classes < 255 else np.int32)
+
+
+def ignored_label(classes: int) -> int:
+    """The label of voxels that teach nothing."""
+    return int(np.iinfo(label_kind(classes)).max)
 
 
 Tier = Literal["device", "memory", "files"]
@@ -74,28 +86,29 @@ class Storage:
 
     Intensities are float16 everywhere: half the memory for a rounding far below the noise, at no cost in time (a CPU
     widens crops as fast as it copies them), and a training sees the same numbers wherever its voxels live. Labels are
-    uint8 unless there are more than 254 classes. `folder` is for mapped files.
+    uint8 unless there are more than 254 classes. `channels`: those of the intensities. `folder` is for mapped files.
     """
 
     tier: Tier
     device: torch.device
     classes: int
     folder: Path
+    channels: int = 1
 
     @property
     def label_kind(self) -> np.dtype[Any]:
         """The type of the labels."""
-        return np.dtype(np.uint8 if self.classes < 255 else np.int32)
+        return label_kind(self.classes)
 
     @property
     def ignore(self) -> int:
         """The label of padding, the same in all volumes."""
-        return int(np.iinfo(self.label_kind).max)
+        return ignored_label(self.classes)
 
     def size(self, shape: Sequence[int], patch: Sequence[int]) -> int:
-        """Bytes that a tomogram of `shape` (z, y, x) and its target take, padded to hold a crop."""
+        """Bytes that a volume of `shape` (*space) and its target take, padded to hold a crop."""
         voxels = math.prod(max(have, least) for have, least in zip(shape, patch, strict=True))
-        return voxels * (2 + self.label_kind.itemsize)
+        return voxels * (2 * self.channels + self.label_kind.itemsize)
 
 
 def labelled_volume(
@@ -105,15 +118,15 @@ def labelled_volume(
     patch: Sequence[int],
     storage: Storage,
 ) -> LabelledVolume:
-    """Prepare a tomogram and its target for training, padded at the far ends to hold at least one crop.
+    """Prepare a volume and its target for training, padded at the far ends to hold at least one crop.
 
     Args:
         name: the volume's name, unlike that of any other of the training.
         inputs: the digest of what `read` returns. Files in `storage.folder` that were made from the same are used
             again, and nothing is read.
-        read: returns tomogram and target, (z, y, x) both, and keeps neither: at no time are there more than two copies
-            of the tomogram.
-        patch: voxels of a crop, (z, y, x).
+        read: returns the volume, (*space) or (channels, *space), and its target (*space), and keeps neither: at no
+            time are there more than two copies of the volume.
+        patch: voxels of a crop (*space).
 
     Raises:
         TomoscoutError: the two differ in shape, the target holds a label that is no class, or files cannot be written.
@@ -126,23 +139,49 @@ def labelled_volume(
     return LabelledVolume(name, intensities.to(where), torch.from_numpy(labels).to(where), storage.ignore)
 
 
+class Source(NamedTuple):
+    """Where a training volume comes from: arguments of `labelled_volume`."""
+
+    name: str
+    inputs: str
+    read: Callable[[], tuple[NDArray[np.float32], NDArray[np.integer]]]
+
+
+def labelled_volumes(sources: Sequence[Source], patch: Sequence[int], storage: Storage) -> list[LabelledVolume]:
+    """Prepare all volumes of a training, and remove files of others from the storage's folder.
+
+    Raises:
+        TomoscoutError: as of `labelled_volume`.
+    """
+    keep = [source.name for source in sources] if storage.tier == "files" else ()
+    remove_volumes(storage.folder, keep)
+    progress = Progress(len(sources))
+    volumes = []
+    for number, source in enumerate(sources, 1):
+        volumes.append(labelled_volume(*source, patch, storage))
+        progress.show(number, f"read tomogram {number} of {len(sources)}")
+    return volumes
+
+
 def _prepare(
     name: str,
     read: Callable[[], tuple[NDArray[np.float32], NDArray[np.integer]]],
     patch: Sequence[int],
     storage: Storage,
 ) -> tuple[torch.Tensor, NDArray[Any]]:
-    tomogram, labels = read()
-    if tomogram.shape != labels.shape:
-        raise TomoscoutError(f"{name}: tomogram {tomogram.shape} and target {labels.shape} (z, y, x) differ in shape")
+    volume, labels = read()
+    if volume.shape[-labels.ndim :] != labels.shape:
+        raise TomoscoutError(
+            f"{name}: tomogram {volume.shape} and target {labels.shape} ({axes(labels.ndim)}) differ in shape"
+        )
     lowest, highest = int(labels.min(initial=0)), int(labels.max(initial=0))
     if lowest < 0 or highest > storage.classes:
         wrong = lowest if lowest < 0 else highest
         raise TomoscoutError(f"{name}: the target holds label {wrong}, expected 0 to {storage.classes}")
-    padding = [(0, max(0, size - have)) for size, have in zip(patch, tomogram.shape, strict=True)]
-    prepared = standardise(tomogram)
-    del tomogram
-    intensities = torch.from_numpy(prepared).to(torch.float16)
+    padding = [(0, max(0, size - have)) for size, have in zip(patch, labels.shape, strict=True)]
+    prepared = [standardise(channel) for channel in volume.reshape(-1, *labels.shape)]
+    del volume
+    intensities = torch.stack([torch.from_numpy(channel).to(torch.float16) for channel in prepared])
     del prepared
     labels = np.require(labels, storage.label_kind, ["C_CONTIGUOUS", "WRITEABLE"])
     if any(after for _, after in padding):
@@ -216,7 +255,10 @@ class _VolumeFiles:
             # Pages that may be written would have to fit into memory where the system promises no more than it has.
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
             return LabelledVolume(
-                self.name, torch.from_numpy(intensities), torch.from_numpy(labels), self.storage.ignore
+                self.name,
+                torch.from_numpy(intensities).view(-1, *labels.shape),
+                torch.from_numpy(labels),
+                self.storage.ignore,
             )
 
 

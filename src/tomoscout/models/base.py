@@ -8,20 +8,20 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tomoscout.learning.options import Train
+from tomoscout.learning.options import Training
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import digest, digest_file
+from tomoscout.models.folder import Model, load_weights
 from tomoscout.models.octopi import WEIGHTS as OCTOPI_WEIGHTS
 from tomoscout.networks import build_network, head_parameters
 from tomoscout.networks.options import NetworkOptions
 from tomoscout.options.config import names_octopi
-from tomoscout.plan.classes import TargetClass
 
 if TYPE_CHECKING:
     import torch
 
 
-def base_files(options: Train) -> list[Path]:
+def base_files(options: Training) -> list[Path]:
     """The files that a base consists of: those of a model folder, or octopi's configuration and weights."""
     if options.base is None:
         return []
@@ -32,7 +32,7 @@ def base_files(options: Train) -> list[Path]:
     return [folder / "model.yaml", folder / "weights.safetensors"]
 
 
-def base_digest(options: Train) -> str | None:
+def base_digest(options: Training) -> str | None:
     """What stands for the base in the fingerprint of a training.
 
     Raises:
@@ -50,48 +50,53 @@ def base_digest(options: Train) -> str | None:
 
 @dataclass(frozen=True)
 class Base:
-    """A trained network: `labels` are the channels of its classes by name, `outputs` all its channels."""
+    """A trained network: `labels` are the output channels of its classes by name, `outputs` all of them, `inputs` its
+    input channels, `dimensions` those of space."""
 
     origin: str
     network: NetworkOptions
     labels: dict[str, int]
     outputs: int
     weights: dict[str, torch.Tensor]
+    inputs: int = 1
+    dimensions: int = 3
 
-    def shared(self, classes: Sequence[TargetClass]) -> list[TargetClass]:
+    def shared(self, classes: Sequence[str]) -> list[str]:
         """Those of the classes that the base finds, too."""
-        return [entry for entry in classes if entry.name in self.labels]
+        return [name for name in classes if name in self.labels]
 
-    def shared_scores(self, scores: Mapping[str, float], classes: Sequence[TargetClass]) -> dict[str, float]:
-        """Those of the scores, by class name, that its own can be compared with."""
-        return {entry.name: scores[entry.name] for entry in self.shared(classes) if entry.name in scores}
+    def channels(self, classes: Sequence[str]) -> list[tuple[int, int]]:
+        """Output channels, of a network for `classes` and of the base, that mean the same, without background."""
+        return [(channel, self.labels[name]) for channel, name in enumerate(classes, 1) if name in self.labels]
 
-    def knows(self, classes: Sequence[TargetClass]) -> bool:
+    def shared_scores(self, scores: Mapping[str, float], classes: Sequence[str]) -> dict[str, float]:
+        """Those of the scores, by class, that its own can be compared with."""
+        return {name: scores[name] for name in self.shared(classes) if name in scores}
+
+    def knows(self, classes: Sequence[str]) -> bool:
         """Whether these are its classes, in whatever order: its head can be kept."""
         return len(self.shared(classes)) == len(classes) == self.outputs - 1
 
 
-def read_base(options: Train) -> Base:
-    """Read the model folder, or the model of octopi, that `train.base` names.
+def read_base(options: Training, kind: type[Model]) -> Base:
+    """Read the model folder, which must be one of the task, or the model of octopi, that `train.base` names.
 
     Raises:
         TomoscoutError: it cannot be read or does not hold together.
     """
     first, second = base_files(options)
     if first.name == "model.yaml":
-        from tomoscout.models.folder import load_weights, read_model
-
-        model = read_model(first.parent)
-        labels = {entry.name: entry.label for entry in model.classes}
+        model = kind.read(first.parent)
+        labels = {name: channel for channel, name in enumerate(model.class_names, 1)}
         weights = load_weights(first.parent, model)
-        return Base(str(first.parent), model.network, labels, len(labels) + 1, weights)
+        return Base(str(first.parent), model.network, labels, model.outputs, weights, model.channels, model.DIMENSIONS)
     from tomoscout.models.octopi import read_octopi_model
 
     theirs = read_octopi_model(first, second)
     return Base(str(first), theirs.network, theirs.labels, theirs.outputs, theirs.weights)
 
 
-def starting_weights(base: Base, classes: Sequence[TargetClass], fresh: dict[str, torch.Tensor]) -> str:
+def starting_weights(base: Base, classes: Sequence[str], fresh: dict[str, torch.Tensor]) -> str:
     """Put the base's weights into `fresh`, the weights of a new network for `classes`, in place.
 
     The layers that make the classes are put together channel by channel: from the base for background and classes
@@ -107,25 +112,26 @@ def starting_weights(base: Base, classes: Sequence[TargetClass], fresh: dict[str
         raise TomoscoutError(
             f"train.base: {base.origin}: weights do not fit the network {base.network.family} ({', '.join(differing)})"
         )
-    heads = _head_parameters("train.base", base.network, base.outputs)
-    channels = [(0, 0)] + [(entry.label, base.labels[entry.name]) for entry in base.shared(classes)]
-    new, old = torch.tensor(channels).T
+    heads = _head_parameters("train.base", base.network, base.outputs, base.inputs, base.dimensions)
+    new, old = torch.tensor([(0, 0), *base.channels(classes)]).T
     for name, weights in base.weights.items():
         fresh[name].copy_(_with_channels(fresh[name], weights, heads.get(name, ()), new, old))
     if base.knows(classes):
         return f"starting from {base.origin}"
-    kept = ", ".join(entry.name for entry in base.shared(classes)) or "none"
-    added = ", ".join(entry.name for entry in classes if entry.name not in base.labels) or "none"
-    left = ", ".join(name for name in base.labels if name not in {entry.name for entry in classes}) or "none"
+    kept = ", ".join(base.shared(classes)) or "none"
+    added = ", ".join(name for name in classes if name not in base.labels) or "none"
+    left = ", ".join(name for name in base.labels if name not in classes) or "none"
     return (
         f"starting from {base.origin} with other classes: the head is rebuilt (kept: {kept}; new: {added}; "
         f"dropped: {left})"
     )
 
 
-def _head_parameters(option: str, network: NetworkOptions, outputs: int) -> dict[str, tuple[int, ...]]:
+def _head_parameters(
+    option: str, network: NetworkOptions, outputs: int, channels: int, dimensions: int
+) -> dict[str, tuple[int, ...]]:
     try:
-        return head_parameters(network, outputs)
+        return head_parameters(network, outputs, inputs=channels, dimensions=dimensions)
     except ValueError as error:
         raise TomoscoutError(f"{option}: {error}") from None
 
@@ -141,7 +147,7 @@ def _with_channels(
     return target.index_copy(axis, new, taken)
 
 
-def frozen_parameters(options: Train, network: NetworkOptions, outputs: int) -> Callable[[int], frozenset[str]]:
+def frozen_parameters(options: Training, outputs: int, channels: int) -> Callable[[int], frozenset[str]]:
     """The names of the parameters that are kept as they are, by step.
 
     Raises:
@@ -153,9 +159,11 @@ def frozen_parameters(options: Train, network: NetworkOptions, outputs: int) -> 
     import torch
 
     with torch.device("meta"):
-        names = [name for name, _ in build_network(network, outputs).named_parameters()]
+        network = build_network(options.network, outputs, inputs=channels, dimensions=options.DIMENSIONS)
+        names = [name for name, _ in network.named_parameters()]
     if options.freeze == "body":
-        frozen = frozenset(names) - _head_parameters("train.freeze", network, outputs).keys()
+        heads = _head_parameters("train.freeze", options.network, outputs, channels, options.DIMENSIONS)
+        frozen = frozenset(names) - heads.keys()
     else:
         for pattern in options.freeze:
             if not any(fnmatchcase(name, pattern) for name in names):

@@ -30,6 +30,11 @@ PerAxis = Annotated[int | list[int], BeforeValidator(_check_per_axis)]
 Count = Annotated[int, Field(ge=1, le=100_000)]
 
 
+def axes(dimensions: int) -> str:
+    """Names of the spatial axes in the order of the arrays."""
+    return ", ".join("zyx"[-dimensions:])
+
+
 def per_axis(value: int | Sequence[int], dimensions: int) -> tuple[int, ...]:
     """One number for each of the axes.
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 from pydantic import ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from tomoscout.explore.options import Explore
-from tomoscout.learning.options import Tracking, Train
+from tomoscout.learning.options import Tracking
 from tomoscout.machine.errors import TomoscoutError, cut, shown
 from tomoscout.machine.files import digest
 from tomoscout.networks.options import NetworkOptions
@@ -36,6 +36,7 @@ from tomoscout.options.sections import (
     expand_path,
     note_change,
 )
+from tomoscout.tasks.picking.options import Train
 
 Size = Annotated[int, Field(ge=1, le=100_000)]
 
@@ -459,6 +460,16 @@ class Config(Section):
     def learns(self) -> bool:
         """Whether there is anything to learn; without it models from elsewhere are applied, and nothing is trained."""
         return bool(self.targets.picks or self.targets.segmentations or self.targets.labels)
+
+    @property
+    def is_scored(self) -> bool:
+        """Whether there is anything to score picks by."""
+        return self.learns or self.evaluate.reference is not None
+
+    @property
+    def chooses_thresholds(self) -> bool:
+        """Whether the thresholds of a model of octopi's, which has none, are chosen on the validation runs."""
+        return self.learns and not isinstance(self.localize.threshold, float | int)
 
     @property
     def voxel_spacing(self) -> float:

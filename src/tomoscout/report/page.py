@@ -69,11 +69,12 @@ def _legend(scores: Mapping[str, Any] | None, found: Found | None) -> Mapping[st
     return found.colours if found and not scores else {"found": FOUND, "missed": MISSED, "false": FALSE}
 
 
-def environment() -> Any:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
+def environment(*rooms: str) -> Any:
+    """Jinja's environment with the templates of this room, and of others such as `explore`."""
+    from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
-        loader=PackageLoader("tomoscout.report", ""),
+        loader=ChoiceLoader([PackageLoader(f"tomoscout.{room}", "") for room in ("report", *rooms)]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

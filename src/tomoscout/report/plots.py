@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-Points = Sequence[tuple[float, float]]
+from tomoscout.learning.history import Points, best, object_columns, series
+
 Ticks = Sequence[tuple[float, str]]
 
 
@@ -121,30 +122,6 @@ def history_charts(history: Iterable[Mapping[str, Any]]) -> list[Chart]:
         lines.append(Line("mean", "line", score))
         charts.append(Chart(title, "step", "score", (0, last), (0, 1), lines, dots, 420, 230))
     return charts
-
-
-def object_columns(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """The columns of metrics.csv that hold the scores of single objects."""
-    columns = dict.fromkeys(column for row in rows for column in row)
-    return [column for column in columns if column not in ("step", "loss", "learning_rate", "score")]
-
-
-def series(rows: Iterable[Mapping[str, Any]], column: str) -> list[tuple[float, float]]:
-    """(step, value) of every row whose value in `column` is a finite number."""
-    found = []
-    for row in rows:
-        try:
-            step, value = float(row["step"]), float(row[column])
-        except (KeyError, TypeError, ValueError):
-            continue
-        if math.isfinite(value):
-            found.append((step, value))
-    return found
-
-
-def best(points: Points) -> tuple[float, float]:
-    """The point of the highest value, the first of equals."""
-    return max(points, key=lambda point: point[1])
 
 
 def thin(points: Points, count: int = 300) -> list[tuple[float, float]]:

@@ -20,8 +20,8 @@ from tomoscout.tasks.picking.scores import PicksOfRuns, evaluate, format_table, 
 
 
 def scored_of_model(plan: Plan, localized: Path) -> Scored:
-    """What is scored, without the objects that the model does not look for. Only a model from elsewhere may know fewer objects than the
-    reference. `localized`: folder of the localisation's manifests.
+    """What is scored, without the objects that the model does not look for. Only a model from elsewhere may know fewer
+    objects than the reference. `localized`: folder of the localisation's manifests.
 
     Raises:
         TomoscoutError: it looks for none of them.

@@ -26,11 +26,11 @@ import torch
 from torch import nn
 
 from tomoscout.data.project import read_objects
-from tomoscout.learning.options import Train
+from tomoscout.learning.validation import Validator
 from tomoscout.machine.device import choose_device
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.models.base import Base, starting_weights
-from tomoscout.models.folder import Model, save_model, save_weights
+from tomoscout.models.folder import save_weights
 from tomoscout.models.octopi import OctopiModel, read_octopi_model
 from tomoscout.networks import build_network
 from tomoscout.networks.options import NetworkOptions
@@ -38,11 +38,13 @@ from tomoscout.options.config import Config
 from tomoscout.plan.classes import TargetClass
 from tomoscout.plan.plan import Plan
 from tomoscout.tasks.picking.data import TrainingData
-from tomoscout.tasks.picking.head import DEFAULT_THRESHOLD, PickingHead
-from tomoscout.tasks.picking.validation import VALIDATION_TILE, Validator
+from tomoscout.tasks.picking.head import DEFAULT_THRESHOLD
+from tomoscout.tasks.picking.model import PickingModel
+from tomoscout.tasks.picking.options import Train
+from tomoscout.tasks.picking.task import PickingTask
 
 
-def run_import_model(plan: Plan, source: Path, folder: Path, threads: int | None = None) -> Model:
+def run_import_model(plan: Plan, source: Path, folder: Path, threads: int | None = None) -> PickingModel:
     """Write the model folder of octopi's `model_config.yaml`.
 
     Classes are octopi's, with the radii of the copick configs; an object that has none there is a continuous class.
@@ -59,7 +61,7 @@ def run_import_model(plan: Plan, source: Path, folder: Path, threads: int | None
     network = _network(theirs, classes, source)
     thresholds = {entry.name: DEFAULT_THRESHOLD for entry in classes if entry.is_particle}
     chosen_on: Sequence[str] = ()
-    if plan.config.chooses_thresholds:
+    if config.chooses_thresholds:
         chosen, chosen_on = _validate(plan, classes, network, theirs.network)
         thresholds |= chosen
     elif config.localize.threshold is None:
@@ -70,18 +72,18 @@ def run_import_model(plan: Plan, source: Path, folder: Path, threads: int | None
         )
     weights = save_weights(folder, network.cpu().state_dict())
     made_from = {"octopi": str(source), "thresholds_chosen_on": list(chosen_on)}
-    model = Model(
-        folder.name,
-        theirs.network,
-        classes,
-        thresholds,
-        theirs.voxel_spacings or (config.voxel_spacing,),
-        theirs.patch or (),
-        config.train.picking,
-        made_from,
-        weights,
+    model = PickingModel(
+        name=folder.name,
+        network=theirs.network,
+        made_from=made_from,
+        weights_digest=weights,
+        classes=classes,
+        thresholds=thresholds,
+        voxel_spacings=theirs.voxel_spacings or (config.voxel_spacing,),
+        patch=theirs.patch or (),
+        picking=config.train.picking,
     )
-    save_model(folder, model)
+    model.write(folder)
     return model
 
 
@@ -118,7 +120,7 @@ def _network(theirs: OctopiModel, classes: Sequence[TargetClass], source: Path) 
         print(f"note: channels {unnamed} of {source} are of no class and left out", file=sys.stderr)
     network = build_network(theirs.network, len(classes) + 1)
     base = Base(str(source), theirs.network, theirs.labels, theirs.outputs, theirs.weights)
-    starting_weights(base, classes, network.state_dict())
+    starting_weights(base, [entry.name for entry in classes], network.state_dict())
     return network
 
 
@@ -138,14 +140,12 @@ def _validate(
     if not known:
         return {}, ()
     train = Train(picking=config.train.picking, best_metric=f"fBeta{config.train.beta:g}")
-    head = PickingHead(known, config.voxel_spacing, train)
+    task = PickingTask(TrainingData(config, replace(plan.targets, classes=known), plan.records, runs), train)
     device = choose_device(config.segment.device)
-    data = TrainingData(config, replace(plan.targets, classes=known), plan.records, runs)
-    validator = Validator(head, data, options, VALIDATION_TILE, device)
-    validator.check_references(runs.validate)
+    validator = Validator(task, options, train.DIMENSIONS, task.tile, device)
     channels = [entry.label - 1 for entry in known]
     predicted = validator.predict(network.to(device).eval(), len(classes) + 1)
-    found = head.measure([volume[channels] for volume in predicted], validator.references).details
+    found = task.measure([volume[channels] for volume in predicted]).details
     thresholds: dict[str, float] = found["thresholds"]
     for name, threshold in thresholds.items():
         score = f"F{config.train.beta:g} {found['scores'][name]:.3f}" if name in found["scores"] else "no reference"

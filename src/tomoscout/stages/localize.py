@@ -10,16 +10,16 @@ from typing import Any
 from tomoscout.data.inventory import RunRecord
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import digest
-from tomoscout.models.folder import Model, read_ensemble
 from tomoscout.options.config import Config
 from tomoscout.plan.paths import read_manifest
 from tomoscout.plan.plan import Plan
 from tomoscout.plan.predictions import predicted_picks, predicted_probabilities
 from tomoscout.stages.batches import Batch
+from tomoscout.tasks.picking.model import PickingModel, read_ensemble
 from tomoscout.tasks.picking.peaks import locate_picks
 
 
-def chosen_thresholds(config: Config, model: Model) -> dict[str, float]:
+def chosen_thresholds(config: Config, model: PickingModel) -> dict[str, float]:
     """The smallest score of a pick, by object: from the config, else from the model.
 
     Raises:
@@ -51,6 +51,7 @@ def run_localize(plan: Plan, models: Sequence[Path], segment_folder: Path, batch
     probabilities = predicted_probabilities(config)
     written = [predicted_picks(config, name) for name in model.thresholds]
     classes = [entry.to_json() for entry in model.classes]
+    fingerprint = plan.fingerprint("localize")
     made_by = [model.weights_digest, classes, model.picking.model_dump(), thresholds]
     for record in work.records:
         with work.attempt(record):
@@ -60,7 +61,7 @@ def run_localize(plan: Plan, models: Sequence[Path], segment_folder: Path, batch
                     f"{record.key}: its probabilities are not of {' and '.join(map(str, models))}; run the segment "
                     "stage again"
                 )
-            inputs = digest([plan.fingerprint("localize"), made_by, segmented["probabilities"].get("digest")])
+            inputs = digest([fingerprint, made_by, segmented["probabilities"].get("digest")])
             if work.is_done(record, inputs, written):
                 continue
             work.project(record).require(record.run, probabilities, str(segmented.get("inputs")), "segment")
@@ -78,7 +79,7 @@ def run_localize(plan: Plan, models: Sequence[Path], segment_folder: Path, batch
 
 
 def _localize_run(
-    config: Config, model: Model, thresholds: dict[str, float], work: Batch, record: RunRecord, inputs: str
+    config: Config, model: PickingModel, thresholds: dict[str, float], work: Batch, record: RunRecord, inputs: str
 ) -> dict[str, Any]:
     project = work.project(record)
     probabilities = project.read_probabilities(record.run, predicted_probabilities(config))

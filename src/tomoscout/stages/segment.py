@@ -17,12 +17,13 @@ from tomoscout.machine.device import choose_device
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import digest
 from tomoscout.machine.progress import Progress
-from tomoscout.models.folder import Model, load_network, read_ensemble
+from tomoscout.models.folder import load_network
 from tomoscout.options.config import Config
 from tomoscout.plan.fingerprints import segment_fingerprint
 from tomoscout.plan.plan import Plan
 from tomoscout.plan.predictions import check_objects, predicted_probabilities, predicted_segmentation
 from tomoscout.stages.batches import Batch
+from tomoscout.tasks.picking.model import PickingModel, read_ensemble
 
 
 def run_segment(
@@ -58,7 +59,7 @@ def run_segment(
         device = choose_device(config.segment.device)
         networks = [load_network(folder, member, device) for folder, member in zip(folders, members, strict=True)]
         network = networks[0] if len(networks) == 1 else Ensemble(networks)
-        sizes = InputSizes.of([member.network for member in members])
+        sizes = InputSizes.of([member.network for member in members], model.DIMENSIONS)
         progress = Progress(len(pending))
         for number, record in enumerate(pending, 1):
             with work.attempt(record):
@@ -73,7 +74,7 @@ def run_segment(
 
 def _segment_run(
     config: Config,
-    model: Model,
+    model: PickingModel,
     network: torch.nn.Module,
     sizes: InputSizes,
     device: torch.device,
@@ -87,7 +88,7 @@ def _segment_run(
     probabilities = predict(
         network,
         standardise(tomogram),
-        outputs=len(model.classes) + 1,
+        outputs=model.outputs,
         sizes=sizes,
         tile=config.segment.tile,
         overlap=config.segment.overlap,

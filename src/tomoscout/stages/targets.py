@@ -26,10 +26,11 @@ def run_targets(plan: Plan, batch: int, output: Path) -> None:
         TomoscoutError: a source is broken or does not fit the tomogram, or somebody else's segmentation has the name
             of the targets.
     """
+    wanted = plan.targets.inputs
     work = Batch(plan.config, plan.records, batch, output)
     for record in work.records:
         with work.attempt(record):
-            if record.key in plan.targets.inputs:
+            if record.key in wanted:
                 _update_targets(plan, work, record)
             else:
                 _remove_targets(plan.config, work, record, kept=())

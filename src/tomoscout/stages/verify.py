@@ -8,7 +8,7 @@ from typing import Any
 from tomoscout.data.project import Probabilities, Project
 from tomoscout.machine.errors import TomoscoutError, shown
 from tomoscout.machine.files import digest_file, read_json
-from tomoscout.models.folder import read_model
+from tomoscout.models.folder import read_description
 from tomoscout.options.config import Source
 from tomoscout.plan.paths import Results
 from tomoscout.plan.plan import Plan
@@ -79,7 +79,7 @@ def _verify_models(results: Results, problems: list[str]) -> int:
     for folder in folders:
         path = folder / "model.yaml"
         try:
-            if read_model(folder).weights_digest != digest_file(folder / "weights.safetensors"):
+            if read_description(folder).get("weights") != digest_file(folder / "weights.safetensors"):
                 problems.append(f"{path}: weights.safetensors has changed since it was written")
         except (OSError, TomoscoutError) as error:
             problems.append(f"{path}: {error}")

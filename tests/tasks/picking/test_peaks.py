@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
-from tomoscout.learning.options import Picking
 from tomoscout.plan.classes import TargetClass
 from tomoscout.tasks.picking import peaks
+from tomoscout.tasks.picking.options import Picking
 from tomoscout.tasks.picking.peaks import LOWEST_SCORE, find_peaks, locate_picks, suppress
 
 checked = settings(deadline=None, max_examples=40, derandomize=True)

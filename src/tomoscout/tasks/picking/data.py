@@ -13,9 +13,8 @@ from tomoscout.data.geometry import inside, to_voxels
 from tomoscout.data.inventory import RunRecord
 from tomoscout.data.project import Picks, Project
 from tomoscout.learning.sampling import Centres, largest_jitter
-from tomoscout.learning.volumes import LabelledVolume, Storage, labelled_volume, standardise
+from tomoscout.learning.volumes import LabelledVolume, Source, standardise
 from tomoscout.machine.files import digest
-from tomoscout.machine.progress import Progress
 from tomoscout.options.config import Config, TomogramUri
 from tomoscout.plan.classes import TargetClass
 from tomoscout.plan.folds import Fold, training_tomograms
@@ -42,6 +41,7 @@ class TrainingData:
     ) -> None:
         self.config = config
         self.plan = plan
+        self.runs = runs
         self.projects = {name: Project(name, Path(path)) for name, path in config.projects.items()}
         self.training = training_tomograms(config, records, runs)
         # The split lets no run validate that lacks the tomogram that is segmented.
@@ -59,11 +59,6 @@ class TrainingData:
         return [record.tomograms[self.config.segment_tomogram] for record in self.validation]
 
     @property
-    def volume_names(self) -> list[str]:
-        """Names of the training volumes."""
-        return [f"{record.key} {uri}" for record, uri in self.training]
-
-    @property
     def absent(self) -> NDArray[np.bool_] | None:
         """Which classes (with background) do not count in which training volumes (volume, class); None where all count
         everywhere."""
@@ -71,15 +66,16 @@ class TrainingData:
         names = ["", *(entry.name for entry in self.plan.classes)]
         return np.array([[name in of_run for name in names] for of_run in ignored]) if any(ignored) else None
 
-    def training_volumes(self, patch: Sequence[int], storage: Storage) -> list[LabelledVolume]:
-        """Every training tomogram with its target, put where `storage` says."""
-        progress = Progress(len(self.training))
-        volumes = []
-        for number, (name, (record, uri)) in enumerate(zip(self.volume_names, self.training, strict=True), 1):
-            inputs = digest([record.tomograms[uri], record.contents.get(uri), self.plan.inputs[record.key]])
-            volumes.append(labelled_volume(name, inputs, partial(self._read, record, uri), patch, storage))
-            progress.show(number, f"read tomogram {number} of {len(self.training)}")
-        return volumes
+    def volumes(self) -> list[Source]:
+        """Every training tomogram with its target."""
+        return [
+            Source(
+                f"{record.key} {uri}",
+                digest([record.tomograms[uri], record.contents.get(uri), self.plan.inputs[record.key]]),
+                partial(self._read, record, uri),
+            )
+            for record, uri in self.training
+        ]
 
     def _read(self, record: RunRecord, uri: str) -> tuple[NDArray[np.float32], NDArray[np.integer]]:
         tomogram = self.projects[record.project].read_tomogram(record.run, uri)

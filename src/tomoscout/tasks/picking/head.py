@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,12 +13,13 @@ from numpy.typing import NDArray
 
 from tomoscout.data.project import Picks
 from tomoscout.learning.losses import OwnLoss, build_loss
-from tomoscout.learning.options import Train
+from tomoscout.learning.progression import COLUMNS, Validation
 from tomoscout.learning.tiles import argmax_labels
-from tomoscout.learning.trainer import COLUMNS, Validation
+from tomoscout.learning.volumes import ignored_label
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.plan.classes import TargetClass
 from tomoscout.tasks.picking.matching import Curve, count_matches, f_beta, precision_recall
+from tomoscout.tasks.picking.options import Train
 from tomoscout.tasks.picking.peaks import LOWEST_SCORE, locate_picks
 
 DEFAULT_THRESHOLD = 0.5
@@ -81,11 +83,6 @@ class PickingHead:
             )
 
     @property
-    def outputs(self) -> int:
-        """Channels of the network."""
-        return len(self.classes) + 1
-
-    @property
     def needs_labels(self) -> bool:
         """Whether references must hold label volumes."""
         return self.options.best_metric_on == "voxels" or any(not entry.is_particle for entry in self.classes)
@@ -101,8 +98,8 @@ class PickingHead:
             return [entry for entry in self.classes if entry.label == self.options.best_class]
         return [entry for entry in self.classes if self.counts_picks(entry)] or list(self.classes)
 
-    def loss(self, ignore: int, own: torch.nn.Module | None = None) -> torch.nn.Module:
-        """The loss between logits and labels, `own` or as the options say; voxels labelled `ignore` do not count.
+    def loss(self, own: torch.nn.Module | None = None) -> torch.nn.Module:
+        """The loss between logits and labels, `own` or as the options say; padding does not count.
 
         A small sphere has few voxels, so each of them counts more: by the ratio of the largest target radius to its
         own, to the power of `size_balance`.
@@ -110,7 +107,7 @@ class PickingHead:
         Raises:
             TomoscoutError: `class_weights` are given for a loss that does not take them.
         """
-        options = self.options
+        options, ignore = self.options, ignored_label(len(self.classes))
         if own is not None:
             if options.class_weights:
                 raise TomoscoutError("train.class_weights: without effect on a loss of your own; let it weight classes")
@@ -124,6 +121,30 @@ class PickingHead:
         ]
         voxel_weights = [weight * factor for weight, factor in zip(by_size, given, strict=True)]
         return build_loss(options.loss, torch.tensor(voxel_weights), torch.tensor(given), ignore)
+
+    def check_references(self, references: Sequence[Reference], runs: Sequence[str]) -> None:
+        """Say before hours are spent that the validation runs (keys) cannot tell how well a class is found.
+
+        Raises:
+            TomoscoutError: they hold nothing of what chooses the best weights.
+        """
+
+        def is_there(entry: TargetClass) -> bool:
+            counted = [reference for reference in references if entry.name not in reference.ignored]
+            if self.counts_picks(entry):
+                return any(len(reference.picks[entry.name]) for reference in counted)
+            return any(np.any(reference.labels == entry.label) for reference in counted)
+
+        absent = [entry for entry in self.classes if not is_there(entry)]
+        deciding = self.deciding
+        where = f"the validation runs ({', '.join(runs)})"
+        if all(entry in absent for entry in deciding):
+            names = ", ".join(entry.name for entry in deciding)
+            raise TomoscoutError(f"split: {where} hold no {names}; choose others under split.validate")
+        if absent:
+            default = f", threshold {DEFAULT_THRESHOLD}" if any(entry.is_particle for entry in absent) else ""
+            names = ", ".join(entry.name for entry in absent)
+            print(f"warning: {where} hold no {names}: no part in choosing the model{default}", file=sys.stderr)
 
     def measure(self, predictions: Sequence[NDArray[np.uint8]], references: Sequence[Reference]) -> Validation:
         """Score predictions on validation runs by `best_metric`: F-beta of each class, particles at their best

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from tomoscout.data.geometry import to_angstrom
 from tomoscout.data.project import Picks
-from tomoscout.learning.options import Picking
 from tomoscout.plan.classes import TargetClass
+from tomoscout.tasks.picking.options import Picking
 
 LOWEST_SCORE = 0.05
 """Peaks below this are noise at any threshold worth choosing."""

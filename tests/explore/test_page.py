@@ -20,10 +20,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tomoscout.explore.records import Ask, Refused, Result, trial_name
-from tomoscout.report.axes import Axis, rounded, short
-from tomoscout.report.exploration import write_exploration
-from tomoscout.report.exploration_charts import (
+from tomoscout.explore.axes import Axis, rounded, short
+from tomoscout.explore.charts import (
     best_of,
     curves_chart,
     history_chart,
@@ -32,8 +30,10 @@ from tomoscout.report.exploration_charts import (
     score_range,
     slice_charts,
 )
-from tomoscout.report.importance import LEAST_TRIALS, SHUFFLES, TOGETHER, _shuffled, best_count, importances
-from tomoscout.report.parallel import SHADES, parallel_chart
+from tomoscout.explore.importance import LEAST_TRIALS, SHUFFLES, TOGETHER, _shuffled, best_count, importances
+from tomoscout.explore.page import write_exploration
+from tomoscout.explore.parallel import SHADES, parallel_chart
+from tomoscout.explore.records import Ask, Refused, Result, trial_name
 
 
 def number(low: float, high: float, log: bool = False, step: int | None = None) -> str:
@@ -470,7 +470,7 @@ def test_the_same_study_gives_the_same_bytes(page: Page, study: tuple[list[Ask],
 import json, sys
 from pathlib import Path
 from tomoscout.explore.records import Ask, Result
-from tomoscout.report.exploration import write_exploration
+from tomoscout.explore.page import write_exploration
 study, asks, results = json.load(sys.stdin)
 asks, results = [Ask.parse(a, Path()) for a in asks], [Result.parse(r, Path()) for r in results]
 write_exploration(Path({str(tmp_path / "again.html")!r}), study, asks, results, "A <b>title</b> & more")

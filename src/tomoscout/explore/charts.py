@@ -6,9 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median, quantiles
 
+from tomoscout.explore.axes import Axis, rounded, short
 from tomoscout.explore.records import Result, trial_name
-from tomoscout.report.axes import Axis, rounded, short
-from tomoscout.report.plots import Chart, Dot, Line, Points, Ticks, ticks
+from tomoscout.learning.history import Points
+from tomoscout.report.plots import Chart, Dot, Line, Ticks, ticks
 
 
 def score_text(value: float | None) -> str:

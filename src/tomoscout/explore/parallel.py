@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from tomoscout.explore.axes import Axis, short
+from tomoscout.explore.charts import describe, marked
 from tomoscout.explore.records import Result
-from tomoscout.report.axes import Axis, short
-from tomoscout.report.exploration_charts import describe, marked
 
 SHADES = 7
 """How many shades of colour tell scores apart."""

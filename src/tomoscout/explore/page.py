@@ -7,10 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tomoscout.explore.records import BASELINE, BY_PRUNER, Ask, Params, Result, trial_name
-from tomoscout.machine.files import write_text
-from tomoscout.report.axes import Axis, short
-from tomoscout.report.exploration_charts import (
+from tomoscout.explore.axes import Axis, short
+from tomoscout.explore.charts import (
     best_of,
     curves_chart,
     history_chart,
@@ -18,9 +16,11 @@ from tomoscout.report.exploration_charts import (
     score_range,
     slice_charts,
 )
-from tomoscout.report.importance import LEAST_TRIALS, SHUFFLES, best_count, importances
+from tomoscout.explore.importance import LEAST_TRIALS, SHUFFLES, best_count, importances
+from tomoscout.explore.parallel import SHADES, Parallel, parallel_chart
+from tomoscout.explore.records import BASELINE, BY_PRUNER, Ask, Params, Result, trial_name
+from tomoscout.machine.files import write_text
 from tomoscout.report.page import by_reason, environment, flatten
-from tomoscout.report.parallel import SHADES, Parallel, parallel_chart
 
 _SHOWN = 20
 """Trials in the table before it is opened."""
@@ -53,7 +53,7 @@ def write_exploration(
         configured: the values of the baseline, shown in its row; it is in no chart, as nothing proposed it.
     """
     axes = _axes(study, results)
-    page = environment().get_template("exploration.html.jinja")
+    page = environment("explore").get_template("exploration.html.jinja")
     write_text(
         path,
         page.render(

@@ -1,0 +1,71 @@
+"""Commands that apply a model: `import-model`, `segment`, `localize`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from tomoscout.cli.common import (
+    FILE,
+    Commands,
+    batch_option,
+    configured,
+    load,
+    model_option,
+    models_option,
+    output_option,
+    share_cores,
+    threads_option,
+)
+from tomoscout.machine.lease import leased_gpu
+
+commands = Commands()
+
+
+@commands.command()
+@click.argument("source", type=FILE)
+@configured
+@model_option
+@threads_option
+def import_model(source: Path, config: Path, inventory: Path, model: Path, threads: int | None) -> None:
+    """Make a model folder of a model that octopi trained: SOURCE is its model_config.yaml, with best_model.pth."""
+    share_cores()
+    plan = load(config, inventory)
+    with leased_gpu(plan.config.segment.device):
+        from tomoscout.stages.import_model import run_import_model
+
+        run_import_model(plan, source, model, threads)
+
+
+@commands.command()
+@configured
+@models_option
+@batch_option
+@output_option
+@threads_option
+def segment(
+    config: Path, inventory: Path, models: tuple[Path, ...], batch: int, output: Path, threads: int | None
+) -> None:
+    """Apply a model, or several together, to tomograms."""
+    share_cores()
+    plan = load(config, inventory)
+    with leased_gpu(plan.config.segment.device):
+        from tomoscout.stages.segment import run_segment
+
+        run_segment(plan, models, batch, output, threads)
+
+
+@commands.command()
+@configured
+@models_option
+@click.option("--segmented", type=FILE, required=True, help="Folder of the segment stage's manifests.")
+@batch_option
+@output_option
+def localize(
+    config: Path, inventory: Path, models: tuple[Path, ...], segmented: Path, batch: int, output: Path
+) -> None:
+    """Turn class probabilities into scored picks."""
+    from tomoscout.stages.localize import run_localize
+
+    run_localize(load(config, inventory), models, segmented, batch, output)

@@ -1,0 +1,51 @@
+"""The batches of a training by crops: drawn, cut out of volumes and augmented, each step by its number alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tomoscout.learning.augment import augment
+from tomoscout.learning.options import Training
+from tomoscout.learning.sampling import Centres, CropSampler, cut
+from tomoscout.learning.trainer import Batches
+from tomoscout.learning.volumes import LabelledVolume
+
+
+def crop_batches(
+    volumes: Sequence[LabelledVolume],
+    centres: Mapping[str, Centres],
+    options: Training,
+    device: torch.device,
+    absent: NDArray[np.bool_] | None = None,
+) -> Batches:
+    """The batches of `augment`, from volumes.
+
+    Args:
+        centres: by class, where crops may be centred.
+        absent: which classes (with background) do not count in which volumes (volume, class); None where all count.
+
+    Raises:
+        TomoscoutError: there is nothing to draw.
+    """
+    sampler = CropSampler(
+        [tuple(volume.labels.shape) for volume in volumes],
+        list(centres.values()),
+        options.crop,
+        shares=[options.class_sampling.get(name, 1.0) for name in centres],
+        batch_size=options.batch_size,
+        background_fraction=options.background_fraction,
+        seed=options.seed,
+        harder_classes=options.harder_classes,
+    )
+
+    def batches(step: int, scores: Mapping[str, float]) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+        crops = sampler.crops(step, [scores.get(name) for name in centres])
+        of_crops = None if absent is None else torch.from_numpy(absent[[crop.volume for crop in crops]]).to(device)
+        drawn = cut(volumes, crops, options.crop, device)
+        return augment(*drawn, options.augmentation, options.seed, step, absent=of_crops)
+
+    return batches

@@ -1,0 +1,100 @@
+"""Validation: a network over whole volumes, scored by the task, and how often."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from tomoscout.learning.options import Training
+from tomoscout.learning.progression import Validation
+from tomoscout.learning.step_memory import Shape
+from tomoscout.learning.task import Task
+from tomoscout.learning.tiles import InputSizes, predict
+from tomoscout.models.base import Base
+from tomoscout.networks import build_network
+from tomoscout.networks.options import NetworkOptions
+
+OVERLAP = 0.25
+"""Overlap of neighbouring tiles. Not that of `segment`: trying another there must not train again."""
+
+LEAST_INTERVAL = 500
+VALIDATION_SHARE = 1 / 7
+"""Largest share of the network's work that validation takes at the default interval; decoding comes on top."""
+
+
+def default_interval(options: Training, task: Task) -> int:
+    """Steps between validations such that they take no more than `VALIDATION_SHARE` of the network's work: a step
+    costs about three times as much for a voxel as a prediction, forward once and backward twice."""
+    sizes = InputSizes.of([options.network], options.DIMENSIONS)
+    predicted = 0
+    for shape in task.validation_shapes:
+        tiles = sizes.tiles(shape, task.tile, OVERLAP)
+        predicted += math.prod(len(starts) * length for starts, length in tiles)
+    trained = 3 * options.batch_size * math.prod(options.crop)
+    least = predicted * (1 - VALIDATION_SHARE) / VALIDATION_SHARE / trained
+    # Round numbers are easier to find in tables and logs.
+    return max(LEAST_INTERVAL, math.ceil(least / 100) * 100)
+
+
+class Validator:
+    """Predicts the validation volumes and lets the task score what is found."""
+
+    def __init__(self, task: Task, network: NetworkOptions, dimensions: int, tile: Shape, device: torch.device) -> None:
+        """Read the validation volumes. `tile`: what is predicted at once.
+
+        Raises:
+            TomoscoutError: they cannot tell which weights are the best.
+        """
+        self.task = task
+        self.sizes = InputSizes.of([network], dimensions)
+        self.tile = tile
+        self.device = device
+        self.volumes = task.validation_volumes()
+
+    def __call__(self, network: nn.Module) -> Validation:
+        """Score a network."""
+        return self.task.measure(self.predict(network, self.task.outputs))
+
+    def predict(self, network: nn.Module, outputs: int) -> list[NDArray[np.uint8]]:
+        """Probabilities of every volume (class, *space), 255 = 1."""
+        return [
+            predict(
+                network,
+                volume,
+                outputs=outputs,
+                sizes=self.sizes,
+                tile=self.tile,
+                overlap=OVERLAP,
+                flips=1,
+                device=self.device,
+            )
+            for volume in self.volumes
+        ]
+
+
+def score_base(base: Base, validator: Validator) -> Callable[[nn.Module], Validation]:
+    """How the weights that a fine-tuning starts from are scored: as they are if their classes are the same, else the
+    base with its own head by the classes that both find."""
+    names = validator.task.class_names
+    if base.knows(names) or not base.shared(names):
+        return validator
+
+    def score(_: nn.Module) -> Validation:
+        network = build_network(base.network, base.outputs, inputs=base.inputs, dimensions=base.dimensions)
+        network.load_state_dict(base.weights)
+        found = []
+        for theirs in validator.predict(network.to(validator.device).eval(), base.outputs):
+            ours = np.zeros((len(names), *theirs.shape[1:]), dtype=np.uint8)
+            for channel, base_channel in base.channels(names):
+                ours[channel - 1] = theirs[base_channel - 1]
+            found.append(ours)
+        result = validator.task.measure(found)
+        scores = base.shared_scores(result.scores, names)
+        return Validation(float(np.mean(list(scores.values()))) if scores else 0.0, scores, result.details)
+
+    return score
