@@ -11,8 +11,8 @@ import pytest
 
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import read_json, write_json
-from tomoscout.options.config import Split
 from tomoscout.plan.folds import check_folds, fold_name, fold_number
+from tomoscout.plan.options import Split
 from tomoscout.stages.compare_folds import format_summary, run_compare_folds, summarise
 
 CLASSES = ["ribosome", "ferritin", "membrane"]

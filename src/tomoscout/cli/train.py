@@ -80,7 +80,7 @@ def track(folder: Path, config: Path, output: Path | None) -> None:
     from tomoscout.machine.files import write_json
     from tomoscout.options.config import load_config
     from tomoscout.plan.paths import results_of
-    from tomoscout.tracking import default_uri, sync
+    from tomoscout.tracking.store import default_uri, sync
 
     run = sync(folder, load_config(config).tracking, default_uri(results_of(folder)))
     click.echo(f"{folder}: run {run}", err=True)

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from tomoscout.data.inventory import RunRecord, tomograms_of
-from tomoscout.data.project import Segmentation
+from tomoscout.data.written import Segmentation
 from tomoscout.machine.errors import TomoscoutError
-from tomoscout.options.config import Config, Source, TomogramUri
+from tomoscout.options.config import Config
+from tomoscout.options.names import Source, TomogramUri
 
 if TYPE_CHECKING:
     from tomoscout.plan.classes import TargetClass

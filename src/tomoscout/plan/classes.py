@@ -8,10 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from tomoscout.data.copick_config import read_objects
 from tomoscout.data.inventory import RunRecord
-from tomoscout.data.project import read_objects
 from tomoscout.machine.errors import TomoscoutError
-from tomoscout.options.config import Config, Source
+from tomoscout.options.config import Config
+from tomoscout.options.names import Source
 from tomoscout.plan.annotations import existing_target, segmentations_of
 
 LARGEST_RADIUS = 1e5

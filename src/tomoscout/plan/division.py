@@ -10,8 +10,8 @@ from itertools import pairwise
 
 from tomoscout.data.inventory import RunRecord
 from tomoscout.machine.errors import TomoscoutError
-from tomoscout.options.config import Split
 from tomoscout.plan.folds import PARTS, Fold
+from tomoscout.plan.options import Split
 
 
 def groups_of(options: Split, records: list[RunRecord]) -> list[list[str]]:

@@ -6,8 +6,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tomoscout.data.copick_config import read_objects
 from tomoscout.data.inventory import RunRecord
-from tomoscout.data.project import read_objects
 from tomoscout.machine.files import digest
 from tomoscout.networks import code_digest
 from tomoscout.plan.folds import Fold

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from tomoscout.data.inventory import RunRecord
 from tomoscout.machine.errors import TomoscoutError
-from tomoscout.options.config import Config, Split
+from tomoscout.options.config import Config
+from tomoscout.plan.options import Split
 
 PARTS = ("train", "validate", "test")
 

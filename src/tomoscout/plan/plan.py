@@ -8,8 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from tomoscout.data.copick_config import read_objects
 from tomoscout.data.inventory import RunRecord
-from tomoscout.data.project import read_objects
 from tomoscout.options.config import Config
 from tomoscout.plan.folds import Fold, fold_number
 from tomoscout.plan.paths import Results

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tomoscout.data.inventory import RunRecord, excluded_runs, find_runs
+from tomoscout.data.inventory import RunRecord, find_runs
 from tomoscout.machine.errors import TomoscoutError
-from tomoscout.options.config import Config, Split
+from tomoscout.options.config import Config
 from tomoscout.plan.annotations import has_tomogram, holds
 from tomoscout.plan.division import divide, groups_of
 from tomoscout.plan.folds import PARTS, Fold
+from tomoscout.plan.options import Split
+from tomoscout.plan.runs import excluded_runs
 from tomoscout.plan.targets import TargetPlan
 
 

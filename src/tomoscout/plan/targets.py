@@ -7,11 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tomoscout.data.inventory import RunRecord, excluded_runs, find_runs
+from tomoscout.data.inventory import RunRecord, find_runs
 from tomoscout.data.labels import stored_labels
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import digest
-from tomoscout.options.config import Config, Source
+from tomoscout.options.config import Config
+from tomoscout.options.names import Source
 from tomoscout.plan.annotations import (
     existing_target,
     has_tomogram,
@@ -23,6 +24,7 @@ from tomoscout.plan.annotations import (
 )
 from tomoscout.plan.classes import TargetClass, learnt_classes
 from tomoscout.plan.predictions import check_objects
+from tomoscout.plan.runs import excluded_runs
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tomoscout.data.project import Picks, Project
+from tomoscout.data.picks import Picks
+from tomoscout.data.project import Project
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.options.config import Config
 from tomoscout.plan.annotations import is_annotated

@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from tomoscout.data.project import read_objects
+from tomoscout.data.copick_config import read_objects
 from tomoscout.learning.validation import Validator
 from tomoscout.machine.device import choose_device
 from tomoscout.machine.errors import TomoscoutError

@@ -9,7 +9,8 @@ from typing import Any
 
 from tomoscout.data.inventory import RunRecord
 from tomoscout.machine.files import read_json
-from tomoscout.options.config import Config, TomogramUri
+from tomoscout.options.config import Config
+from tomoscout.options.names import TomogramUri
 from tomoscout.plan.annotations import reference_tomograms, target_segmentation
 from tomoscout.plan.plan import Plan
 from tomoscout.stages.batches import Batch

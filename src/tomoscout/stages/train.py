@@ -21,7 +21,8 @@ from tomoscout.plan.targets import print_warnings
 from tomoscout.tasks.picking.data import TrainingData
 from tomoscout.tasks.picking.model import PickingModel
 from tomoscout.tasks.picking.task import PickingTask
-from tomoscout.tracking import Tracker, default_uri
+from tomoscout.tracking.store import default_uri
+from tomoscout.tracking.tracker import Tracker
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tomoscout.data.project import Probabilities, Project
+from tomoscout.data.project import Project
+from tomoscout.data.written import Probabilities
 from tomoscout.machine.errors import TomoscoutError, shown
 from tomoscout.machine.files import digest_file, read_json
 from tomoscout.models.folder import read_description
-from tomoscout.options.config import Source
+from tomoscout.options.names import Source
 from tomoscout.plan.paths import Results
 from tomoscout.plan.plan import Plan
 from tomoscout.plan.stages import STAGES, Stage, Stated

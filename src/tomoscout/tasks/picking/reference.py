@@ -9,7 +9,8 @@ import numpy as np
 
 from tomoscout.data.geometry import inside, to_voxels
 from tomoscout.data.inventory import RunRecord
-from tomoscout.data.project import Picks, Project
+from tomoscout.data.picks import Picks
+from tomoscout.data.project import Project
 from tomoscout.plan.classes import TargetClass
 from tomoscout.tasks.picking.peaks import suppress
 
