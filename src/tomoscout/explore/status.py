@@ -15,6 +15,7 @@ from tomoscout.learning.history import best, series
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import read_json
 from tomoscout.machine.locks import LOCK, owner_of
+from tomoscout.plan.paths import Results
 
 _T = TypeVar("_T")
 
@@ -32,7 +33,7 @@ def find_study(results: Path, name: str | None = None) -> Path:
     Raises:
         TomoscoutError: there is none.
     """
-    folder = results / "explore"
+    folder = Results(results).studies
     found = sorted(path.parent for path in folder.glob("*/study.json"))
     named = [study for study in found if name in (None, study.name, study.name.rpartition("-")[0])]
     if not named:
@@ -43,7 +44,7 @@ def find_study(results: Path, name: str | None = None) -> Path:
 
 def planned_trials(results: Path, study: Path) -> int | None:
     """How many trials the workflow was last asked for, if of this study."""
-    options = _read(read_json, results / "config.json")
+    options = _read(read_json, Results(results).settings)
     explore = options.get("explore") if isinstance(options, dict) else None
     if not isinstance(explore, dict) or study.name.rpartition("-")[0] != explore.get("name"):
         return None

@@ -26,6 +26,7 @@ from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import digest, read_json
 from tomoscout.networks import code_digest
 from tomoscout.networks.options import NetworkOptions
+from tomoscout.plan.stages import STAGES
 
 if TYPE_CHECKING:
     import optuna
@@ -38,9 +39,6 @@ MOST_REFUSED = 100
 """Proposals that are tried for a trial before it is given up."""
 
 SEED_PRIME = 1_000_003
-
-VERSION = 2
-"""Raised when the same settings would propose other trials."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,7 @@ class Study:
         ignored = {"name", "checkpoint_seconds", *(() if limited else ("device",))}
         study = cls(
             {
-                "version": VERSION,
+                "version": STAGES["explore"].version,
                 # Other versions may propose other trials.
                 "packages": {name: version(name) for name in ("optuna", "scipy", "cmaes")},
                 **options.model_dump(mode="json", exclude={"trials", "top", "networks", "space"}),
