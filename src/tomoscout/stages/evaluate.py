@@ -27,7 +27,8 @@ from tomoscout.plan.classes import (
 from tomoscout.plan.predictions import predicted_picks, segmented_runs
 from tomoscout.plan.splits import chosen_fold, make_split
 from tomoscout.stages.batches import read_manifest
-from tomoscout.tasks.picking.scores import PicksOfRuns, evaluate, format_table, write_scores
+from tomoscout.tasks.picking.score_tables import format_table, write_scores
+from tomoscout.tasks.picking.scores import PicksOfRuns, evaluate
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ from tomoscout.report.page import summarise_targets, write_report
 from tomoscout.report.pictures import Marked, SlicePicture, Spheres, marked_slices, picks_slices
 from tomoscout.stages.batches import read_manifest
 from tomoscout.stages.evaluate import found_by_model, read_pairs, scored_runs
-from tomoscout.tasks.picking.scores import match_picks, read_scores
+from tomoscout.tasks.picking.score_tables import read_scores
+from tomoscout.tasks.picking.scores import match_picks
 
 
 def run_report(
