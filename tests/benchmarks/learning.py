@@ -19,7 +19,7 @@ from training import SESSION, TEST, URI, USER, Bench, set_up, training_stage
 
 from tomoscout.data.picks import Picks
 from tomoscout.data.project import Project
-from tomoscout.options.config import Source
+from tomoscout.options.names import Source
 from tomoscout.plan.classes import TargetClass, plan_targets
 from tomoscout.tasks.picking.matching import count_matches, precision_recall
 from tomoscout.tasks.picking.options import Picking

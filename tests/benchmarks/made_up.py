@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tomoscout.data.copick_config import PickableObject, create_project
-from tomoscout.options.config import TomogramUri
+from tomoscout.options.names import TomogramUri
 
 RADII = {
     "apo-ferritin": 60.0,

@@ -23,7 +23,8 @@ from tomoscout.data.inventory import RunRecord, read_inventory
 from tomoscout.data.project import Project
 from tomoscout.data.written import Segmentation
 from tomoscout.machine.files import read_json, write_json
-from tomoscout.options.config import Config, TomogramUri, load_config
+from tomoscout.options.config import Config, load_config
+from tomoscout.options.names import TomogramUri
 
 if TYPE_CHECKING:
     import torch

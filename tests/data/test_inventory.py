@@ -20,7 +20,7 @@ from tomoscout.data.inventory_refresh import read_fresh, refresh
 from tomoscout.data.signatures import read_signatures
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import write_table
-from tomoscout.options.config import Source
+from tomoscout.options.names import Source
 from tomoscout.plan.classes import plan_targets
 from tomoscout.plan.fingerprints import object_labels, segment_fingerprint, training_fingerprint
 from tomoscout.plan.splits import chosen_fold, make_split

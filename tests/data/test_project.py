@@ -22,7 +22,7 @@ from tomoscout.data.project import Project
 from tomoscout.data.written import Probabilities, Segmentation
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import digest_folder
-from tomoscout.options.config import Source
+from tomoscout.options.names import Source
 
 SOURCE = Source("ribosome", "tomoscout", "1")
 LABELS = Segmentation("targets", "tomoscout", "1", 10.0, True)

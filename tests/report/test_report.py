@@ -15,7 +15,6 @@ from PIL import Image
 
 from tomoscout.data.picks import Picks
 from tomoscout.learning.history import draw_history, series
-from tomoscout.options.config import Evaluate
 from tomoscout.report.colours import FALSE, FOUND, MISSED, readable_colours
 from tomoscout.report.page import flatten, summarise_targets, tables, write_report
 from tomoscout.report.pictures import (
@@ -29,6 +28,7 @@ from tomoscout.report.pictures import (
 )
 from tomoscout.report.plots import Chart, Line, history_charts, precision_recall_charts, thin, ticks
 from tomoscout.report.target_overlay import best_slice, target_overlay
+from tomoscout.tasks.picking.options import Evaluate
 from tomoscout.tasks.picking.scores import evaluate
 
 NOISE = np.random.default_rng(0).normal(size=(40, 60, 50)).astype(np.float32)

@@ -20,15 +20,17 @@ from typing import Any
 
 import pytest
 
-from tomoscout.learning.options import Tracking
 from tomoscout.machine.errors import TomoscoutError, without_passwords
 from tomoscout.machine.files import write_json
 from tomoscout.networks import parse_network
-from tomoscout.options.config import Source
+from tomoscout.options.names import Source
 from tomoscout.plan.classes import TargetClass
 from tomoscout.tasks.picking.model import PickingModel
 from tomoscout.tasks.picking.options import Picking
-from tomoscout.tracking import Tracker, default_uri, store, sync
+from tomoscout.tracking import store
+from tomoscout.tracking.options import Tracking
+from tomoscout.tracking.store import default_uri, sync
+from tomoscout.tracking.tracker import Tracker
 
 CLASSES = ["ribosome", "µ-tubule"]
 FACTS: dict[str, Any] = {

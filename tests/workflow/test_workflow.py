@@ -21,7 +21,7 @@ import yaml
 
 from support.snakemake_session import CONFIG, OTHER_TARGETS, ROOT, TARGETS, Session
 from tomoscout.data.picks import Picks
-from tomoscout.options.config import Source
+from tomoscout.options.names import Source
 
 NO_TRACEBACK = "Traceback (most recent call last)"
 

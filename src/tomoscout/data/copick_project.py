@@ -11,7 +11,7 @@ from tomoscout.data.written import Probabilities, Segmentation, Written
 from tomoscout.data.zarr_files import digest_samples
 from tomoscout.machine.errors import TomoscoutError, cut
 from tomoscout.machine.files import digest
-from tomoscout.options.config import Source, TomogramUri
+from tomoscout.options.names import Source, TomogramUri
 
 
 class CopickProject:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from tomoscout.data.geometry import Shape
 from tomoscout.machine.errors import TomoscoutError
-from tomoscout.options.config import Source
+from tomoscout.options.names import Source
 
 COLUMNS = ["project", "run", "batch", "tomograms", "picks", "segmentations", "unreadable", "doubtful", "signature"]
 

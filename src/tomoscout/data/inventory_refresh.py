@@ -17,7 +17,7 @@ from tomoscout.data.project import Project
 from tomoscout.data.signatures import is_run_name, read_signatures
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import write_table
-from tomoscout.options.config import Source, TomogramUri
+from tomoscout.options.names import Source, TomogramUri
 
 LEAST_CHANCE = 1e-4
 """Picks whose positions are less probable than this, if they were uniformly distributed, are doubtful."""

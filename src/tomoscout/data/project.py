@@ -36,7 +36,7 @@ from tomoscout.data.written import (
 from tomoscout.data.zarr_files import VolumeError, digest_samples, open_volume, remove_volume, write_volume
 from tomoscout.machine.errors import TomoscoutError, cut
 from tomoscout.machine.files import digest, digest_folder, write_text
-from tomoscout.options.config import Source, TomogramUri
+from tomoscout.options.names import Source, TomogramUri
 
 
 class TomogramFound(NamedTuple):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from tomoscout.options.config import Source
+from tomoscout.options.names import Source
 
 OURS = "tomoscout"
 """The key, in attributes of volumes and in picks files, of the stamp: `inputs` and `content`, two digests."""

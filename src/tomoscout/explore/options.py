@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, model_validator
 
 from tomoscout.networks import family_module, family_name
-from tomoscout.options.sections import Name, Section
+from tomoscout.options.names import Name
+from tomoscout.options.sections import Section
 
 Conditions = dict[str, list[Any]]
 

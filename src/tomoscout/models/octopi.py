@@ -18,7 +18,7 @@ from tomoscout.machine.errors import TomoscoutError
 from tomoscout.models.octopi_networks import read_network
 from tomoscout.networks import build_network
 from tomoscout.networks.options import NetworkOptions
-from tomoscout.options.config import TomogramUri
+from tomoscout.options.names import TomogramUri
 
 if TYPE_CHECKING:
     import torch

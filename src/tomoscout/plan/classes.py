@@ -20,7 +20,8 @@ from tomoscout.data.project import Project
 from tomoscout.data.written import Segmentation
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import digest
-from tomoscout.options.config import Config, Source, TomogramUri
+from tomoscout.options.config import Config
+from tomoscout.options.names import Source, TomogramUri
 from tomoscout.plan.predictions import check_objects
 from tomoscout.plan.runs import excluded_runs
 

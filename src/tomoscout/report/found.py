@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from tomoscout.data.copick_config import read_objects
 from tomoscout.data.inventory import RunRecord
 from tomoscout.data.project import Project
-from tomoscout.options.config import Config, Source
+from tomoscout.options.config import Config
+from tomoscout.options.names import Source
 from tomoscout.plan.predictions import segmented_runs
 from tomoscout.report.colours import Colour, readable_colours
 from tomoscout.report.plots import Chart, Line

@@ -9,7 +9,8 @@ from tomoscout.data.copick_config import read_objects
 from tomoscout.data.inventory import RunRecord
 from tomoscout.data.project import Project
 from tomoscout.machine.files import digest
-from tomoscout.options.config import Config, TomogramUri
+from tomoscout.options.config import Config
+from tomoscout.options.names import TomogramUri
 from tomoscout.plan.classes import TargetPlan, plan_targets
 from tomoscout.plan.fingerprints import VERSIONS
 from tomoscout.report.target_overlay import best_slice, target_overlay

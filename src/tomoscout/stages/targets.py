@@ -18,7 +18,8 @@ from tomoscout.data.project import Project
 from tomoscout.data.written import Segmentation
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import read_json
-from tomoscout.options.config import Config, Source, TomogramUri
+from tomoscout.options.config import Config
+from tomoscout.options.names import Source, TomogramUri
 from tomoscout.plan.classes import (
     TargetClass,
     TargetPlan,

@@ -14,10 +14,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tomoscout.learning.options import Tracking
 from tomoscout.machine.errors import TomoscoutError, without_passwords
 from tomoscout.machine.files import digest, digest_file
 from tomoscout.machine.progress import Progress
+from tomoscout.tracking.options import Tracking
 from tomoscout.tracking.record import FINGERPRINT, MODEL, RATE, STUDY, Curves, Record, read_record
 
 if TYPE_CHECKING:

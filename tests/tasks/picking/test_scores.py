@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tomoscout.data.picks import Picks
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import to_json
-from tomoscout.options.config import Evaluate
+from tomoscout.tasks.picking.options import Evaluate
 from tomoscout.tasks.picking.score_columns import f_name
 from tomoscout.tasks.picking.score_tables import describe_runs, format_table, read_scores, write_scores
 from tomoscout.tasks.picking.scores import evaluate

@@ -10,8 +10,8 @@ import numpy as np
 
 from tomoscout.data.picks import Picks
 from tomoscout.machine.errors import TomoscoutError
-from tomoscout.options.config import Evaluate
 from tomoscout.tasks.picking.matching import Matches, count_matches, precision_recall
+from tomoscout.tasks.picking.options import Evaluate
 from tomoscout.tasks.picking.score_columns import COLUMNS, MEANS, numbers
 
 PicksOfRuns = Mapping[str, Mapping[str, Picks]]
