@@ -64,16 +64,7 @@ def evaluate(
     matches = {
         name: [_match_run(predictions, references, run, name, radii, options) for run in scored] for name in radii
     }
-    objects = [
-        {
-            "object": name,
-            "radius": radii[name],
-            "distance": options.distance * radii[name],
-            "weight": options.weights.get(name, 1.0),
-            **numbers(matches[name], options.beta, COLUMNS),
-        }
-        for name in radii
-    ]
+    objects = [_score_object(name, radii[name], matches[name], options) for name in radii]
     return {
         "beta": options.beta,
         "distance": options.distance,
@@ -94,6 +85,16 @@ def evaluate(
         "doubtful_references": [],
         "not_annotated": [],
         "curves": [{"object": name, **_curve(matches[name], options.beta)} for name in radii],
+    }
+
+
+def _score_object(name: str, radius: float, matches: Sequence[Matches], options: Evaluate) -> dict[str, Any]:
+    return {
+        "object": name,
+        "radius": radius,
+        "distance": options.distance * radius,
+        "weight": options.weights.get(name, 1.0),
+        **numbers(matches, options.beta, COLUMNS),
     }
 
 
