@@ -35,8 +35,8 @@ from tomoscout.learning.validation import Validator
 from tomoscout.learning.volumes import Storage, VolumeSource, ignored_label, labelled_volumes, standardise
 from tomoscout.models.base import read_base
 from tomoscout.models.folder import Described, Model, load_network, load_weights
-from tomoscout.tracking.tracker import Tracker
 from tomoscout.tracking.options import Tracking
+from tomoscout.tracking.tracker import Tracker
 
 torch.set_num_threads(1)
 CPU = torch.device("cpu")
