@@ -13,15 +13,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tomoscout.data.inventory import RunRecord, read_fresh, read_inventory
+from tomoscout.data.inventory import RunRecord, read_inventory
+from tomoscout.data.inventory_refresh import read_fresh
 from tomoscout.explore.records import best_names, trial_name
 from tomoscout.explore.study import Study
 from tomoscout.machine.errors import TomoscoutError, printing_never_fails
 from tomoscout.machine.files import digest, to_json, write_text
 from tomoscout.models.base import base_files
 from tomoscout.models.octopi import WEIGHTS as OCTOPI_WEIGHTS
-from tomoscout.options.config import Config, model_name, names_octopi, parse_config
+from tomoscout.options.config import Config, parse_config
 from tomoscout.options.config_file import read_config_file
+from tomoscout.options.names import model_name, names_octopi
 from tomoscout.plan.classes import TargetPlan, plan_targets, print_warnings
 from tomoscout.plan.fingerprints import (
     VERSIONS,

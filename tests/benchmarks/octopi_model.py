@@ -67,8 +67,8 @@ def main() -> None:
     from measure import run, table
     from peer import octopi
 
-    from tomoscout.options.config import Phantom
-    from tomoscout.phantom import make_phantom
+    from tomoscout.phantom.options import Phantom
+    from tomoscout.phantom.project import make_phantom
 
     with tempfile.TemporaryDirectory(prefix="tomoscout-bench-") as name:
         folder = Path(name)

@@ -17,10 +17,12 @@ from scipy.ndimage import gaussian_filter
 from scipy.spatial import cKDTree
 
 from tomoscout.data.geometry import to_voxels
-from tomoscout.data.project import Project, Segmentation
+from tomoscout.data.project import Project
+from tomoscout.data.written import Segmentation
 from tomoscout.learning.options import Network
 from tomoscout.machine.files import write_json
-from tomoscout.options.config import Source, load_config
+from tomoscout.options.config import load_config
+from tomoscout.options.names import Source
 from tomoscout.plan.classes import TargetClass
 from tomoscout.plan.predictions import predicted_probabilities
 from tomoscout.stages.targets import Spheres, rasterise

@@ -13,10 +13,12 @@ import pytest
 import zarr
 
 from support.project import SHAPE, SmallProject
-from tomoscout.data.project import Picks, Project, Segmentation
+from tomoscout.data.picks import Picks
+from tomoscout.data.project import Project
+from tomoscout.data.written import Segmentation
 from tomoscout.data.zarr_files import digest_samples, write_volume
 from tomoscout.machine.errors import TomoscoutError
-from tomoscout.options.config import Source
+from tomoscout.options.names import Source
 
 MEMBRANE = Segmentation("membrane", "expert", "0", 10.0, False)
 VOLUME = np.random.default_rng(0).integers(1, 5, SHAPE).astype(np.float32)

@@ -28,7 +28,6 @@ from tomoscout.explore.records import Ask, Result, State, trial_folder, trial_na
 from tomoscout.explore.study import Study
 from tomoscout.explore.summary import MODEL_FILES, format_best, ranked, run_summary
 from tomoscout.explore.trial import _Judge, _Pruned, give_up
-from tomoscout.learning.options import Tracking
 from tomoscout.learning.progression import Progression
 from tomoscout.learning.trainer import EXIT_INTERRUPTED
 from tomoscout.machine.errors import TomoscoutError
@@ -37,7 +36,8 @@ from tomoscout.machine.locks import owner_of
 from tomoscout.stages.explore import configured_study, start_study, suggest_trial, train_trial
 from tomoscout.tasks.picking.model import PickingModel
 from tomoscout.tasks.picking.options import Train
-from tomoscout.tracking import sync_all
+from tomoscout.tracking.options import Tracking
+from tomoscout.tracking.store import sync_all
 
 STEPS, VALIDATIONS = 12, 4
 TRAIN = {name: SETTINGS["train"][name] for name in ("device", "seed", "checkpoint_seconds")} | {"steps": STEPS}
@@ -729,7 +729,7 @@ def test_every_trial_is_a_run_of_mlflow(summarised: Made, tmp_path: Path) -> Non
         assert ("metrics.csv" in kept) == (result.state == "COMPLETE")
         assert "weights.safetensors" not in kept
         assert run.data.tags["tomoscout.study"] == summarised.folder.name
-        assert run.data.tags["tomoscout.models.folder"] == f"{summarised.folder.name}-{trial_name(result.number)}"
+        assert run.data.tags["tomoscout.model"] == f"{summarised.folder.name}-{trial_name(result.number)}"
         scores = client.get_metric_history(run.info.run_id, "score")
         assert [point.value for point in scores] == list(result.intermediate.values())
         options = Train.model_validate(Ask.read(summarised.trial(result.number)).train)

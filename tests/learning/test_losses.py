@@ -21,11 +21,11 @@ from tomoscout.learning.options import (
     FocalTversky,
     GeneralisedDice,
     LossTerm,
-    Train,
     Tversky,
     WeightedFocalTversky,
 )
 from tomoscout.machine.errors import TomoscoutError
+from tomoscout.tasks.picking.options import Train
 
 torch.set_num_threads(1)
 checked = settings(deadline=None, max_examples=25, derandomize=True)

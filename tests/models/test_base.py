@@ -17,7 +17,7 @@ from tomoscout.models.base import Base, base_digest, base_files, frozen_paramete
 from tomoscout.models.folder import save_weights
 from tomoscout.networks import build_network, parse_network
 from tomoscout.networks.options import NetworkOptions
-from tomoscout.options.config import Source
+from tomoscout.options.names import Source
 from tomoscout.plan.classes import TargetClass
 from tomoscout.tasks.picking.model import PickingModel
 from tomoscout.tasks.picking.options import Picking, Train

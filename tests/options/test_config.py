@@ -18,7 +18,8 @@ from tomoscout.learning.options import LOSSES, CrossEntropy, Dice, Focal, Tversk
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.networks import FAMILIES, parse_network
 from tomoscout.networks.options import NetworkOptions
-from tomoscout.options.config import Config, Source, TomogramUri, load_config, parse_config
+from tomoscout.options.config import Config, load_config, parse_config
+from tomoscout.options.names import Source, TomogramUri
 from tomoscout.options.other_names import ELSEWHERE
 from tomoscout.options.reference import json_schema
 from tomoscout.options.sections import Section

@@ -21,11 +21,12 @@ from scipy.interpolate import RegularGridInterpolator
 from tomoscout.data.project import Project
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import digest_folder, read_json
-from tomoscout.options.config import Phantom, Source
-from tomoscout.phantom import make_kinds, make_phantom, simulate
+from tomoscout.options.names import Source
 from tomoscout.phantom.maps import kind_from_map, otsu_threshold
+from tomoscout.phantom.options import Phantom
 from tomoscout.phantom.physics import contrast_transfer, image, measured
 from tomoscout.phantom.placement import orientations, scatter, vesicles
+from tomoscout.phantom.project import make_kinds, make_phantom, simulate
 from tomoscout.phantom.shapes import Kind, render
 
 SPACING = 10.0

@@ -13,7 +13,8 @@ from support.project import SmallProject, succeeded
 from tomoscout.data.inventory import PickCount, RunRecord
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import read_json
-from tomoscout.options.config import Config, Source, parse_config
+from tomoscout.options.config import Config, parse_config
+from tomoscout.options.names import Source
 from tomoscout.plan.classes import TargetClass, TargetPlan
 from tomoscout.plan.splits import Fold, SplitResult, chosen_fold, make_split
 

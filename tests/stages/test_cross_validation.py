@@ -11,7 +11,7 @@ import pytest
 
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import read_json, write_json
-from tomoscout.options.config import Split
+from tomoscout.plan.options import Split
 from tomoscout.stages.cross_validation import (
     check_folds,
     fold_name,

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from support.project import SmallProject, succeeded
-from tomoscout.data.project import Picks
+from tomoscout.data.picks import Picks
 from tomoscout.machine.files import read_json, write_json
-from tomoscout.options.config import Source
+from tomoscout.options.names import Source
 
 INSIDE = [(100.0, 100.0, 100.0), (300.0, 200.0, 100.0)]
 OUTSIDE = [(-50.0, 100.0, 100.0), (100.0, 100.0, 1000.0)]

@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 
 from support.training import Workspace, trained
-from tomoscout.data.project import Picks, Probabilities
+from tomoscout.data.picks import Picks
+from tomoscout.data.written import Probabilities
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import digest_folder, read_json
 from tomoscout.models.folder import save_weights
 from tomoscout.networks import build_network
-from tomoscout.options.config import Config, Source
+from tomoscout.options.config import Config
+from tomoscout.options.names import Source
 from tomoscout.stages.localize import chosen_thresholds, run_localize
 from tomoscout.stages.segment import run_segment
 from tomoscout.tasks.picking.model import PickingModel

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from support.training import Workspace, trained
-from tomoscout.data.project import Probabilities
+from tomoscout.data.written import Probabilities
 from tomoscout.learning.tiles import InputSizes, argmax_labels, predict
 from tomoscout.learning.volumes import standardise
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import read_json
 from tomoscout.models.folder import load_network
-from tomoscout.options.config import Source
+from tomoscout.options.names import Source
 from tomoscout.plan.predictions import predicted_picks, predicted_probabilities, predicted_segmentation, segmented_runs
 from tomoscout.stages.segment import run_segment
 from tomoscout.tasks.picking.model import PickingModel

@@ -25,7 +25,7 @@ import yaml
 from support.project import error_of, succeeded, tomoscout
 from support.training import SETTINGS, Workspace, trained
 from tomoscout.cli import main
-from tomoscout.data.project import Segmentation
+from tomoscout.data.written import Segmentation
 from tomoscout.learning import crops, training
 from tomoscout.learning.trainer import Interrupted
 from tomoscout.learning.training import resolve_options
@@ -35,7 +35,7 @@ from tomoscout.models.base import Base
 from tomoscout.models.folder import load_network, load_weights
 from tomoscout.models.so_far import remove_so_far, replace_so_far
 from tomoscout.networks import head_parameters, parse_network
-from tomoscout.options.config import TomogramUri
+from tomoscout.options.names import TomogramUri
 from tomoscout.stages.segment import run_segment
 from tomoscout.stages.train import run_train
 from tomoscout.tasks.picking.model import PickingModel

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from tomoscout.networks import build_network, parse_network
-from tomoscout.options.config import Source
+from tomoscout.options.names import Source
 from tomoscout.plan.classes import TargetClass
 from tomoscout.tasks.picking.model import PickingModel
 from tomoscout.tasks.picking.options import Picking

@@ -20,8 +20,8 @@ import pytest
 import yaml
 
 from support.snakemake_session import CONFIG, OTHER_TARGETS, ROOT, TARGETS, Session
-from tomoscout.data.project import Picks
-from tomoscout.options.config import Source
+from tomoscout.data.picks import Picks
+from tomoscout.options.names import Source
 
 NO_TRACEBACK = "Traceback (most recent call last)"
 

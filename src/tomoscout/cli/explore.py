@@ -86,7 +86,7 @@ def track_study(folder: Path, config: Path, output: Path) -> None:
     from tomoscout.explore.records import trial_folder, trial_numbers
     from tomoscout.machine.files import write_json
     from tomoscout.options.config import load_config
-    from tomoscout.tracking import default_uri, sync_all
+    from tomoscout.tracking.store import default_uri, sync_all
 
     folders = [trial_folder(folder, number) for number in trial_numbers(folder, "result.json")]
     runs = sync_all(folders, load_config(config).tracking, default_uri(folder.absolute().parent.parent))

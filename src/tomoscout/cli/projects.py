@@ -24,8 +24,10 @@ def phantom(folder: Path, config: Path | None, **given: Any) -> None:
     """Write a copick project of made-up tomograms whose particles are known, into FOLDER."""
     from pydantic import ValidationError
 
-    from tomoscout.options.config import Phantom, first_error, load_config
-    from tomoscout.phantom import make_phantom
+    from tomoscout.options.config import load_config
+    from tomoscout.options.messages import first_error
+    from tomoscout.phantom.options import Phantom
+    from tomoscout.phantom.project import make_phantom
 
     options = load_config(config).phantom if config else Phantom()
     try:
@@ -45,7 +47,7 @@ def phantom(folder: Path, config: Path | None, **given: Any) -> None:
 @click.option("--quiet", is_flag=True, help="Print no tables.")
 def inventory(config: Path, output: Path, everything: bool, runs: bool, quiet: bool) -> None:
     """List what the projects hold: runs, tomograms, picks, segmentations. Reads only what changed."""
-    from tomoscout.data.inventory import refresh
+    from tomoscout.data.inventory_refresh import refresh
     from tomoscout.data.listing import RUNS_SHOWN, list_projects
     from tomoscout.options.config import load_config
 

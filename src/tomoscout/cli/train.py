@@ -79,7 +79,7 @@ def track(folder: Path, config: Path, output: Path | None) -> None:
     """Record the training of the model in FOLDER in MLflow, or what is not recorded of it yet."""
     from tomoscout.machine.files import write_json
     from tomoscout.options.config import load_config
-    from tomoscout.tracking import default_uri, sync
+    from tomoscout.tracking.store import default_uri, sync
 
     run = sync(folder, load_config(config).tracking, default_uri(folder.absolute().parent.parent))
     click.echo(f"{folder}: run {run}", err=True)

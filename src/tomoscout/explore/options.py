@@ -13,7 +13,8 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, mo
 from tomoscout.explore.pruners import Pruning
 from tomoscout.explore.samplers import Sampling
 from tomoscout.networks import family_module, family_name
-from tomoscout.options.sections import Name, Section
+from tomoscout.options.names import Name
+from tomoscout.options.sections import Section
 
 Conditions = dict[str, list[Any]]
 

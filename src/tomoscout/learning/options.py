@@ -7,13 +7,14 @@ import re
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from annotated_types import MinLen
-from pydantic import BeforeValidator, ConfigDict, Field, SerializeAsAny, field_validator, model_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, model_validator
 
-from tomoscout.machine.errors import shown, without_passwords
+from tomoscout.machine.errors import shown
 from tomoscout.models.options import FineTuning
 from tomoscout.networks import parse_network
 from tomoscout.networks.options import NetworkOptions, axes
-from tomoscout.options.sections import Fraction, Name, ObjectName, Section, as_meant, note_change
+from tomoscout.options.names import Name, ObjectName
+from tomoscout.options.sections import Fraction, Section, as_meant, note_change
 
 _NUMBERS = {2: "two", 3: "three"}
 
@@ -368,32 +369,3 @@ class Training(Resources, FineTuning, Optimisation, Recipe):
         elif self.base_weights and not self.base.endswith((".yaml", ".yml")):
             raise ValueError("base_weights is for an octopi base; the weights of a model folder lie in it")
         return self
-
-
-class Tracking(Section):
-    """A record of every training in MLflow. Nothing that goes wrong here stops a training."""
-
-    # An address may hold a password.
-    model_config = ConfigDict(hide_input_in_errors=True)
-
-    enabled: bool = True
-    """Whether trainings are recorded."""
-    uri: str | None = Field(default=None, min_length=1)
-    """A tracking server, such as https://mlflow.example.org; MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in
-    the environment log in. `$NAME`: the address that this variable of the environment holds, read only where MLflow is
-    connected, so that a password in it is written nowhere. Default: the file `results/mlflow.db`, to look at with
-    `mlflow ui --backend-store-uri sqlite:///results/mlflow.db`; a copy of the model folders, made again by `snakemake
-    track` if it is lost."""
-    experiment: str = Field(default="tomoscout", min_length=1)
-    """Name of the experiment."""
-
-    @field_validator("uri")
-    @classmethod
-    def _refuse_password(cls, value: str | None) -> str | None:
-        """What stands in the configuration is copied into results, logs and messages."""
-        if value is not None and without_passwords(value) != value:
-            raise ValueError(
-                "the address holds a user or a password; leave them out and set MLFLOW_TRACKING_USERNAME and "
-                "MLFLOW_TRACKING_PASSWORD in the environment, or give $NAME for a variable with the whole address"
-            )
-        return value

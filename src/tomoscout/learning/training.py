@@ -35,7 +35,7 @@ from tomoscout.models.folder import save_weights
 from tomoscout.models.so_far import SO_FAR, remove_so_far, replace_so_far
 from tomoscout.networks import build_network
 from tomoscout.networks.options import NetworkOptions
-from tomoscout.tracking import Tracker
+from tomoscout.tracking.tracker import Tracker
 
 Options = TypeVar("Options", bound=Training)
 

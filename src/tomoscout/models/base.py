@@ -15,7 +15,7 @@ from tomoscout.models.folder import Model, load_weights
 from tomoscout.models.octopi import WEIGHTS as OCTOPI_WEIGHTS
 from tomoscout.networks import build_network, head_parameters
 from tomoscout.networks.options import NetworkOptions
-from tomoscout.options.config import names_octopi
+from tomoscout.options.names import names_octopi
 
 if TYPE_CHECKING:
     import torch

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.networks import build_network, parse_network
 from tomoscout.networks.options import NetworkOptions
-from tomoscout.options.config import TomogramUri
+from tomoscout.options.names import TomogramUri
 
 if TYPE_CHECKING:
     import torch

@@ -12,7 +12,6 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
@@ -20,34 +19,12 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from tomoscout.machine.errors import cut, shown
+from tomoscout.options.names import Named, copick_name
 from tomoscout.options.other_names import name_here
 
-
-@dataclass(frozen=True)
-class _Named:
-    """Marks text that is a name: a number stands for it. `by_copick`: copick's names, in which it replaces some
-    characters."""
-
-    by_copick: bool
-
-
-# What copick replaces in names, so that one that holds it would not be found again, and what has a meaning in our own:
-# commas and @ in sources, braces in Snakemake's paths.
-_NOT_IN_NAMES = r"<>:\"/\\|?*\s_\x00-\x1f\x7f,@{}"
-NAME_PATTERN = rf"^\.*[^.{_NOT_IN_NAMES}-]([^{_NOT_IN_NAMES}]*[^{_NOT_IN_NAMES}-])?$"
-NAME_RULE = (
-    'a name must hold no space, no underscore and none of < > : " / \\ | ? * , @ { }, begin and end with no hyphen, '
-    "and be more than dots"
-)
-Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=100), _Named(by_copick=True)]
-"""A name of ours, as copick takes it."""
-ObjectName = Annotated[str, Field(min_length=1), _Named(by_copick=True)]
-"""The name of an object of a copick project."""
-RunName = Annotated[str, Field(min_length=1), _Named(by_copick=False)]
-"""The name of a run, which may hold underscores, or `project/run`."""
-ProjectName = Annotated[str, Field(pattern=r"^\.*[^/:\s.][^/:\s]*$"), _Named(by_copick=False)]
-"""What a configuration calls a project."""
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Size = Annotated[int, Field(ge=1, le=100_000)]
+"""Voxels along an axis."""
 
 
 def expand_path(text: str) -> str:
@@ -151,7 +128,7 @@ def as_meant(value: Any, kind: Any, metadata: Any = ()) -> Any:
     if origin is list:
         return _list_as_meant(value, get_args(kind)[0], metadata)
     if origin is str:
-        return _name_as_meant(value, next((entry for entry in metadata if isinstance(entry, _Named)), None))
+        return _name_as_meant(value, next((entry for entry in metadata if isinstance(entry, Named)), None))
     # Yes and no are no numbers, though Python counts with them; of text pydantic says so.
     return str(value).lower() if origin in (int, float) and isinstance(value, bool) else value
 
@@ -210,14 +187,8 @@ def _mapping_as_meant(value: dict[Any, Any], keys: Any, values: Any) -> dict[Any
     return value if same else meant
 
 
-def _name_as_meant(value: Any, named: _Named | None) -> Any:
+def _name_as_meant(value: Any, named: Named | None) -> Any:
     # Another form of the number, such as 007, or yes and no, may be another name: pydantic refuses what is no text.
     if named and type(value) is int:
         return str(value)
     return copick_name(value) if named and named.by_copick and isinstance(value, str) else value
-
-
-def copick_name(text: str) -> str:
-    """A name as copick writes it: with hyphens for underscores, spaces and colons, and none at its ends."""
-    name = re.sub(r"[\s_:]", "-", text.strip()).strip("-")
-    return text if name == text else name

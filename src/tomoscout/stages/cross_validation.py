@@ -13,9 +13,9 @@ from pydantic import BaseModel
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import read_json, write_json, write_table
 from tomoscout.machine.tables import aligned
-from tomoscout.options.config import Split
 from tomoscout.options.forms import checked
 from tomoscout.options.sections import Fraction
+from tomoscout.plan.options import Split
 
 
 def check_folds(options: Split) -> None:

@@ -22,7 +22,8 @@ from tomoscout.stages.cross_validation import fold_name
 from tomoscout.tasks.picking.data import TrainingData
 from tomoscout.tasks.picking.model import PickingModel
 from tomoscout.tasks.picking.task import PickingTask
-from tomoscout.tracking import Tracker, default_uri
+from tomoscout.tracking.store import default_uri
+from tomoscout.tracking.tracker import Tracker
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from tomoscout.data.inventory import RunRecord
-from tomoscout.data.project import Probabilities, Project
+from tomoscout.data.project import Project
+from tomoscout.data.written import Probabilities
 from tomoscout.machine.errors import TomoscoutError, shown
 from tomoscout.machine.files import digest_file, read_json
 from tomoscout.models.folder import read_description
-from tomoscout.options.config import Config, Source
+from tomoscout.options.config import Config
+from tomoscout.options.names import Source
 
 Comparison = tuple[str, str, str | None]
 """What is compared, the digest in the manifest, and the digest of the data, None where it is gone."""

@@ -5,10 +5,3 @@ way is recorded in the same manner by a child process, which `Tracker` starts: a
 or an MLflow that cannot be imported, stays in the child and never reaches the training. The store is only a copy:
 late or lost, it is made again from the folders by `tomoscout track`.
 """
-
-from __future__ import annotations
-
-from tomoscout.tracking.store import default_uri, sync, sync_all
-from tomoscout.tracking.tracker import Tracker
-
-__all__ = ["Tracker", "default_uri", "sync", "sync_all"]

@@ -11,8 +11,8 @@ import sys
 import threading
 from pathlib import Path
 
-from tomoscout.learning.options import Tracking
 from tomoscout.machine.errors import TomoscoutError
+from tomoscout.tracking.options import Tracking
 from tomoscout.tracking.store import sync
 
 

@@ -14,10 +14,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tomoscout.learning.options import Tracking
 from tomoscout.machine.errors import TomoscoutError, without_passwords
 from tomoscout.machine.files import digest, digest_file
 from tomoscout.machine.progress import Progress
+from tomoscout.tracking.options import Tracking
 from tomoscout.tracking.record import FINGERPRINT, MODEL, RATE, STUDY, Curves, Record, read_record
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ FILES = ("model.yaml", "results.json", "metrics.csv", "training.json", "history.
 """Files of a finished model folder that are recorded; of a trial, of which there may be a thousand, all but the
 weights."""
 
-FILES_DIGEST = "tomoscout.machine.files"
+FILES_DIGEST = "tomoscout.files"
 """Tag with the digest of the files that are."""
 
 SETTINGS = {

@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from tomoscout.learning.options import Tracking
 from tomoscout.machine.files import write_json, write_table
 from tomoscout.machine.progress import Progress
+from tomoscout.tracking.options import Tracking
 from tomoscout.tracking.store import reason
 
 

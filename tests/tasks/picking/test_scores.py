@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tomoscout.data.project import Picks
+from tomoscout.data.picks import Picks
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import to_json
-from tomoscout.options.config import Evaluate
+from tomoscout.tasks.picking.options import Evaluate
 from tomoscout.tasks.picking.scores import describe_runs, evaluate, f_name, format_table, read_scores, write_scores
 
 RADII = {"ribosome": 4.0, "apo-ferritin": 2.0, "beta-amylase": 3.0}

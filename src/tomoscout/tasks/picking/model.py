@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, f
 
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.models.folder import Described, Model, ensemble_digest
-from tomoscout.options.config import Source
+from tomoscout.options.names import Source
 from tomoscout.options.sections import Fraction
 from tomoscout.plan.classes import TargetClass
 from tomoscout.tasks.picking.options import Picking

@@ -11,14 +11,14 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, PositiveFloat
 
-from tomoscout.data.project import Picks
+from tomoscout.data.picks import Picks
 from tomoscout.machine.errors import TomoscoutError, shown
 from tomoscout.machine.files import read_json, read_table, write_json, write_table
 from tomoscout.machine.tables import aligned
-from tomoscout.options.config import Evaluate
 from tomoscout.options.forms import checked
 from tomoscout.options.sections import Fraction
 from tomoscout.tasks.picking.matching import Matches, count_matches, f_beta, precision_recall
+from tomoscout.tasks.picking.options import Evaluate
 
 PicksOfRuns = Mapping[str, Mapping[str, Picks]]
 """Run (`project/run`) → object → picks. A run or object without picks may be left out."""

@@ -1,0 +1,36 @@
+"""Options of a phantom."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from tomoscout.options.names import Name
+from tomoscout.options.sections import FilePath, Section, Size
+
+
+class Phantom(Section):
+    """A project whose truth is known."""
+
+    runs: int = Field(default=6, ge=1, le=100_000)
+    """Number of tomograms."""
+    shape: list[Size] = Field(default=[64, 192, 192], min_length=3, max_length=3)
+    """Voxels z, y, x."""
+    voxel_spacing: float = Field(default=10.0, gt=0, le=10_000)
+    """Å per voxel."""
+    particles: int = Field(default=12, ge=0, le=100_000)
+    """Particles of every kind per tomogram, as far as they fit."""
+    signal_to_noise: float = Field(default=0.15, ge=1e-6, le=1e6)
+    """Variance of the signal inside particles over the variance of the noise."""
+    tilt_range: float = Field(default=60.0, gt=0, le=90)
+    """Largest tilt in degrees; what lies beyond is the missing wedge."""
+    defocus: list[Annotated[float, Field(gt=0, le=100)]] = Field(default=[2.0, 4.0], min_length=2, max_length=2)
+    """Range of the defocus in µm; each run has its own."""
+    membranes: int = Field(default=0, ge=0, le=10_000)
+    """Vesicles per tomogram, written as a segmentation named membrane."""
+    maps: dict[Name, FilePath] = {}
+    """Density maps (MRC): object name → file. A map with the name of a built-in shape takes its place, others come
+    beside the built-in ones."""
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    """Seed of everything random."""
