@@ -22,7 +22,7 @@ class Progress:
         self._first = start
 
     def show(self, done: int, text: str, *, now: bool = False) -> None:
-        """Show `text` with the rate and the time left, after `done` steps; `now`: even if a line was shown just before."""
+        """Show `text`, the rate and the time left, after `done` steps; `now`: even if a line was shown just before."""
         clock = time.monotonic()
         if not now and clock - self._shown < self._pause:
             return
