@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, model_validator
 
+from tomoscout.explore.pruners import Pruning
+from tomoscout.explore.samplers import Sampling
 from tomoscout.networks import family_module, family_name
 from tomoscout.options.names import Name
 from tomoscout.options.sections import Section
@@ -163,9 +165,8 @@ def parse_families(value: Any) -> Any:
     }
 
 
-class Explore(Section):
-    """A search for the best training: many short trainings, each with what the ones before it suggest. Same settings
-    and data, same trials, however many run at once; other settings or data make another study."""
+class Proposals(Section):
+    """How many trials a study has, and on what their proposals depend."""
 
     name: Name = "search"
     """Name of the study: `results/explore/{name}-{digest}/`. The digest stands for all that decides on its trials."""
@@ -179,21 +180,12 @@ class Explore(Section):
     """Seed of the proposals. `train.seed` is that of the trainings, the same for all."""
     baseline: bool = True
     """Whether the first trial is the training as `train` has it: what the search is to beat."""
-    sampler: Literal["tpe", "random", "cmaes", "qmc"] = "tpe"
-    """How trials are proposed. tpe: a multivariate tree of Parzen estimators, for any space. cmaes: an evolution
-    strategy for spaces of numbers, from some 100 trials on; choices and entries with conditions are drawn at random.
-    qmc: a scrambled Sobol sequence that covers the space evenly. random."""
-    startup_trials: int = Field(default=10, ge=1)
-    """Results that must be known before tpe or cmaes learn from them; until then trials are proposed as by qmc."""
-    pruner: Literal["median", "hyperband", "none"] = "median"
-    """Which trials are ended early. median: those whose best score so far is below the median of the earlier trials at
-    that validation. hyperband: successive halving in several brackets."""
-    pruner_startup_trials: int = Field(default=5, ge=0)
-    """median: trials that must be complete before any is pruned."""
-    pruner_warmup: int = Field(default=2, ge=0)
-    """median: validations of a trial before it may be pruned."""
-    hyperband_reduction: int = Field(default=3, ge=2)
-    """hyperband: one of so many trials goes on to the next rung."""
+
+
+class Explore(Pruning, Sampling, Proposals):
+    """A search for the best training: many short trainings, each with what the ones before it suggest. Same settings
+    and data, same trials, however many run at once; other settings or data make another study."""
+
     budget: Literal["voxels", "steps"] = "voxels"
     """What trials have in common. voxels: crops of as many voxels in all as `train.steps` steps of the training as
     `train` has it; with twice the batch or patch a trial makes half the steps, so that all take about as long and none

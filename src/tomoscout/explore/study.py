@@ -19,7 +19,9 @@ import numpy as np
 
 from tomoscout.explore.options import Choice, Explore, Number
 from tomoscout.explore.points import configured_values, known_values, train_options, with_validations
+from tomoscout.explore.pruners import make_pruner
 from tomoscout.explore.records import Ask, Params, Refused, Result, read_trial, trial_folder, trial_name
+from tomoscout.explore.samplers import make_sampler
 from tomoscout.explore.space import SearchSpace, label
 from tomoscout.learning.options import Training
 from tomoscout.machine.errors import TomoscoutError
@@ -191,8 +193,6 @@ def propose(study: Study, folder: Path, number: int, misfit: Misfit) -> Ask:
     from optuna.distributions import distribution_to_json
     from optuna.trial import TrialState
 
-    from tomoscout.explore.samplers import make_sampler
-
     if number == 0 and study.settings["baseline"]:
         return _baseline(study, misfit)
     space, known = study.space, known_values(study.base)
@@ -270,8 +270,6 @@ def rebuild(
         TomoscoutError: a trial before this one is missing.
     """
     import optuna
-
-    from tomoscout.explore.samplers import make_pruner
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     rebuilt = optuna.create_study(
