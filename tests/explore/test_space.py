@@ -21,8 +21,6 @@ from support.project import SmallProject, error_of, succeeded, tomoscout
 from tomoscout.explore.options import Choice, Fixed, Number
 from tomoscout.explore.points import known_values, train_options
 from tomoscout.explore.space import (
-    NOT_SEARCHED,
-    TRAINING,
     Entry,
     SearchSpace,
     label,
@@ -32,6 +30,7 @@ from tomoscout.machine.errors import TomoscoutError
 from tomoscout.networks import FAMILIES, build_network
 from tomoscout.options.config import Config, parse_config
 from tomoscout.options.reference import json_schema
+from tomoscout.options.sections import NotSearched
 from tomoscout.tasks.picking.options import Train
 
 SHAPE = (64, 192, 192)
@@ -218,7 +217,7 @@ def test_families_beyond_octopis_are_searched_too() -> None:
 
 
 def test_augmentation_is_searched() -> None:
-    assert {name for name in TRAINING if name.startswith("augmentation.")}
+    assert {name for name in Train.SPACE if name.startswith("augmentation.")}
 
 
 # Changes by the user
@@ -250,7 +249,7 @@ def test_changes_are_made_entry_by_entry() -> None:
     names = {entry.name for entry in space.entries}
     assert not {"patch", "DynUNet.deep_supervision"} & names
     # What is not mentioned stays.
-    same = {name for name in TRAINING if name not in configured().explore.space} - {
+    same = {name for name in Train.SPACE if name not in configured().explore.space} - {
         *("learning_rate", "weight_decay", "patch", "loss.gamma", "loss.alpha", "loss.beta")
     }
     for name in same:
@@ -439,7 +438,7 @@ def test_a_file_of_the_user_is_searched_by_its_own_rules(own: str) -> None:
 def test_a_file_without_a_space_is_searched_by_the_training_alone(own: str) -> None:
     Path(own).write_text(OWN.split("    @classmethod")[0] + OWN[OWN.index("\ndef build") :])
     study = checked(networks={own: {"extra": {"low": 0, "high": 9}}})
-    assert {entry.name for entry in study.space.entries} == {"network", f"{own}.extra", *TRAINING}
+    assert {entry.name for entry in study.space.entries} == {"network", f"{own}.extra", *Train.SPACE}
     values = drawn(study.space, 1)
     assert study.options_of(values).network.model_dump()["extra"] == values[f"{own}.extra"]
 
@@ -543,16 +542,18 @@ def test_fractions_of_what_is_whole_are_refused(explore: dict[str, Any], message
         space_of(**explore)
 
 
-@pytest.mark.parametrize("name", [*NOT_SEARCHED, "network.channels"])
+@pytest.mark.parametrize("name", [*Train.marked(NotSearched), "network.channels"])
 def test_what_is_not_to_be_searched_says_why(name: str) -> None:
-    reason = NOT_SEARCHED[name.split(".")[0]]
+    reason = Train.marked(NotSearched)[name.split(".")[0]].why
     with pytest.raises(TomoscoutError, match=rf"^explore\.space\.{name}: not to be searched: {reason}$"):
         space_of(space={name: 1})
 
 
 def test_every_option_of_train_is_searched_or_refused() -> None:
     fields = [
-        f"{name}" for name in Train.model_fields if name not in (*NOT_SEARCHED, "loss", "augmentation", "picking")
+        f"{name}"
+        for name in Train.model_fields
+        if name not in (*Train.marked(NotSearched), "loss", "augmentation", "picking")
     ]
     for name in [
         *fields,
@@ -808,7 +809,7 @@ def test_the_space_of_a_file_of_the_user_is_printed_alike(own: str, tmp_path: Pa
 
 def test_without_a_configuration_the_defaults_are_printed() -> None:
     printed = yaml.safe_load(succeeded(tomoscout("explore", "space")).stdout)["explore"]
-    assert set(printed["space"]) == set(TRAINING)
+    assert set(printed["space"]) == set(Train.SPACE)
     assert set(printed["networks"]) == set(configured().explore.networks)
 
 

@@ -14,7 +14,7 @@ from tomoscout.models.options import FineTuning
 from tomoscout.networks import parse_network
 from tomoscout.networks.options import NetworkOptions, axes
 from tomoscout.options.names import Name, ObjectName
-from tomoscout.options.sections import Fraction, Section, as_meant, note_change
+from tomoscout.options.sections import HOW_MANY, WHERE_IT_RUNS, Fraction, NotSearched, Section, as_meant, note_change
 
 _NUMBERS = {2: "two", 3: "three"}
 
@@ -194,9 +194,11 @@ class Recipe(Section):
     DIMENSIONS: ClassVar[int]
     """Spatial dimensions of what a task trains on."""
 
-    name: Name = "unet"
+    name: Annotated[Name, HOW_MANY, NotSearched("trials have names of their own")] = "unet"
     """Name of the model: `results/models/{name}/`."""
-    network: Network = Field(default_factory=lambda: parse_network({}))
+    network: Annotated[Network, NotSearched("list the families under explore.networks")] = Field(
+        default_factory=lambda: parse_network({})
+    )
     """The network: `family` and that family's options. A list of one stands for it, too: of several configuration files
     the last then replaces it whole."""
     loss: list[Loss] = Field(default=[Tversky()], min_length=1)
@@ -219,7 +221,7 @@ class Recipe(Section):
     harder_classes: Fraction = 0.0
     """Draw classes more often that the last validation found badly: a class is drawn 1 − this × its score times as
     often."""
-    validate_every: int | None = Field(default=None, ge=1)
+    validate_every: Annotated[int | None, NotSearched("set explore.validations")] = Field(default=None, ge=1)
     """Steps between validations on the whole validation tomograms. Default: 500, or more where these are so many that
     validation would take more than a seventh of the work."""
 
@@ -298,7 +300,7 @@ class Optimisation(Section):
     """Arithmetic of the network. auto: bf16 on a GPU that computes with it, fp16 on an older one, float32 on a CPU."""
     compile: bool = False
     """Let torch.compile translate the network first: minutes at the start for faster steps on some GPUs."""
-    seed: int = Field(default=42, ge=0, lt=2**32)
+    seed: Annotated[int, NotSearched("set train.seed, which all trials share")] = Field(default=42, ge=0, lt=2**32)
     """Seed of weights, crops and augmentation."""
 
     @field_validator("warmup")
@@ -309,17 +311,20 @@ class Optimisation(Section):
         return value
 
 
+_FOR_THE_MACHINE = NotSearched("it is for the machine")
+
+
 class Resources(Section):
     """Where a training runs and what it may take there."""
 
-    checkpoint_seconds: float = Field(default=60, ge=0)
+    checkpoint_seconds: Annotated[float, WHERE_IT_RUNS, _FOR_THE_MACHINE] = Field(default=60, ge=0)
     """Seconds between checkpoints. Does not change the result, only what a killed job loses."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Annotated[Literal["auto", "cpu", "cuda"], WHERE_IT_RUNS, _FOR_THE_MACHINE] = "auto"
     """Where to train."""
-    memory_gb: float | None = Field(default=None, gt=0, le=1e6)
+    memory_gb: Annotated[float | None, WHERE_IT_RUNS, _FOR_THE_MACHINE] = Field(default=None, gt=0, le=1e6)
     """Main memory in GiB that the training may take. Default: what the machine, or the job, has left. Tomograms that
     do not fit are read from files beside the model while training."""
-    gpu_memory_gb: float | None = Field(default=None, gt=0, le=1e6)
+    gpu_memory_gb: Annotated[float | None, WHERE_IT_RUNS, _FOR_THE_MACHINE] = Field(default=None, gt=0, le=1e6)
     """GPU memory in GiB that the training may take. Default: what is free. A training that needs more is over for good;
     one that only finds less free, or a smaller GPU than stated, can be tried again elsewhere. Of an exploration it is
     a setting as others are: another makes another study."""
@@ -331,15 +336,6 @@ class Training(Resources, FineTuning, Optimisation, Recipe):
     SPACE: ClassVar[dict[str, Any]] = {**TRAINING_SPACE, **LOSS_SPACE, **AUGMENTATION_SPACE}
     """What is searched unless `explore.space` says otherwise, in the order in which it is proposed. The families of
     networks list theirs as `SPACE`."""
-    NOT_SEARCHED: ClassVar[dict[str, str]] = {
-        "network": "list the families under explore.networks",
-        "name": "trials have names of their own",
-        "seed": "set train.seed, which all trials share",
-        "validate_every": "set explore.validations",
-        **dict.fromkeys(("device", "memory_gb", "gpu_memory_gb", "checkpoint_seconds"), "it is for the machine"),
-        **dict.fromkeys(("base", "base_weights", "freeze", "freeze_steps", "promote"), "trials are no fine-tunings"),
-    }
-    """Options that are no part of a search, and why."""
 
     @model_validator(mode="after")
     def _check_patch(self) -> Self:
