@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tomoscout.data.inventory import RunRecord, refresh
+from tomoscout.data.inventory import RunRecord
+from tomoscout.data.inventory_refresh import refresh
 from tomoscout.explore.records import Result, best_names, trial_folder
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import read_json

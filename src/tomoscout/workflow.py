@@ -13,7 +13,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tomoscout.data.inventory import RunRecord, read_fresh, read_inventory
+from tomoscout.data.inventory import RunRecord, read_inventory
+from tomoscout.data.inventory_refresh import read_fresh
 from tomoscout.explore.records import best_names, trial_name
 from tomoscout.explore.study import Study
 from tomoscout.machine.errors import TomoscoutError, printing_never_fails

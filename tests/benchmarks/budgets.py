@@ -14,7 +14,7 @@ from makespans import asynchronous_ends, windowed_ends
 from measure import table
 from phantom_trainings import prepare
 
-from tomoscout.data.inventory import refresh
+from tomoscout.data.inventory_refresh import refresh
 from tomoscout.explore.points import known_values
 from tomoscout.explore.study import Study
 from tomoscout.options.config import parse_config

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from peer import Octopi
 from training import SESSION, TEST, URI, USER, Bench, set_up, training_stage
 
-from tomoscout.data.project import Picks, Project
+from tomoscout.data.picks import Picks
+from tomoscout.data.project import Project
 from tomoscout.options.names import Source
 from tomoscout.plan.classes import TargetClass, plan_targets
 from tomoscout.tasks.picking.matching import count_matches, precision_recall

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tomoscout.data.project import PickableObject, create_project
+from tomoscout.data.copick_config import PickableObject, create_project
 from tomoscout.options.names import TomogramUri
 
 RADII = {

@@ -19,7 +19,7 @@ from functions import Function
 from measure import TOMOSCOUT, run, table
 from numpy.typing import NDArray
 
-from tomoscout.data.inventory import refresh
+from tomoscout.data.inventory_refresh import refresh
 from tomoscout.options.config import Config, load_config, parse_config
 from tomoscout.stages.train import run_train
 

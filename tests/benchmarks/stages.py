@@ -17,7 +17,8 @@ from scipy.ndimage import gaussian_filter
 from scipy.spatial import cKDTree
 
 from tomoscout.data.geometry import to_voxels
-from tomoscout.data.project import Project, Segmentation
+from tomoscout.data.project import Project
+from tomoscout.data.written import Segmentation
 from tomoscout.learning.options import Network
 from tomoscout.machine.files import write_json
 from tomoscout.options.config import load_config

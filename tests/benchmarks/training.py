@@ -20,7 +20,8 @@ from measure import TOMOSCOUT, Command, on_cores, run, spread, table
 from peer import Octopi, octopi
 
 from tomoscout.data.inventory import RunRecord, read_inventory
-from tomoscout.data.project import Project, Segmentation
+from tomoscout.data.project import Project
+from tomoscout.data.written import Segmentation
 from tomoscout.machine.files import read_json, write_json
 from tomoscout.options.config import Config, load_config
 from tomoscout.options.names import TomogramUri

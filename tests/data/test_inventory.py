@@ -15,7 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support.project import SHAPE, SmallProject, error_of, succeeded
-from tomoscout.data.inventory import COLUMNS, PickCount, RunRecord, find_runs, look, read_fresh, read_inventory, refresh
+from tomoscout.data.inventory import COLUMNS, PickCount, RunRecord, find_runs, read_inventory
+from tomoscout.data.inventory_refresh import read_fresh, refresh
+from tomoscout.data.signatures import read_signatures
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import write_table
 from tomoscout.options.names import Source
@@ -250,10 +252,10 @@ def test_two_projects(tmp_path: Path) -> None:
 
 def test_a_project_kept_elsewhere_is_fresh_until_its_config_changes(small: SmallProject) -> None:
     small.write_copick_config(static_root="s3://bucket/project")
-    assert list(look({"demo": str(small.copick)})) == ["demo/"]
-    first = look({"demo": str(small.copick)})
+    assert list(read_signatures({"demo": str(small.copick)})) == ["demo/"]
+    first = read_signatures({"demo": str(small.copick)})
     small.write_copick_config(static_root="s3://bucket/project", description="changed")
-    assert look({"demo": str(small.copick)}) != first
+    assert read_signatures({"demo": str(small.copick)}) != first
 
 
 # What cannot be used
@@ -437,16 +439,16 @@ def test_picks_of_another_unit_are_refused_where_they_are_used(small: SmallProje
 def test_one_project_under_two_names_is_refused(small: SmallProject) -> None:
     fill(small, "a")
     with pytest.raises(TomoscoutError, match=r"^projects one and two share .*demo.json: the same data would be in two"):
-        look({"one": str(small.copick), "two": str(small.copick)})
+        read_signatures({"one": str(small.copick), "two": str(small.copick)})
     other = small.folder / "other.json"
     shutil.copy(small.copick, other)
     with pytest.raises(TomoscoutError, match=r"^projects one and two share .*demo-overlay: the same data"):
-        look({"one": str(small.copick), "two": str(other)})
+        read_signatures({"one": str(small.copick), "two": str(other)})
     linked = small.folder / "linked"
     linked.symlink_to(small.overlay)
     other.write_text(small.copick.read_text().replace(str(small.overlay), str(linked)))
     with pytest.raises(TomoscoutError, match=r"^projects one and two share "):
-        look({"one": str(small.copick), "two": str(other)})
+        read_signatures({"one": str(small.copick), "two": str(other)})
 
 
 def test_one_run_under_two_names_is_refused(small: SmallProject) -> None:
@@ -454,7 +456,7 @@ def test_one_run_under_two_names_is_refused(small: SmallProject) -> None:
     runs = small.overlay / "ExperimentRuns"
     (runs / "0-a").symlink_to(runs / "a")
     with pytest.raises(TomoscoutError, match=r"^project demo: runs a and 0-a share .*/ExperimentRuns/a: the same data"):
-        look(small.config.projects)
+        read_signatures(small.config.projects)
 
 
 def test_runs_that_are_links_elsewhere_are_runs(small: SmallProject, tmp_path: Path) -> None:

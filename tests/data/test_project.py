@@ -16,15 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support.project import SHAPE, SmallProject
-from tomoscout.data.project import (
-    PickableObject,
-    Picks,
-    Probabilities,
-    Project,
-    Segmentation,
-    create_project,
-    read_objects,
-)
+from tomoscout.data.copick_config import PickableObject, create_project, read_objects
+from tomoscout.data.picks import Picks
+from tomoscout.data.project import Project
+from tomoscout.data.written import Probabilities, Segmentation
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import digest_folder
 from tomoscout.options.names import Source
@@ -301,7 +296,8 @@ def test_a_process_that_is_killed_while_it_writes_leaves_the_old_volume(small: S
 import os, signal
 from pathlib import Path
 import numpy as np, zarr
-from tomoscout.data.project import Project, Segmentation
+from tomoscout.data.project import Project
+from tomoscout.data.written import Segmentation
 zarr.attrs.Attributes.update = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
 project = Project("demo", Path({str(small.copick)!r}))
 project.write_segmentation("a", {LABELS!r}, np.zeros({SHAPE}, dtype=np.uint8), {{}})

@@ -13,7 +13,9 @@ import pytest
 import zarr
 
 from support.project import SHAPE, SmallProject
-from tomoscout.data.project import Picks, Project, Segmentation
+from tomoscout.data.picks import Picks
+from tomoscout.data.project import Project
+from tomoscout.data.written import Segmentation
 from tomoscout.data.zarr_files import digest_samples, write_volume
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.options.names import Source

@@ -145,9 +145,9 @@ def test_proposals_are_those_of_an_ordinary_study_of_optunas(
     number = 9
     ordinary = optuna.create_study(direction="maximize")
     for ask in asks[:number]:
-        for params, texts, reason in ask.refused:
-            assert reason
-            ordinary.add_trial(by_hand(params, texts, TrialState.PRUNED, None, {}))
+        for entry in ask.refused:
+            assert entry.reason
+            ordinary.add_trial(by_hand(entry.params, entry.distributions, TrialState.PRUNED, None, {}))
         result = result_of(tmp_path, ask.number)
         if ask.number + study.window <= number:
             state, value, curve = TrialState[result.state], result.value, result.intermediate
@@ -344,7 +344,7 @@ def test_a_missing_trial_is_named(project: SmallProject, tmp_path: Path) -> None
     with pytest.raises(TomoscoutError, match=r"0001/result\.json: no such file"):
         propose(study, folder, 6, fits)
     path.write_text("[]")
-    with pytest.raises(TomoscoutError, match=r"0001/result\.json: expected a mapping, found list"):
+    with pytest.raises(TomoscoutError, match=r"0001/result\.json: not the result of a trial \(top level: .*\[\]\)"):
         propose(study, folder, 6, fits)
     path.write_text('{"number": 1}')
     with pytest.raises(TomoscoutError, match=r"0001/result\.json: not the result of a trial"):
@@ -658,6 +658,50 @@ def test_what_is_kept_of_a_trial_is_read_as_it_was_written(tmp_path: Path) -> No
     assert set(json.loads((tmp_path / "result.json").read_text())) == {
         *("number", "params", "distributions", "state", "value", "intermediate", "scores", "reason", "attributes")
     }
+
+
+ASKED: dict[str, Any] = {"number": 3, "params": {"a": 1}, "distributions": {"a": "…"}, "train": {}, "refused": []}
+DONE: dict[str, Any] = {
+    **{"number": 3, "params": {}, "distributions": {}, "state": "COMPLETE", "value": 1, "intermediate": {"1": 0.5}},
+    **{"scores": {"ribosome": 0.5}, "reason": None, "attributes": {}},
+}
+
+
+@pytest.mark.parametrize("entry", ASKED)
+def test_a_proposal_that_lacks_an_entry_is_refused(tmp_path: Path, entry: str) -> None:
+    assert Ask.parse(ASKED, tmp_path).number == 3
+    lacking = {key: value for key, value in ASKED.items() if key != entry}
+    with pytest.raises(TomoscoutError, match=rf"not what a trial is asked \({entry} missing\)"):
+        Ask.parse(lacking, tmp_path)
+
+
+@pytest.mark.parametrize("entry", DONE)
+def test_a_result_that_lacks_an_entry_is_refused(tmp_path: Path, entry: str) -> None:
+    assert Result.parse(DONE, tmp_path).intermediate == {1: 0.5}
+    with pytest.raises(TomoscoutError, match=rf"not the result of a trial \({entry} missing\)"):
+        Result.parse({key: value for key, value in DONE.items() if key != entry}, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"number": number} for number in (-1, "3", 3.0, True, None)),
+        *({"value": value} for value in ("0.5", True, None)),
+        *({"intermediate": curve} for curve in ({"0": 0.5}, {"one": 0.5}, {"1": "0.5"}, {"1": None}, [0.5])),
+        *({"distributions": texts} for texts in ({"a": 1}, {"a": None}, [])),
+        {"state": "FAIL"},
+        {"scores": {"ribosome": True}},
+        {"reason": 5},
+        {"params": None},
+        {"more": 1},
+    ],
+    ids=str,
+)
+def test_a_result_of_another_form_is_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
+    with pytest.raises(TomoscoutError, match="not the result of a trial"):
+        Result.parse(DONE | changes, tmp_path)
+    with pytest.raises(TomoscoutError, match=r"of its folder \(number is 3\)"):
+        Result.parse(DONE, tmp_path / "0004" / "result.json")
 
 
 def test_trials_are_found_by_their_number(tmp_path: Path) -> None:

@@ -729,7 +729,7 @@ def test_every_trial_is_a_run_of_mlflow(summarised: Made, tmp_path: Path) -> Non
         assert ("metrics.csv" in kept) == (result.state == "COMPLETE")
         assert "weights.safetensors" not in kept
         assert run.data.tags["tomoscout.study"] == summarised.folder.name
-        assert run.data.tags["tomoscout.models.folder"] == f"{summarised.folder.name}-{trial_name(result.number)}"
+        assert run.data.tags["tomoscout.model"] == f"{summarised.folder.name}-{trial_name(result.number)}"
         scores = client.get_metric_history(run.info.run_id, "score")
         assert [point.value for point in scores] == list(result.intermediate.values())
         options = Train.model_validate(Ask.read(summarised.trial(result.number)).train)

@@ -25,7 +25,7 @@ from tomoscout.learning.options import CrossEntropy, WeightedFocalTversky
 from tomoscout.learning.step_memory import MARGIN, StepMemory, label_targets, step_memory
 from tomoscout.learning.tiles import InputSizes
 from tomoscout.learning.volumes import Storage
-from tomoscout.machine.device import GIB, GpuMemory, available_memory, memory_limit, own_memory
+from tomoscout.machine.device import GIB, GpuMemory, own_memory
 from tomoscout.machine.errors import TomoscoutError, TrainingFailed
 from tomoscout.networks import FAMILIES, build_network, parse_network
 from tomoscout.tasks.picking.options import Train
@@ -34,100 +34,6 @@ torch.set_num_threads(1)
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 MIB = 2**20
 FOLDER = Path("results/models/unet/volumes")
-
-# How much there is.
-
-
-class Machine:
-    """A made-up `/proc` and `/sys`."""
-
-    def __init__(self, root: Path, free_kib: int = 8_000_000) -> None:
-        self.root = root
-        self.write("proc/meminfo", f"MemTotal: 16000000 kB\nMemFree: 1 kB\nMemAvailable: {free_kib} kB\n")
-        self.free = free_kib * 1024
-
-    def write(self, name: str, text: str) -> None:
-        path = self.root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-
-    def group(self, folder: str, limit: int | str, used: int, file_copies: int = 0) -> None:
-        """A control group of version 2."""
-        self.write(f"{folder}/memory.max", f"{limit}\n")
-        self.write(f"{folder}/memory.current", f"{used}\n")
-        self.write(f"{folder}/memory.stat", f"anon 7\ninactive_file {file_copies}\nactive_file 0\n")
-
-    def available(self, **environment: object) -> int:
-        return available_memory(self.root, {name: str(value) for name, value in environment.items()})
-
-
-@pytest.fixture
-def machine(tmp_path: Path) -> Machine:
-    return Machine(tmp_path)
-
-
-def test_what_the_machine_has_free(machine: Machine) -> None:
-    assert machine.available() == machine.free
-
-
-def test_the_tightest_control_group_counts(machine: Machine) -> None:
-    machine.write("proc/self/cgroup", "0::/system.slice/job_7/step_0\n")
-    machine.group("sys/fs/cgroup/system.slice/job_7/step_0", "max", GIB)
-    machine.group("sys/fs/cgroup/system.slice/job_7", 4 * GIB, 3 * GIB, file_copies=GIB // 2)
-    machine.group("sys/fs/cgroup/system.slice", 6 * GIB, GIB)
-    assert machine.available() == 3 * GIB // 2
-    machine.group("sys/fs/cgroup/system.slice", 2 * GIB, GIB)
-    assert machine.available() == GIB
-    machine.group("sys/fs/cgroup/system.slice", GIB, 2 * GIB)
-    assert machine.available() == 0
-
-
-def test_a_container_that_sees_only_its_own_group(machine: Machine) -> None:
-    machine.write("proc/self/cgroup", "0::/../../docker/abc\n")
-    machine.group("sys/fs/cgroup", 3 * GIB, GIB)
-    assert machine.available() == 2 * GIB
-
-
-def test_control_groups_of_version_1(machine: Machine) -> None:
-    machine.write("proc/self/cgroup", "9:name=systemd:/\n4:memory:/slurm/job_7\n2:cpu,cpuacct:/elsewhere\n0::/\n")
-    folder = "sys/fs/cgroup/memory/slurm/job_7"
-    machine.write(f"{folder}/memory.limit_in_bytes", f"{3 * GIB}\n")
-    machine.write(f"{folder}/memory.usage_in_bytes", f"{2 * GIB}\n")
-    machine.write(f"{folder}/memory.stat", f"cache 1\ntotal_inactive_file {GIB}\ntotal_active_file {GIB // 4}\n")
-    machine.write("sys/fs/cgroup/memory/memory.limit_in_bytes", f"{2**63 - 4096}\n")
-    machine.write("sys/fs/cgroup/memory/memory.usage_in_bytes", "0\n")
-    machine.write("sys/fs/cgroup/memory/memory.stat", "")
-    assert machine.available() == 9 * GIB // 4
-
-
-@pytest.mark.parametrize(
-    ("environment", "gib"),
-    [
-        ({"SLURM_MEM_PER_NODE": 4096}, 4),
-        ({"SLURM_MEM_PER_CPU": 1024, "SLURM_CPUS_ON_NODE": 6}, 6),
-        ({"SLURM_MEM_PER_GPU": 2048, "SLURM_GPUS_ON_NODE": 2}, 4),
-        ({"SLURM_MEM_PER_GPU": 5120}, 5),
-    ],
-)
-def test_what_slurm_gave_the_job(machine: Machine, environment: dict[str, int], gib: int) -> None:
-    assert machine.available(**environment) == pytest.approx(gib * GIB - own_memory(), abs=50 * MIB)
-
-
-def test_slurms_zero_is_no_limit(machine: Machine) -> None:
-    assert machine.available(SLURM_MEM_PER_NODE=0, SLURM_JOB_NAME="train") == machine.free
-
-
-def test_a_system_that_does_not_say(tmp_path: Path) -> None:
-    built_in = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    assert available_memory(tmp_path, {}) == built_in // 2
-
-
-def test_what_is_asked_for_holds() -> None:
-    assert memory_limit(40) == pytest.approx(40 * GIB - own_memory(), abs=50 * MIB)
-    assert memory_limit(0.01) == 0
-    built_in = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    assert 0 < memory_limit(None) <= 0.9 * built_in
-
 
 # What a step takes.
 

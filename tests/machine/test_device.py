@@ -1,19 +1,32 @@
-"""Which device is chosen, and what a GPU that need not exist can be blamed for."""
+"""Which device is chosen, what a GPU that need not exist can be blamed for, and how much main memory is free."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tomoscout.machine.device import GIB, GPU_CONTEXT, OTHERS, GpuMemory, choose_device
+from tomoscout.machine.device import (
+    GIB,
+    GPU_CONTEXT,
+    OTHERS,
+    GpuMemory,
+    available_memory,
+    choose_device,
+    memory_limit,
+    own_memory,
+)
 from tomoscout.machine.errors import TomoscoutError
 
 without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="PyTorch finds a GPU here")
 SLURM = {"SLURM_JOB_ID": "71"}
+MIB = 2**20
 
 
 @pytest.fixture
@@ -132,3 +145,92 @@ def test_an_empty_gpu_as_stated_is_never_to_blame(
     own = min(own, total)
     free = total - own - min(context, total - own, GPU_CONTEXT + OTHERS)
     assert GpuMemory(free, total, own, stated and min(stated, total)).fault(needed) is None
+
+
+# Main memory
+
+
+class Machine:
+    """Made-up main memory, `/proc` and `/sys`."""
+
+    def __init__(self, root: Path, patch: pytest.MonkeyPatch) -> None:
+        self.root = root
+        self.free = 8 * GIB
+        patch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=16 * GIB, free=1, available=self.free))
+
+    def write(self, name: str, text: str) -> None:
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+    def group(self, folder: str, limit: int | str, used: int, file_copies: int = 0) -> None:
+        """A control group of version 2."""
+        self.write(f"{folder}/memory.max", f"{limit}\n")
+        self.write(f"{folder}/memory.current", f"{used}\n")
+        self.write(f"{folder}/memory.stat", f"anon 7\ninactive_file {file_copies}\nactive_file 0\n")
+
+    def available(self, **environment: object) -> int:
+        return available_memory(self.root, {name: str(value) for name, value in environment.items()})
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    return Machine(tmp_path, monkeypatch)
+
+
+def test_what_the_machine_has_free(machine: Machine) -> None:
+    assert machine.available() == machine.free
+
+
+def test_the_tightest_control_group_counts(machine: Machine) -> None:
+    machine.write("proc/self/cgroup", "0::/system.slice/job_7/step_0\n")
+    machine.group("sys/fs/cgroup/system.slice/job_7/step_0", "max", GIB)
+    machine.group("sys/fs/cgroup/system.slice/job_7", 4 * GIB, 3 * GIB, file_copies=GIB // 2)
+    machine.group("sys/fs/cgroup/system.slice", 6 * GIB, GIB)
+    assert machine.available() == 3 * GIB // 2
+    machine.group("sys/fs/cgroup/system.slice", 2 * GIB, GIB)
+    assert machine.available() == GIB
+    machine.group("sys/fs/cgroup/system.slice", GIB, 2 * GIB)
+    assert machine.available() == 0
+
+
+def test_a_container_that_sees_only_its_own_group(machine: Machine) -> None:
+    machine.write("proc/self/cgroup", "0::/../../docker/abc\n")
+    machine.group("sys/fs/cgroup", 3 * GIB, GIB)
+    assert machine.available() == 2 * GIB
+
+
+def test_control_groups_of_version_1(machine: Machine) -> None:
+    machine.write("proc/self/cgroup", "9:name=systemd:/\n4:memory:/slurm/job_7\n2:cpu,cpuacct:/elsewhere\n0::/\n")
+    folder = "sys/fs/cgroup/memory/slurm/job_7"
+    machine.write(f"{folder}/memory.limit_in_bytes", f"{3 * GIB}\n")
+    machine.write(f"{folder}/memory.usage_in_bytes", f"{2 * GIB}\n")
+    machine.write(f"{folder}/memory.stat", f"cache 1\ntotal_inactive_file {GIB}\ntotal_active_file {GIB // 4}\n")
+    machine.write("sys/fs/cgroup/memory/memory.limit_in_bytes", f"{2**63 - 4096}\n")
+    machine.write("sys/fs/cgroup/memory/memory.usage_in_bytes", "0\n")
+    machine.write("sys/fs/cgroup/memory/memory.stat", "")
+    assert machine.available() == 9 * GIB // 4
+
+
+@pytest.mark.parametrize(
+    ("environment", "gib"),
+    [
+        ({"SLURM_MEM_PER_NODE": 4096}, 4),
+        ({"SLURM_MEM_PER_CPU": 1024, "SLURM_CPUS_ON_NODE": 6}, 6),
+        ({"SLURM_MEM_PER_GPU": 2048, "SLURM_GPUS_ON_NODE": 2}, 4),
+        ({"SLURM_MEM_PER_GPU": 5120}, 5),
+    ],
+)
+def test_what_slurm_gave_the_job(machine: Machine, environment: dict[str, int], gib: int) -> None:
+    assert machine.available(**environment) == pytest.approx(gib * GIB - own_memory(), abs=50 * MIB)
+
+
+def test_slurms_zero_is_no_limit(machine: Machine) -> None:
+    assert machine.available(SLURM_MEM_PER_NODE=0, SLURM_JOB_NAME="train") == machine.free
+
+
+def test_what_is_asked_for_holds() -> None:
+    assert memory_limit(40) == pytest.approx(40 * GIB - own_memory(), abs=50 * MIB)
+    assert memory_limit(0.01) == 0
+    built_in = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert 0 < memory_limit(None) <= 0.9 * built_in

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from support.project import SmallProject, succeeded
-from tomoscout.data.project import Picks
+from tomoscout.data.picks import Picks
 from tomoscout.learning.augment import augment
 from tomoscout.learning.options import Augmentation
 from tomoscout.machine.files import read_json

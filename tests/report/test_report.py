@@ -13,25 +13,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tomoscout.data.project import Picks
+from tomoscout.data.picks import Picks
 from tomoscout.learning.history import draw_history, series
+from tomoscout.report.colours import FALSE, FOUND, MISSED, readable_colours
 from tomoscout.report.page import flatten, summarise_targets, tables, write_report
 from tomoscout.report.pictures import (
-    FALSE,
-    FOUND,
-    MISSED,
     Circle,
     SlicePicture,
     Spheres,
-    best_slice,
     circles_at,
     draw_picks,
     picks_slices,
-    readable_colours,
     slice_image,
-    target_overlay,
 )
 from tomoscout.report.plots import Chart, Line, history_charts, precision_recall_charts, thin, ticks
+from tomoscout.report.target_overlay import best_slice, target_overlay
 from tomoscout.tasks.picking.options import Evaluate
 from tomoscout.tasks.picking.scores import evaluate
 
@@ -122,7 +118,11 @@ def test_the_slices_shown_are_those_with_particles() -> None:
     scale = 12
     first, second = (read(picture.png) for picture in pictures)
     assert first.shape == (60 * scale, 50 * scale, 3)
-    for picture, colour, (x, y) in ((first, FOUND, (20, 20)), (first, FALSE, (10, 50)), (second, MISSED, (25, 15))):
+    for picture, colour, (x, y) in (
+        (first, FOUND.colour, (20, 20)),
+        (first, FALSE.colour, (10, 50)),
+        (second, MISSED.colour, (25, 15)),
+    ):
         rows, columns = np.nonzero(near(picture, colour))
         away = np.hypot(columns - (x + 0.5) * scale + 0.5, rows - (y + 0.5) * scale + 0.5)
         own = away < 8 * scale
@@ -130,8 +130,8 @@ def test_the_slices_shown_are_those_with_particles() -> None:
         assert np.abs(np.median(away[own]) - np.sqrt(16 - (y == 50)) * scale) < 1
         angles = np.arctan2(rows - (y + 0.5) * scale + 0.5, columns - (x + 0.5) * scale + 0.5)[own]
         drawn = len(set(np.rint(angles * 36).tolist())) / (2 * np.pi * 36)
-        assert drawn < 0.75 if colour == MISSED else drawn > 0.95
-    assert not near(second, FALSE).any()
+        assert drawn < 0.75 if colour == MISSED.colour else drawn > 0.95
+    assert not near(second, FALSE.colour).any()
 
 
 def test_a_run_without_particles_is_shown_in_the_middle() -> None:

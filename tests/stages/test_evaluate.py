@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from support.project import SmallProject, succeeded
-from tomoscout.data.project import Picks
+from tomoscout.data.picks import Picks
 from tomoscout.machine.files import read_json, write_json
 from tomoscout.options.names import Source
 

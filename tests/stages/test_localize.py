@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from support.training import Workspace, trained
-from tomoscout.data.project import Picks, Probabilities
+from tomoscout.data.picks import Picks
+from tomoscout.data.written import Probabilities
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import digest_folder, read_json
 from tomoscout.models.folder import save_weights

@@ -12,7 +12,8 @@ import pytest
 import zarr
 
 from support.project import SHAPE, SmallProject, error_of, succeeded
-from tomoscout.data.project import OF_OTHERS, Picks, Probabilities, Segmentation
+from tomoscout.data.picks import Picks
+from tomoscout.data.written import OF_OTHERS, Probabilities, Segmentation
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import digest_file, digest_folder, read_json
 from tomoscout.options.names import Source

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from support.training import Workspace, trained
-from tomoscout.data.project import Probabilities
+from tomoscout.data.written import Probabilities
 from tomoscout.learning.tiles import InputSizes, argmax_labels, predict
 from tomoscout.learning.volumes import standardise
 from tomoscout.machine.errors import TomoscoutError

@@ -25,7 +25,7 @@ import yaml
 from support.project import error_of, succeeded, tomoscout
 from support.training import SETTINGS, Workspace, trained
 from tomoscout.cli import main
-from tomoscout.data.project import Segmentation
+from tomoscout.data.written import Segmentation
 from tomoscout.learning import crops, training
 from tomoscout.learning.trainer import Interrupted
 from tomoscout.learning.training import resolve_options

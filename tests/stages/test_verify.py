@@ -12,7 +12,7 @@ import pytest
 from click.testing import Result
 
 from support.project import SHAPE, SmallProject, succeeded
-from tomoscout.data.project import Probabilities
+from tomoscout.data.written import Probabilities
 from tomoscout.machine.files import read_json
 
 TRAIN = {

@@ -15,7 +15,8 @@ import zarr
 from click.testing import CliRunner, Result
 
 from tomoscout.cli import main
-from tomoscout.data.inventory import RunRecord, read_inventory, refresh
+from tomoscout.data.inventory import RunRecord, read_inventory
+from tomoscout.data.inventory_refresh import refresh
 from tomoscout.data.project import Project
 from tomoscout.machine.files import read_json
 from tomoscout.options.config import Config, load_config

@@ -12,7 +12,8 @@ import torch
 import yaml
 
 from tomoscout.cli import main
-from tomoscout.data.inventory import RunRecord, refresh
+from tomoscout.data.inventory import RunRecord
+from tomoscout.data.inventory_refresh import refresh
 from tomoscout.data.project import Project
 from tomoscout.options.config import Config, load_config
 

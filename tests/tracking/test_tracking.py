@@ -173,7 +173,7 @@ def test_a_finished_training_is_recorded_whole(folder: Path, results: Path) -> N
         "split.train": "demo/run-1, demo/run-2",
         "split.validate": "demo/run-3",
     }
-    assert run.data.tags["tomoscout.machine.device"] == "cpu"
+    assert run.data.tags["tomoscout.device"] == "cpu"
     assert run.data.tags["version.torch"] == "2.13.0"
     assert run.data.tags["tomoscout.folder"] == str(folder)
     assert points(results, run_id) == expected_points(60) | {
@@ -226,7 +226,7 @@ def test_live_and_resumed_it_stays_one_run_without_doubled_points(folder: Path, 
     assert found.items() >= expected_points(60).items()
     assert found["steps_per_second"] == [(20, 4.0), (50, 5.0), (60, 4.0)]
     # Where it ran last; with what it began.
-    assert run.data.tags["tomoscout.machine.device"] == "cuda"
+    assert run.data.tags["tomoscout.device"] == "cuda"
     assert (run.data.params["steps"], run.data.params["new"]) == ("60", "value")
 
 

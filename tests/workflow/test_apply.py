@@ -14,7 +14,8 @@ import yaml
 
 from support.octopi import UNET, write_model
 from support.snakemake_session import CONFIG, Session
-from tomoscout.data.project import Project, read_objects
+from tomoscout.data.copick_config import read_objects
+from tomoscout.data.project import Project
 
 NO_TRACEBACK = "Traceback (most recent call last)"
 NEW = {"projects": {"new": "data/copick.json"}, "tomograms": ["wbp@10.0"], "runs_per_job": 2}

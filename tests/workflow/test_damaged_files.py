@@ -17,7 +17,7 @@ import yaml
 from support.model import MODEL, random_network
 from support.project import SmallProject, tomoscout
 from support.study import configure, outcome, run
-from tomoscout.data.project import Picks
+from tomoscout.data.picks import Picks
 from tomoscout.explore.records import Ask, trial_folder
 from tomoscout.explore.summary import MODEL_FILES
 from tomoscout.machine.errors import TomoscoutError

@@ -20,7 +20,7 @@ import pytest
 import yaml
 
 from support.snakemake_session import CONFIG, OTHER_TARGETS, ROOT, TARGETS, Session
-from tomoscout.data.project import Picks
+from tomoscout.data.picks import Picks
 from tomoscout.options.names import Source
 
 NO_TRACEBACK = "Traceback (most recent call last)"

@@ -47,7 +47,7 @@ def phantom(folder: Path, config: Path | None, **given: Any) -> None:
 @click.option("--quiet", is_flag=True, help="Print no tables.")
 def inventory(config: Path, output: Path, everything: bool, runs: bool, quiet: bool) -> None:
     """List what the projects hold: runs, tomograms, picks, segmentations. Reads only what changed."""
-    from tomoscout.data.inventory import refresh
+    from tomoscout.data.inventory_refresh import refresh
     from tomoscout.data.listing import RUNS_SHOWN, list_projects
     from tomoscout.options.config import load_config
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tomoscout.data.project import read_objects
+from tomoscout.data.copick_config import read_objects
 from tomoscout.machine.errors import TomoscoutError
 
 

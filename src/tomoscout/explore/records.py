@@ -1,15 +1,18 @@
-"""What a study keeps of its trials: one file for what was asked, one for what came of it."""
+"""The records of a trial: `ask.json`, the proposal, and `result.json`, its result."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
+
+from pydantic import ConfigDict, Field
 
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import read_json, write_json
+from tomoscout.options.forms import checked
 
 if TYPE_CHECKING:
     from tomoscout.learning.options import Training
@@ -18,20 +21,34 @@ Params = dict[str, Any]
 """Values by name of the search parameter, such as `learning_rate` or `UNet.dropout`."""
 
 BY_PRUNER = "pruned at validation"
-"""How the reason begins where the pruner ended a trial."""
+"""Beginning of the reason of a trial that the pruner ended."""
 
 GIVEN_UP = "given-up.json"
-"""What says that a trial is not to be trained any more. Its job makes the result of it: Snakemake removes what others
-write while a job runs that fails."""
+"""Name of the file that ends a trial for good. The trial's job writes the result: when a job fails, Snakemake removes
+its outputs, also those that another process wrote."""
 
 BASELINE = "the training as the configuration has it"
-"""What a trial without parameters is."""
+"""How pages name the trial without parameters."""
 
 State = Literal["COMPLETE", "PRUNED"]
 
+Number = Annotated[int, Field(ge=0, strict=True)]
+"""Number of a trial, from 0 on."""
 
-class Refused(NamedTuple):
-    """A proposal that was given back to the sampler at once, and why."""
+Score = Annotated[float, Field(strict=True)]
+"""A validation score, from 0 to 1."""
+
+Validation = Annotated[int, Field(ge=1)]
+"""Number of a validation, from 1 on; as a key of a JSON mapping it is text."""
+
+_EXACT: ConfigDict = {"extra": "forbid"}
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A proposal that was returned to the sampler at once, as it cannot be trained, and why."""
+
+    __pydantic_config__: ClassVar = _EXACT
 
     params: Params
     distributions: dict[str, str]
@@ -40,10 +57,12 @@ class Refused(NamedTuple):
 
 @dataclass(frozen=True)
 class Ask:
-    """A proposal. `distributions`: Optuna's JSON of where each value was drawn from. `train`: all options of the
-    training. `refused`: proposals before it that cannot be trained."""
+    """A proposal. `distributions`: Optuna's JSON of the distribution that each value was drawn from. `train`: all
+    options of the training. `refused`: proposals before it that cannot be trained."""
 
-    number: int
+    __pydantic_config__: ClassVar = _EXACT
+
+    number: Number
     params: Params
     distributions: dict[str, str]
     train: dict[str, Any]
@@ -56,17 +75,16 @@ class Ask:
         Raises:
             TomoscoutError: it is missing or of another form.
         """
-        return cls.parse(_read(folder / "ask.json"), folder / "ask.json")
+        return cls.parse(read_json(folder / "ask.json"), folder / "ask.json")
 
     @classmethod
-    def parse(cls, values: Mapping[str, Any], origin: Path) -> Ask:
+    def parse(cls, values: object, origin: Path) -> Ask:
         """From plain data; `origin` names it in messages.
 
         Raises:
             TomoscoutError: it has another form.
         """
-        _check(values, _ASKED, origin, "what a trial is asked")
-        return cls(**{**values, "refused": [Refused(**entry) for entry in values["refused"]]})
+        return _parsed(cls, values, origin, "what a trial is asked")
 
     def options(self, folder: Path, kind: type[Training], **own: Any) -> Training:
         """The options of the training, with some of the trial's own. `folder`: the trial's, for messages.
@@ -75,13 +93,11 @@ class Ask:
         Raises:
             TomoscoutError: they are not those of a training.
         """
-        from tomoscout.options.forms import checked
-
         return checked(kind, {**self.train, **own}, folder / "ask.json", "what a trial is asked")
 
     def to_json(self) -> dict[str, Any]:
         """As plain data."""
-        return {**asdict(self), "refused": [entry._asdict() for entry in self.refused]}
+        return asdict(self)
 
     def write(self, path: Path) -> None:
         """Write it."""
@@ -90,18 +106,20 @@ class Ask:
 
 @dataclass(frozen=True)
 class Result:
-    """What came of a trial; nothing in it depends on when or how fast it ran.
+    """The result of a trial; nothing in it depends on when or how fast the trial ran.
 
     `value`: the best validation score. `intermediate`: the scores by number of the validation, from 1 on. `scores`: by
-    class, of the best validation. `reason`: why it was pruned. `attributes`: what the pruner wants to find again."""
+    class, of the best validation. `reason`: why it was pruned. `attributes`: what the pruner stores with the trial."""
 
-    number: int
+    __pydantic_config__: ClassVar = _EXACT
+
+    number: Number
     params: Params
     distributions: dict[str, str]
     state: State
-    value: float | None
-    intermediate: dict[int, float]
-    scores: dict[str, float]
+    value: Score | None
+    intermediate: dict[Validation, Score]
+    scores: dict[str, Score]
     reason: str | None = None
     attributes: dict[str, Any] = field(default_factory=dict)
 
@@ -112,19 +130,19 @@ class Result:
         Raises:
             TomoscoutError: it is missing or of another form.
         """
-        return cls.parse(_read(folder / "result.json"), folder / "result.json")
+        return cls.parse(read_json(folder / "result.json"), folder / "result.json")
 
     @classmethod
-    def parse(cls, values: Mapping[str, Any], origin: Path) -> Result:
+    def parse(cls, values: object, origin: Path) -> Result:
         """From plain data; `origin` names it in messages.
 
         Raises:
             TomoscoutError: it has another form.
         """
-        _check(values, _RESULT, origin, "the result of a trial")
-        if values["state"] == "COMPLETE" and values["value"] is None:
+        result = _parsed(cls, values, origin, "the result of a trial")
+        if result.state == "COMPLETE" and result.value is None:
             raise TomoscoutError(f"{origin}: not the result of a trial (it is complete and has no value)")
-        return cls(**{**values, "intermediate": {int(step): score for step, score in values["intermediate"].items()}})
+        return result
 
     def to_json(self) -> dict[str, Any]:
         """As plain data."""
@@ -136,7 +154,7 @@ class Result:
 
 
 def read_trial(folder: Path) -> tuple[Ask, Result]:
-    """What a trial was asked, and what came of it, from its folder.
+    """Read the proposal and the result of a trial from its folder.
 
     Raises:
         TomoscoutError: a file is missing or of another form, or one is not of the other.
@@ -147,73 +165,20 @@ def read_trial(folder: Path) -> tuple[Ask, Result]:
     return ask, result
 
 
-def _read(path: Path) -> dict[str, Any]:
-    values = read_json(path)
-    if not isinstance(values, dict):
-        raise TomoscoutError(f"{path}: expected a mapping, found {type(values).__name__}")
-    return values
+_Record = TypeVar("_Record", Ask, Result)
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _is_mapping(value: object, holds: Callable[[Any], bool] = lambda value: True) -> bool:
-    return isinstance(value, dict) and all(map(holds, value.values()))
-
-
-def _are_texts(value: object) -> bool:
-    return _is_mapping(value, lambda text: isinstance(text, str))
-
-
-def _are_numbers(value: object) -> bool:
-    return _is_mapping(value, _is_number)
-
-
-def _is_text_or_none(value: object) -> bool:
-    return value is None or isinstance(value, str)
-
-
-_Form = Mapping[str, Callable[[Any], bool]]
-
-# By hand: a status reads hundreds of them in less time than pydantic takes to be imported.
-_PROPOSED: _Form = {"params": _is_mapping, "distributions": _are_texts}
-_REFUSED: _Form = {**_PROPOSED, "reason": lambda value: isinstance(value, str)}
-_ASKED: _Form = {
-    **_PROPOSED,
-    "number": _is_count,
-    "train": _is_mapping,
-    "refused": lambda value: isinstance(value, list) and all(_has_form(entry, _REFUSED) for entry in value),
-}
-_RESULT: _Form = {
-    **_PROPOSED,
-    "number": _is_count,
-    "state": lambda value: value in ("COMPLETE", "PRUNED"),
-    "value": lambda value: value is None or _is_number(value),
-    "intermediate": lambda value: _are_numbers(value) and all(step.isdecimal() for step in value),
-    "scores": _are_numbers,
-    "reason": _is_text_or_none,
-    "attributes": _is_mapping,
-}
-
-
-def _has_form(values: Any, form: _Form) -> bool:
-    return isinstance(values, dict) and values.keys() == form.keys() and all(f(values[key]) for key, f in form.items())
-
-
-def _check(values: Mapping[str, Any], form: _Form, path: Path, what: str) -> None:
-    if values.keys() != form.keys():
-        raise TomoscoutError(f"{path}: not {what} (it has {', '.join(values)}, expected {', '.join(form)})")
-    for key, fits in form.items():
-        if not fits(values[key]):
-            raise TomoscoutError(f"{path}: not {what} ({key} is {values[key]!r:.60})")
-    folder = path.parent.name
-    if _is_trial(folder) and int(folder) != values["number"]:
-        raise TomoscoutError(f"{path}: not {what} of its folder (number is {values['number']})")
+def _parsed(form: type[_Record], values: object, origin: Path, what: str) -> _Record:
+    record = checked(form, values, origin, what)
+    assert isinstance(values, Mapping)
+    # Defaults are for new records: of a file that lacks an entry, other proposals would follow.
+    missing = [entry.name for entry in fields(form) if entry.name not in values]
+    if missing:
+        raise TomoscoutError(f"{origin}: not {what} ({', '.join(missing)} missing)")
+    folder = origin.parent.name
+    if _is_trial(folder) and int(folder) != record.number:
+        raise TomoscoutError(f"{origin}: not {what} of its folder (number is {record.number})")
+    return record
 
 
 def _is_trial(name: str) -> bool:

@@ -139,7 +139,7 @@ def labelled_volume(
     return LabelledVolume(name, intensities.to(where), torch.from_numpy(labels).to(where), storage.ignore)
 
 
-class Source(NamedTuple):
+class VolumeSource(NamedTuple):
     """Where a training volume comes from: arguments of `labelled_volume`."""
 
     name: str
@@ -147,7 +147,7 @@ class Source(NamedTuple):
     read: Callable[[], tuple[NDArray[np.float32], NDArray[np.integer]]]
 
 
-def labelled_volumes(sources: Sequence[Source], patch: Sequence[int], storage: Storage) -> list[LabelledVolume]:
+def labelled_volumes(sources: Sequence[VolumeSource], patch: Sequence[int], storage: Storage) -> list[LabelledVolume]:
     """Prepare all volumes of a training, and remove files of others from the storage's folder.
 
     Raises:

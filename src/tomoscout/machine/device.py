@@ -1,18 +1,24 @@
-"""Where the numbers are crunched, and how much memory there is for it."""
+"""The device that computes, and how much memory a GPU and the machine have left.
+
+psutil tells what the machine has free and what this process holds, on Linux as on macOS. It knows neither control
+groups nor Slurm, which give a job less than the machine has: their limits are read here.
+"""
 
 from __future__ import annotations
 
 import os
-import resource
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
-import torch
+import psutil
 
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.lease import SCHEDULERS, VISIBLE
+
+if TYPE_CHECKING:
+    import torch
 
 GIB = 2**30
 
@@ -36,6 +42,8 @@ def choose_device(wanted: str, root: Path = Path("/"), environment: Mapping[str,
         TomoscoutError: a GPU is asked for but there is none, a scheduler gave one that PyTorch cannot use, or its
             convolutions are wrong.
     """
+    import torch
+
     available = torch.cuda.is_available()
     if wanted == "cuda" and not available:
         raise TomoscoutError("device: cuda was asked for, but PyTorch finds no GPU; use device: auto or cpu")
@@ -50,7 +58,9 @@ def choose_device(wanted: str, root: Path = Path("/"), environment: Mapping[str,
 
 
 def _refuse_unused_gpu(root: Path, environment: Mapping[str, str]) -> None:
-    """Rather than compute for days on the CPU of a node whose GPU was given to the job."""
+    """Stop, rather than compute for days on the CPU of a node whose GPU was given to the job."""
+    import torch
+
     scheduler = next((name for name in SCHEDULERS if name in environment), None)
     visible = environment.get(VISIBLE, "").strip()
     driver = root / "dev/nvidiactl"
@@ -64,6 +74,8 @@ def _refuse_unused_gpu(root: Path, environment: Mapping[str, str]) -> None:
 
 def _test_convolution(device: torch.device) -> None:
     """Compare a 3D convolution in bfloat16 with float32 on the CPU: some pairs of PyTorch and cuDNN get it wrong."""
+    import torch
+
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(1, 16, 24, 24, 24, generator=generator)
     kernel = torch.randn(16, 16, 3, 3, 3, generator=generator) / (16 * 27) ** 0.5
@@ -92,6 +104,8 @@ class GpuMemory:
     @classmethod
     def of(cls, device: torch.device, stated: float | None) -> GpuMemory:
         """That of a GPU that is here, now. `stated`: GiB."""
+        import torch
+
         free, total = torch.cuda.mem_get_info(device)
         own = torch.cuda.memory_reserved(device)
         return cls(free, total, own, None if stated is None else round(stated * GIB))
@@ -140,6 +154,8 @@ def _gib(size: int) -> str:
 
 def cap_gpu_memory(device: torch.device, size: int) -> None:
     """Let tensors on a GPU take no more than this many bytes: beyond, they are out of memory, whoever else has some."""
+    import torch
+
     _, total = torch.cuda.mem_get_info(device)
     # Unlike the other functions, this one takes no device without a number.
     torch.cuda.set_per_process_memory_fraction(min(1.0, size / total), device.index)
@@ -154,12 +170,8 @@ def memory_limit(wanted: float | None) -> int:
 
 
 def own_memory() -> int:
-    """Bytes of main memory that this process holds."""
-    try:
-        return int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1]) * resource.getpagesize()
-    except OSError:  # No Linux: the most it ever held.
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024
+    """Bytes of main memory that this process holds (resident set size)."""
+    return int(psutil.Process().memory_info().rss)
 
 
 def available_memory(root: Path = Path("/"), environment: Mapping[str, str] = os.environ) -> int:
@@ -168,16 +180,7 @@ def available_memory(root: Path = Path("/"), environment: Mapping[str, str] = os
 
     `root`: where `proc` and `sys` lie.
     """
-    return max(0, min([_free_memory(root), *_left_in_groups(root), *_left_in_job(environment)]))
-
-
-def _free_memory(root: Path) -> int:
-    try:
-        lines = (root / "proc/meminfo").read_text(encoding="utf-8").splitlines()
-    except OSError:  # No Linux: half of what is built in.
-        return os.sysconf("SC_PHYS_PAGES") * resource.getpagesize() // 2
-    values = dict(line.split(":", 1) for line in lines if ":" in line)
-    return int(values["MemAvailable"].split()[0]) * 1024
+    return max(0, min([int(psutil.virtual_memory().available), *_left_in_groups(root), *_left_in_job(environment)]))
 
 
 # Where a control group says what it may use, what it uses, and how much of that are copies of files, which the system
@@ -231,5 +234,7 @@ def _left_in_job(environment: Mapping[str, str]) -> Iterator[int]:
 
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Whether an error says that a device or the machine has no memory left."""
+    import torch
+
     # The allocator of main memory has no exception of its own.
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -1,7 +1,7 @@
-"""A GPU of its own for every job, of those on a workstation and of those that share what a scheduler gave.
+"""Leases of GPUs: each job gets a GPU of its own, on a workstation and inside the job of a scheduler.
 
-A lock file per GPU, in a folder common to all users of the machine: whoever holds the lock (flock) has the GPU, and the
-system takes the lock from a process that dies, however it dies.
+Each GPU has a lock file in a folder common to all users of the machine. The process that holds the lock (flock, see
+machine/locks.py) has the GPU; the system frees the lock when the process ends, however it ends.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from tomoscout.machine.locks import release, take
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 LOCK_FOLDER = "TOMOSCOUT_LOCK_FOLDER"
-"""Environment variable that names another folder for the lock files than /tmp: one common to all users of a machine, or
-all containers on it, where /tmp is not; or one that a scheduler's job has for itself, where the scheduler lets several
-jobs compute on one GPU (shards of Slurm), or they would wait for each other."""
+"""Environment variable that names a folder for the lock files in place of /tmp. Set it to a folder common to all users
+of a machine, or to all containers on it, where /tmp is not common. Set it to a folder of the scheduler's job where the
+scheduler lets several jobs compute on one GPU (shards of Slurm): they would wait for each other otherwise."""
 
 CLUSTER_SCHEDULERS = (
     "SLURM_JOB_ID",
@@ -36,8 +36,8 @@ CLUSTER_SCHEDULERS = (
     "FLUX_JOB_ID",
     "OAR_JOB_ID",
 )
-"""Environment variables that jobs of Slurm, PBS, Grid Engine, LSF, HTCondor, Flux and OAR have. On the same machine may
-be the jobs of others, with GPUs that nvidia-smi lists too: CUDA_VISIBLE_DEVICES tells a job which are its own."""
+"""Environment variables that jobs of Slurm, PBS, Grid Engine, LSF, HTCondor, Flux and OAR have. nvidia-smi may list
+GPUs of other jobs, too: CUDA_VISIBLE_DEVICES tells a job which are its own."""
 
 CLOUD_SCHEDULERS = (
     "KUBERNETES_SERVICE_HOST",
@@ -45,8 +45,8 @@ CLOUD_SCHEDULERS = (
     "BATCH_JOB_UID",
     "AZ_BATCH_TASK_ID",
 )
-"""Environment variables that jobs of Kubernetes and of the batch services of AWS, Google and Azure have. Those GPUs are
-theirs that nvidia-smi lists in their container or on their machine; CUDA_VISIBLE_DEVICES is seldom set."""
+"""Environment variables that jobs of Kubernetes and of the batch services of AWS, Google and Azure have. All GPUs that
+nvidia-smi lists in the container or on the machine are the job's; CUDA_VISIBLE_DEVICES is seldom set."""
 
 SCHEDULERS = CLUSTER_SCHEDULERS + CLOUD_SCHEDULERS
 
@@ -56,15 +56,15 @@ _LISTING_TIME = 120
 
 @contextlib.contextmanager
 def leased_gpu(device: str) -> Iterator[str | None]:
-    """Show this process, and those it starts, one GPU that no other job has; waits where all are taken.
+    """Lease a GPU for this process and those it starts; waits while other jobs hold all of them.
 
-    To be entered once, before CUDA is used. Within, CUDA_VISIBLE_DEVICES is the GPU that is yielded; afterwards it is
-    what it was. Yields None and changes nothing where `device` (`auto`, `cpu` or `cuda`) is `cpu`, or where `find_pool`
-    finds nothing to choose from.
+    Enter it once, before CUDA is used. Within, CUDA_VISIBLE_DEVICES names the GPU that is yielded; afterwards it has
+    its earlier value. Yields None and changes nothing if `device` (`auto`, `cpu` or `cuda`) is `cpu` or `find_pool`
+    returns nothing.
 
     Raises:
-        TomoscoutError: a lock file cannot be used, which is but a warning in a scheduler's job with one GPU, or
-            nvidia-smi does not answer.
+        TomoscoutError: a lock file cannot be used (in a scheduler's job with one GPU only a warning), or nvidia-smi
+            does not answer.
     """
     pool = [] if device == "cpu" else find_pool(os.environ)
     if not pool:
@@ -75,7 +75,7 @@ def leased_gpu(device: str) -> Iterator[str | None]:
     except TomoscoutError as error:
         if len(pool) > 1 or not _has_any(os.environ, SCHEDULERS):
             raise
-        # The GPU of a job is its own unless several processes share the job.
+        # The job has the only GPU for itself, unless several of its processes use it.
         print(f"warning: {error}", file=sys.stderr, flush=True)
         yield None
         return
@@ -95,14 +95,15 @@ def leased_gpu(device: str) -> Iterator[str | None]:
 
 
 def find_pool(environment: Mapping[str, str]) -> list[str]:
-    """The GPUs to choose from, by UUID where nvidia-smi lists them: those that CUDA_VISIBLE_DEVICES names, or else all.
+    """The GPUs to choose from: those that CUDA_VISIBLE_DEVICES names, or else all. By UUID if nvidia-smi lists them, or
+    else by the name in CUDA_VISIBLE_DEVICES.
 
-    Numbers count as nvidia-smi counts. A GPU that is cut into MIG devices stands for these. As with CUDA, the first
-    entry that is no GPU ends the list. Without nvidia-smi, GPUs go by the names that CUDA_VISIBLE_DEVICES gives them.
+    Numbers are those of nvidia-smi. A GPU that is divided into MIG devices stands for these. As with CUDA, the first
+    entry that is no GPU ends the list.
 
-    In a scheduler's job the same, as several processes may share it: those of a Snakemake inside an allocation do. But
-    it is empty in a cluster's job without CUDA_VISIBLE_DEVICES, as the GPUs may be those of others; and without
-    nvidia-smi, unless CUDA_VISIBLE_DEVICES names several.
+    A scheduler's job leases, too, as several of its processes may share it (those of a Snakemake inside an allocation
+    do). But the list is empty in a cluster's job without CUDA_VISIBLE_DEVICES, as the GPUs may be those of other jobs,
+    and in any scheduler's job without nvidia-smi, unless CUDA_VISIBLE_DEVICES names several.
 
     Raises:
         TomoscoutError: nvidia-smi does not answer.
@@ -134,7 +135,7 @@ def _named(visible: str) -> list[str]:
 
 
 def _list_gpus() -> dict[str, list[str]]:
-    """The UUID of every GPU, in the order of their numbers → those of its MIG devices, or its own where it has none."""
+    """The UUID of every GPU, in the order of their numbers → those of its MIG devices, or its own if it has none."""
     command = shutil.which("nvidia-smi")
     if command is None:
         return {}
@@ -154,7 +155,7 @@ def _list_gpus() -> dict[str, list[str]]:
 
 
 def _devices(names: Sequence[str], gpus: Mapping[str, list[str]]) -> Iterator[str]:
-    """What the numbers, UUIDs or beginnings of UUIDs mean, up to the first that means nothing or too much."""
+    """The GPUs that numbers, UUIDs or beginnings of UUIDs name, up to the first name of no GPU or of several."""
     numbered = {str(number): devices for number, devices in enumerate(gpus.values())}
     every = {**gpus, **{device: [device] for devices in gpus.values() for device in devices}}
     for name in names:

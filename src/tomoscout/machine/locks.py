@@ -1,4 +1,10 @@
-"""Lock files (flock): the system takes the lock from a process that dies, however it dies."""
+"""Lock files (flock): the system frees the lock of a process that ends, however it ends.
+
+filelock 4.2 was tried in place of `take` and `release`. Importing it takes 35 ms, where a command starts in 60 ms; a
+lock takes 0.5 ms in place of 0.3, a refusal 95 µs in place of 5. It cannot tell who holds a lock, takes a file that
+was replaced on NFS and a file of several names for a lock, and gives up at an error that passes (ESTALE): the code for
+these would stay.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +23,7 @@ from pathlib import Path
 from tomoscout.machine.errors import TomoscoutError
 
 LOCK = ".lock"
-"""The file in a folder that is locked by who is alone in it."""
+"""Name of the file that the process at work in a folder locks."""
 
 _PAUSE = 1.0
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
@@ -28,10 +34,10 @@ _held: set[io.FileIO] = set()
 
 @contextlib.contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Have a folder for this process alone; waits for another, on whatever machine. Where Snakemake is killed its jobs
-    on a cluster go on, and the same command given again would start a second training on the checkpoint of the first.
+    """Work in a folder while no other process does, on this machine or another; waits until the other ends.
 
-    Where the file system knows no locks, a warning is all there is.
+    When Snakemake is killed, its jobs on a cluster go on: without the lock, the same command given again would start
+    a second training on the checkpoint of the first. On a file system without locks this only warns.
 
     Raises:
         TomoscoutError: the lock file cannot be used.
@@ -43,7 +49,7 @@ def alone_in(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        # Not another's: somebody may have removed this one, as a waiting process advises.
+        # Only the own file: after a user removed it, as a waiting process advises, another process may have made one.
         with contextlib.suppress(OSError):
             if _is_at(path, os.fstat(lock.fileno())) if lock else path.read_text(encoding="utf-8") == owner:
                 path.unlink()
@@ -52,12 +58,13 @@ def alone_in(folder: Path) -> Iterator[None]:
 
 
 def owner_of(folder: Path) -> str | None:
-    """Who is alone in a folder now, if anybody is. Where the file system knows no locks, it may be gone."""
+    """The process at work in a folder, as text for messages; None if there is none. See `holder_of`."""
     return holder_of(folder / LOCK)
 
 
 def holder_of(path: Path) -> str | None:
-    """Who holds a lock file, if anybody does. Where the file system knows no locks, it may be gone."""
+    """The process that holds a lock file, as text for messages; None if there is none. On a file system without locks
+    the process may have ended."""
     owner = ""
     try:
         with path.open("rb") as lock:
@@ -73,7 +80,7 @@ def holder_of(path: Path) -> str | None:
 
 
 def _wait_for(path: Path, owner: str) -> io.FileIO | None:
-    """The lock, or None where there are none."""
+    """The lock, or None on a file system without locks."""
     told = False
     while True:
         try:
@@ -93,7 +100,7 @@ def _wait_for(path: Path, owner: str) -> io.FileIO | None:
 
 
 def _tell_holder(path: Path) -> bool:
-    """Say who is waited for, where the file is there to be read."""
+    """Print which process is waited for. Returns whether the file could be read."""
     try:
         holder = path.read_text(encoding="utf-8") or "another process"
     except OSError:
@@ -107,7 +114,7 @@ def _warn(text: str) -> None:
 
 
 def take(path: Path, owner: str) -> io.FileIO | None:
-    """The lock file, open and locked, with `owner` in it for people to read, or None where another process holds it.
+    """Lock a file and write `owner` into it for people to read. Returns it open, or None if another process holds it.
 
     Raises:
         OSError: the file cannot be used.
@@ -117,7 +124,7 @@ def take(path: Path, owner: str) -> io.FileIO | None:
             lock = closing.enter_context(open(path, "r+b", buffering=0, opener=_open_or_create))
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             status = os.fstat(lock.fileno())
-            if not _is_at(path, status):  # Removed since it was opened: others lock the file that comes after it.
+            if not _is_at(path, status):  # Removed since it was opened: other processes lock the file made after it.
                 return None
             if status.st_nlink > 1 or not stat.S_ISREG(status.st_mode):
                 raise OSError(errno.EINVAL, "not a plain file of one name")
@@ -126,16 +133,16 @@ def take(path: Path, owner: str) -> io.FileIO | None:
         return None
     _held.add(lock)
     with contextlib.suppress(OSError):
-        # What cleans /tmp of old files goes by the last change.
+        # The change also keeps the file from being removed with the old files of /tmp.
         lock.truncate()
         lock.write(owner.encode())
-        # For other machines to read.
+        # Other machines can read it then.
         os.fsync(lock.fileno())
     return lock
 
 
 def _is_at(path: Path, status: os.stat_result) -> bool:
-    # NFS gives a file that is removed while it is open another name: the number of its names says nothing.
+    # NFS renames a file that is removed while it is open: its number of names (st_nlink) stays 1.
     try:
         return os.path.samestat(path.stat(), status)
     except FileNotFoundError:
@@ -143,16 +150,16 @@ def _is_at(path: Path, status: os.stat_result) -> bool:
 
 
 def release(lock: io.FileIO) -> None:
-    """Let others have it."""
+    """Unlock the file, so that another process can lock it."""
     if lock in _held:
         _held.remove(lock)
-        # Closing alone would not do it while a process forked behind Python's back has the file open too.
+        # Closing the file does not unlock it while a forked process has it open, too.
         fcntl.flock(lock, fcntl.LOCK_UN)
         lock.close()
 
 
 def _open_or_create(path: str, flags: int) -> int:
-    # Linux lets nobody open another user's file in /tmp who would also create it (fs.protected_regular).
+    # With O_CREAT, Linux refuses to open another user's file in /tmp (fs.protected_regular).
     flags |= os.O_NOFOLLOW
     with contextlib.suppress(FileNotFoundError):
         return os.open(path, flags)
@@ -163,7 +170,7 @@ def _open_or_create(path: str, flags: int) -> int:
 
 
 def _leave_to_parent() -> None:
-    """In a forked process: close the parent's locks, or they would last as long as the fork."""
+    """In a forked process: close the parent's lock files, or the locks would last as long as the fork."""
     for lock in _held:
         lock.close()
     _held.clear()

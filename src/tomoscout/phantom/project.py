@@ -12,7 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tomoscout.data.project import PickableObject, Picks, Project, Segmentation, create_project
+from tomoscout.data.copick_config import PickableObject, create_project
+from tomoscout.data.picks import Picks
+from tomoscout.data.project import Project
+from tomoscout.data.written import Segmentation
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import digest, digest_file, read_json, write_json
 from tomoscout.options.names import NAME_PATTERN, Source, TomogramUri

@@ -11,15 +11,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tomoscout.data.copick_config import read_objects
 from tomoscout.data.geometry import inside, to_voxels
-from tomoscout.data.inventory import RunRecord, excluded_runs, find_runs, tomograms_of
+from tomoscout.data.inventory import RunRecord, find_runs, tomograms_of
 from tomoscout.data.labels import stored_labels
-from tomoscout.data.project import Picks, Project, Segmentation, read_objects
+from tomoscout.data.picks import Picks
+from tomoscout.data.project import Project
+from tomoscout.data.written import Segmentation
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import digest
 from tomoscout.options.config import Config
 from tomoscout.options.names import Source, TomogramUri
 from tomoscout.plan.predictions import check_objects
+from tomoscout.plan.runs import excluded_runs
 
 TARGETS_VERSION = 2
 """Raised when the numbers in a target change."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
+from tomoscout.data.copick_config import read_objects
 from tomoscout.data.inventory import RunRecord
-from tomoscout.data.project import read_objects
 from tomoscout.machine.files import digest
 from tomoscout.networks import code_digest
 from tomoscout.options.config import Config

@@ -7,11 +7,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tomoscout.data.inventory import RunRecord, excluded_runs, find_runs, tomograms_of
-from tomoscout.data.project import Probabilities, Segmentation, read_objects
+from tomoscout.data.copick_config import read_objects
+from tomoscout.data.inventory import RunRecord, find_runs, tomograms_of
+from tomoscout.data.written import Probabilities, Segmentation
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.options.config import Config
 from tomoscout.options.names import Source
+from tomoscout.plan.runs import excluded_runs
 
 if TYPE_CHECKING:
     from tomoscout.plan.classes import TargetClass

@@ -11,12 +11,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from tomoscout.data.inventory import RunRecord, excluded_runs, find_runs
+from tomoscout.data.inventory import RunRecord, find_runs
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import write_json
 from tomoscout.options.config import Config
 from tomoscout.plan.classes import TargetClass, TargetPlan, has_tomogram, is_annotated
 from tomoscout.plan.options import Split
+from tomoscout.plan.runs import excluded_runs
 
 VERSION = 2
 """Raised when the same options would divide the same runs otherwise."""

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tomoscout.data.copick_config import read_objects
 from tomoscout.data.inventory import RunRecord
-from tomoscout.data.project import Project, read_objects
+from tomoscout.data.project import Project
 from tomoscout.options.config import Config
 from tomoscout.options.names import Source
 from tomoscout.plan.predictions import segmented_runs
-from tomoscout.report.pictures import Colour, readable_colours
+from tomoscout.report.colours import Colour, readable_colours
 from tomoscout.report.plots import Chart, Line
 from tomoscout.stages.batches import read_manifest
 

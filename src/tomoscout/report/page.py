@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from tomoscout.machine.files import write_text
+from tomoscout.report.colours import FALSE, FOUND, MISSED, Colour, Mark
 from tomoscout.report.found import Found, score_charts
-from tomoscout.report.pictures import FALSE, FOUND, MISSED, Colour, SlicePicture
+from tomoscout.report.pictures import SlicePicture
 from tomoscout.report.plots import history_charts, precision_recall_charts
 from tomoscout.tasks.picking.scores import describe_runs, f_name
 
@@ -57,16 +58,18 @@ def write_report(
             excluded=by_reason(split.get("excluded", {})),
             targets=targets,
             slices=[(base64.b64encode(picture.png).decode(), picture.caption) for picture in slices],
-            legend=[(name, _css(colour)) for name, colour in _legend(scores, found).items()],
+            legend=[(mark.word, _css(mark.colour), mark.dashed) for mark in _legend(scores, found)],
             found=found,
             found_charts=score_charts(found) if found else [],
         ),
     )
 
 
-def _legend(scores: Mapping[str, Any] | None, found: Found | None) -> Mapping[str, Colour]:
-    """What circles stand for, by colour."""
-    return found.colours if found and not scores else {"found": FOUND, "missed": MISSED, "false": FALSE}
+def _legend(scores: Mapping[str, Any] | None, found: Found | None) -> Sequence[Mark]:
+    """What the circles in pictures stand for."""
+    if found and not scores:
+        return [Mark(name, colour) for name, colour in found.colours.items()]
+    return [FOUND, MISSED, FALSE]
 
 
 def environment(*rooms: str) -> Any:

@@ -1,40 +1,22 @@
-"""Pictures: picks as circles on tomogram slices, training targets as outlines, the course of a training."""
+"""Pictures of picks: circles on slices of a tomogram."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
-from tomoscout.machine.files import write_bytes
+from tomoscout.report.colours import FALSE, FOUND, MISSED, Colour, Mark
 
-Colour = tuple[int, int, int]
 Picture = NDArray[np.uint8]
 """(y, x, 3)"""
 
-# Apart in hue and in brightness, so that they stay apart in every common kind of colour blindness and on grey.
-FOUND: Colour = (0, 205, 150)
-MISSED: Colour = (255, 190, 30)
-FALSE: Colour = (235, 75, 190)
-
-# Okabe and Ito (2008), brightest first: for objects whose own colours cannot be told apart or from grey.
-_PALETTE: list[Colour] = [
-    (240, 228, 66),
-    (86, 180, 233),
-    (230, 159, 0),
-    (0, 190, 140),
-    (225, 130, 180),
-    (225, 95, 20),
-    (60, 120, 230),
-]
-
-_GREYS = 64
+GREYS = 64
 """Grey levels in a picture: enough for the eye, and half the bytes of 256 in noise."""
 
 
@@ -69,8 +51,8 @@ def slice_image(slab: NDArray[np.floating]) -> Picture:
     low, high = np.percentile(slab[::step, ::step], [1, 99])
     if high <= low:
         return np.full((*slab.shape, 3), 128, dtype=np.uint8)
-    level = np.clip((slab - low) * (_GREYS / (high - low)), 0, _GREYS - 1).astype(np.uint8)
-    return np.repeat((level * (255 // (_GREYS - 1)))[..., None], 3, axis=2)
+    level = np.clip((slab - low) * (GREYS / (high - low)), 0, GREYS - 1).astype(np.uint8)
+    return np.repeat((level * (255 // (GREYS - 1)))[..., None], 3, axis=2)
 
 
 def draw_picks(picture: Picture, circles: Iterable[Circle], width: float = 2.5) -> Picture:
@@ -122,17 +104,15 @@ def picks_slices(
         voxel_spacing: in Å.
     """
     # The rare ones last: a missed or false pick must not vanish under a found one.
-    groups = [Marked(found, FOUND, "found"), Marked(missed, MISSED, "missed", True), Marked(false, FALSE, "false")]
+    groups = [Marked(found, FOUND), Marked(missed, MISSED), Marked(false, FALSE)]
     return marked_slices(tomogram, groups, count, run, voxel_spacing)
 
 
 class Marked(NamedTuple):
-    """Particles that are drawn alike: in a colour, perhaps dashed; counted in captions under `word`."""
+    """Particles that are drawn alike, and counted in captions under the name of their mark."""
 
     spheres: Spheres
-    colour: Colour
-    word: str
-    dashed: bool = False
+    mark: Mark
 
 
 def marked_slices(
@@ -149,11 +129,11 @@ def marked_slices(
         slab = tomogram[max(0, z - half) : z + half + 1]
         picture = _enlarge(slice_image(slab.mean(axis=0)), scale)
         shown = [
-            circles_at(some, z, group.colour, scale, dashed=group.dashed)
-            for some, group in zip(spheres, groups, strict=True)
+            circles_at(some, z, mark.colour, scale, dashed=mark.dashed)
+            for some, (_, mark) in zip(spheres, groups, strict=True)
         ]
         picture = draw_picks(picture, [circle for circles in shown for circle in circles])
-        counts = ", ".join(f"{len(c)} {group.word}" for c, group in zip(shown, groups, strict=True))
+        counts = ", ".join(f"{len(c)} {mark.word}" for c, (_, mark) in zip(shown, groups, strict=True))
         thickness = f"mean of {len(slab)} slices, " if len(slab) > 1 else ""
         caption = f"{run}, slice z = {z} ({thickness}{len(slab) * voxel_spacing / 10:.0f} nm): {counts}"
         pictures.append(SlicePicture(_png(picture), caption))
@@ -190,128 +170,3 @@ def _png(picture: Picture) -> bytes:
     few = Image.fromarray(picture).quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     few.save(stream, "PNG")
     return stream.getvalue()
-
-
-# Targets
-
-
-def best_slice(labels: NDArray[np.integer], axis: int = 0) -> int:
-    """The index along `axis` of the slice of a label volume that holds most labelled voxels."""
-    counts = [np.count_nonzero(labels[(slice(None),) * axis + (index,)]) for index in range(labels.shape[axis])]
-    return int(np.argmax(counts))
-
-
-def target_overlay(
-    tomogram: NDArray[np.floating],
-    labels: NDArray[np.integer],
-    colours: Sequence[Sequence[int]],
-    names: Sequence[str],
-    path: Path,
-    title: str,
-    *,
-    side: tuple[NDArray[np.floating], NDArray[np.integer]] | None = None,
-) -> None:
-    """Write a PNG of a tomogram slice with the outlines of its target labels and a legend.
-
-    Args:
-        tomogram: a slice (y, x).
-        labels: its labels (y, x); 0 is background.
-        colours: red, green, blue (0…255) of label 1, 2, …; replaced where they are greyish or alike.
-        names: of label 1, 2, ….
-        path: where to write.
-        title: shown above.
-        side: a side view, tomogram and labels (z, x), shown below.
-    """
-    views = [(tomogram, labels)] + ([side] if side is not None else [])
-    scale = min(6, max(1, round(1200 / tomogram.shape[1])))
-    blocks = [_outlined(slab, own, scale) for slab, own in views]
-    width = max(block.shape[1] for block in blocks)
-    blocks = [_text_block(title, width), *blocks, _legend_block(names, width)]
-    canvas = np.full((sum(len(block) for block in blocks), width), _BACKGROUND, dtype=np.uint8)
-    top = 0
-    for block in blocks:
-        canvas[top : top + len(block), : block.shape[1]] = block
-        top += len(block)
-    grey = [level * 255 // (_GREYS - 1) for level in range(_GREYS) for _ in range(3)]
-    image = Image.fromarray(canvas)
-    image.putpalette(grey + [value for colour in readable_colours(colours) for value in colour])
-    stream = io.BytesIO()
-    image.save(stream, "PNG", compress_level=2)
-    write_bytes(path, stream.getvalue())
-
-
-# The pixels of an overlay are palette indices: grey levels first, then the colours of the labels.
-_BACKGROUND = 5
-_TEXT = _GREYS - 1
-_LINE = 30
-
-
-def _outlined(slab: NDArray[np.floating], labels: NDArray[np.integer], scale: int) -> NDArray[np.uint8]:
-    """A slice enlarged, the two outermost pixels of every label in its colour, and a gap below."""
-    pixels = _repeat(slice_image(slab)[..., 0] // (255 // (_GREYS - 1)), scale)
-    fine = _repeat(labels.astype(np.int32), scale)
-    border = np.zeros(fine.shape, dtype=bool)
-    for step in (1, 2):
-        for one, other in ((fine[step:], fine[:-step]), (fine[:, step:], fine[:, :-step])):
-            differ = one != other
-            rows, columns = differ.shape
-            border[-rows:, -columns:] |= differ
-            border[:rows, :columns] |= differ
-    border &= fine > 0
-    pixels[border] = _colour_index(fine[border])
-    return np.pad(pixels, ((0, 4), (0, 0)), constant_values=_BACKGROUND)
-
-
-def _colour_index(label: Any) -> Any:
-    return _GREYS + (label - 1) % (256 - _GREYS)
-
-
-def _repeat(values: NDArray[Any], scale: int) -> NDArray[Any]:
-    return values.repeat(scale, axis=0).repeat(scale, axis=1)
-
-
-def _text_block(text: str, width: int) -> NDArray[np.uint8]:
-    image = Image.new("L", (width, _LINE), _BACKGROUND)
-    ImageDraw.Draw(image).text((10, _LINE / 2), text, fill=_TEXT, font=ImageFont.load_default(17), anchor="lm")
-    return np.array(image)
-
-
-def _legend_block(names: Sequence[str], width: int) -> NDArray[np.uint8]:
-    """A swatch and a name per label, in as many lines as it takes."""
-    font = ImageFont.load_default(16)
-    places = []
-    x, y = 10, 4
-    for name in names:
-        length = 26 + int(font.getlength(name)) + 24
-        if x + length > width and x > 10:
-            x, y = 10, y + _LINE
-        places.append((x, y))
-        x += length
-    image = Image.new("L", (width, y + _LINE), _BACKGROUND)
-    draw = ImageDraw.Draw(image)
-    for label, (name, (x, y)) in enumerate(zip(names, places, strict=True), start=1):
-        draw.rectangle((x, y + 4, x + 16, y + 20), fill=_colour_index(label))
-        draw.text((x + 26, y + 12), name, fill=_TEXT, font=font, anchor="lm")
-    return np.array(image)
-
-
-def readable_colours(colours: Sequence[Sequence[int]]) -> list[Colour]:
-    """The colours given, with those that would be lost on grey or that repeat an earlier one replaced."""
-    chosen: dict[int, Colour] = {}
-    for place, (red, green, blue, *_) in enumerate(colours):
-        colour = (red, green, blue)
-        if max(colour) - min(colour) > 60 and max(colour) > 110 and _apart(colour, chosen.values(), 60):
-            chosen[place] = colour
-    for place in range(len(colours)):
-        if place not in chosen:
-            # With more objects than colours some must repeat.
-            fresh = [colour for colour in _PALETTE if _apart(colour, chosen.values(), 110)]
-            chosen[place] = fresh[0] if fresh else _PALETTE[place % len(_PALETTE)]
-    return [chosen[place] for place in range(len(colours))]
-
-
-def _apart(colour: Colour, others: Iterable[Colour], distance: int) -> bool:
-    return all(sum(abs(a - b) for a, b in zip(colour, other, strict=True)) > distance for other in others)
-
-
-# Training

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from tomoscout.data.inventory import RunRecord
-from tomoscout.data.project import DAMAGED, OF_OTHERS, Project, Written, kind_of
+from tomoscout.data.project import Project
+from tomoscout.data.written import DAMAGED, OF_OTHERS, Written, kind_of
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import digest, read_json, write_json
 from tomoscout.options.config import Config

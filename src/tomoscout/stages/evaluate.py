@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tomoscout.data.inventory import RunRecord, find_runs
-from tomoscout.data.project import Picks, Project
+from tomoscout.data.picks import Picks
+from tomoscout.data.project import Project
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.options.config import Config
 from tomoscout.plan.classes import (

@@ -25,8 +25,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from tomoscout.data.copick_config import read_objects
 from tomoscout.data.inventory import RunRecord
-from tomoscout.data.project import read_objects
 from tomoscout.learning.validation import Validator
 from tomoscout.machine.device import choose_device
 from tomoscout.machine.errors import TomoscoutError

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from tomoscout.data.copick_config import read_objects
 from tomoscout.data.inventory import RunRecord
-from tomoscout.data.project import Project, read_objects
+from tomoscout.data.project import Project
 from tomoscout.machine.files import digest
 from tomoscout.options.config import Config
 from tomoscout.options.names import TomogramUri
 from tomoscout.plan.classes import TargetPlan, plan_targets
 from tomoscout.plan.fingerprints import VERSIONS
-from tomoscout.report.pictures import best_slice, target_overlay
+from tomoscout.report.target_overlay import best_slice, target_overlay
 from tomoscout.stages.batches import Batch, read_manifest
 from tomoscout.stages.targets import read_target
 

@@ -16,9 +16,10 @@ from tomoscout.models.folder import read_description
 from tomoscout.options.config import Config
 from tomoscout.plan.classes import plan_targets
 from tomoscout.plan.predictions import predicted_picks, segmented_runs
+from tomoscout.report.colours import Colour, Mark
 from tomoscout.report.found import read_found
 from tomoscout.report.page import summarise_targets, write_report
-from tomoscout.report.pictures import Colour, Marked, SlicePicture, Spheres, marked_slices, picks_slices
+from tomoscout.report.pictures import Marked, SlicePicture, Spheres, marked_slices, picks_slices
 from tomoscout.stages.batches import read_manifest
 from tomoscout.stages.evaluate import found_by_model, read_pairs, scored_runs
 from tomoscout.tasks.picking.scores import match_picks, read_scores
@@ -81,7 +82,7 @@ def _found_slices(config: Config, records: Sequence[RunRecord], colours: Mapping
         for name, colour in colours.items():
             positions = project.read_picks(record.run, predicted_picks(config, name)).positions
             groups.append(
-                Marked(_spheres([(positions, project.objects[name].radius or spacing)], spacing), colour, name)
+                Marked(_spheres([(positions, project.objects[name].radius or spacing)], spacing), Mark(name, colour))
             )
         tomogram = project.read_tomogram(record.run, config.segment_tomogram)
         pictures += marked_slices(tomogram, groups, config.report.slices_per_run, record.key, spacing)

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from tomoscout.data.geometry import Shape, inside, to_angstrom, to_voxels
 from tomoscout.data.inventory import RunRecord
 from tomoscout.data.labels import from_stored, label_type, to_stored
-from tomoscout.data.project import Project, Segmentation
+from tomoscout.data.project import Project
+from tomoscout.data.written import Segmentation
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import read_json
 from tomoscout.options.config import Config

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from tomoscout.data.inventory import RunRecord
-from tomoscout.data.project import Probabilities, Project
+from tomoscout.data.project import Project
+from tomoscout.data.written import Probabilities
 from tomoscout.machine.errors import TomoscoutError, shown
 from tomoscout.machine.files import digest_file, read_json
 from tomoscout.models.folder import read_description

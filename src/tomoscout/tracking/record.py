@@ -19,7 +19,7 @@ from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import read_json, read_table
 from tomoscout.options.forms import checked
 
-FINGERPRINT, MODEL, STUDY = "tomoscout.fingerprint", "tomoscout.models.folder", "tomoscout.study"
+FINGERPRINT, MODEL, STUDY = "tomoscout.fingerprint", "tomoscout.model", "tomoscout.study"
 """Tags that tell which training a run of MLflow stands for, and of which study a trial is."""
 
 RATE = "steps_per_second"
@@ -218,7 +218,7 @@ def _tags(facts: Mapping[str, Any], folder: Path, trial: Mapping[str, Any]) -> d
     if trial:
         tags |= {STUDY: folder.resolve().parent.name, "tomoscout.state": trial["state"]}
     if "device" in facts:
-        tags["tomoscout.machine.device"] = str(facts["device"])
+        tags["tomoscout.device"] = str(facts["device"])
     # In a container a user may have a number and no name.
     with contextlib.suppress(KeyError, OSError):
         tags["mlflow.user"] = getpass.getuser()

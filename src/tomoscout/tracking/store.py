@@ -29,7 +29,7 @@ FILES = ("model.yaml", "results.json", "metrics.csv", "training.json", "history.
 """Files of a finished model folder that are recorded; of a trial, of which there may be a thousand, all but the
 weights."""
 
-FILES_DIGEST = "tomoscout.machine.files"
+FILES_DIGEST = "tomoscout.files"
 """Tag with the digest of the files that are."""
 
 SETTINGS = {

@@ -13,7 +13,7 @@ from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
-from tomoscout.data.project import Picks
+from tomoscout.data.picks import Picks
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.plan.classes import TargetClass
 from tomoscout.tasks.picking.head import PickingHead, Reference, robust_threshold

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from tomoscout.data.geometry import inside, to_voxels
 from tomoscout.data.inventory import RunRecord
-from tomoscout.data.project import Picks, Project
+from tomoscout.data.picks import Picks
+from tomoscout.data.project import Project
 from tomoscout.learning.sampling import Centres, largest_jitter
-from tomoscout.learning.volumes import LabelledVolume, Source, standardise
+from tomoscout.learning.volumes import LabelledVolume, VolumeSource, standardise
 from tomoscout.machine.files import digest
 from tomoscout.options.config import Config
 from tomoscout.options.names import TomogramUri
@@ -65,10 +66,10 @@ class TrainingData:
         names = ["", *(entry.name for entry in self.plan.classes)]
         return np.array([[name in of_run for name in names] for of_run in ignored]) if any(ignored) else None
 
-    def volumes(self) -> list[Source]:
+    def volumes(self) -> list[VolumeSource]:
         """Every training tomogram with its target."""
         return [
-            Source(
+            VolumeSource(
                 f"{record.key} {uri}",
                 digest([record.tomograms[uri], record.contents.get(uri), self.plan.inputs[record.key]]),
                 partial(self._read, record, uri),

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tomoscout.data.project import Picks
+from tomoscout.data.picks import Picks
 from tomoscout.learning.losses import OwnLoss, build_loss
 from tomoscout.learning.progression import COLUMNS, Validation
 from tomoscout.learning.tiles import argmax_labels

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tomoscout.data.geometry import to_angstrom
-from tomoscout.data.project import Picks
+from tomoscout.data.picks import Picks
 from tomoscout.plan.classes import TargetClass
 from tomoscout.tasks.picking.options import Picking
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, PositiveFloat
 
-from tomoscout.data.project import Picks
+from tomoscout.data.picks import Picks
 from tomoscout.machine.errors import TomoscoutError, shown
 from tomoscout.machine.files import read_json, read_table, write_json, write_table
 from tomoscout.machine.tables import aligned

@@ -1,0 +1,67 @@
+"""What tomoscout writes into a project, and the stamp that says from which inputs it was made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from tomoscout.options.names import Source
+
+OURS = "tomoscout"
+"""The key, in attributes of volumes and in picks files, of the stamp: `inputs` and `content`, two digests."""
+
+OF_OTHERS = ""
+"""The inputs of something that tomoscout has not written, or that was changed since."""
+
+DAMAGED = "damaged"
+"""The inputs of picks whose file cannot be read."""
+
+RULES = {"targets": "make_targets", "segment": "segment_runs", "localize": "localize_runs"}
+"""The workflow's rules of the stages that write into a project."""
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """A segmentation by name, user, session and voxel spacing in Å."""
+
+    name: str
+    user: str
+    session: str
+    voxel_spacing: float
+    is_multilabel: bool
+
+    def __str__(self) -> str:
+        kind = "?multilabel=true" if self.is_multilabel else ""
+        return f"{self.name}:{self.user}/{self.session}@{self.voxel_spacing}{kind}"
+
+
+class Probabilities(NamedTuple):
+    """Class probabilities: the feature volume `name` of a kind of tomogram (its URI)."""
+
+    tomogram: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.name} of {self.tomogram}"
+
+
+Written = Source | Segmentation | Probabilities
+"""What tomoscout writes into a project: picks, segmentations, class probabilities."""
+
+
+def kind_of(wanted: Written) -> str:
+    """The kind of an output, for messages."""
+    kinds = {Source: "picks", Segmentation: "segmentation", Probabilities: "probabilities"}
+    return kinds[type(wanted)]
+
+
+def stamped_inputs(values: Mapping[str, Any], content: str) -> str:
+    """The inputs in the stamp among `values`; `OF_OTHERS` without a stamp, or where it is of another content.
+
+    Raises:
+        AttributeError: the stamp is not a mapping.
+    """
+    stamp = values.get(OURS, {})
+    inputs = stamp.get("inputs") if stamp.get("content") == content else OF_OTHERS
+    return inputs if isinstance(inputs, str) else OF_OTHERS

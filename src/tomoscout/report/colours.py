@@ -1,0 +1,56 @@
+"""Every colour of pictures and their legends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+Colour = tuple[int, int, int]
+"""Red, green, blue from 0 to 255."""
+
+
+class Mark(NamedTuple):
+    """How particles of one kind are drawn: their name in captions and legends, the colour, and whether it is dashed."""
+
+    word: str
+    colour: Colour
+    dashed: bool = False
+
+
+# They differ in hue and in brightness, and so in every common colour vision deficiency and on grey.
+FOUND = Mark("found", (0, 205, 150))
+MISSED = Mark("missed", (255, 190, 30), dashed=True)
+FALSE = Mark("false", (235, 75, 190))
+
+# Okabe and Ito (2008), brightest first: for objects whose own colours are greyish or alike.
+_PALETTE: list[Colour] = [
+    (240, 228, 66),
+    (86, 180, 233),
+    (230, 159, 0),
+    (0, 190, 140),
+    (225, 130, 180),
+    (225, 95, 20),
+    (60, 120, 230),
+]
+
+
+def readable_colours(colours: Sequence[Sequence[int]]) -> list[Colour]:
+    """The colours given, with those that would be lost on grey or that repeat an earlier one replaced."""
+    chosen: dict[int, Colour] = {}
+    for place, (red, green, blue, *_) in enumerate(colours):
+        colour = (red, green, blue)
+        if max(colour) - min(colour) > 60 and max(colour) > 110 and _apart(colour, chosen.values(), 60):
+            chosen[place] = colour
+    for place in range(len(colours)):
+        if place not in chosen:
+            # With more objects than colours some must repeat.
+            fresh = [colour for colour in _PALETTE if _apart(colour, chosen.values(), 110)]
+            chosen[place] = fresh[0] if fresh else _PALETTE[place % len(_PALETTE)]
+    return [chosen[place] for place in range(len(colours))]
+
+
+def _apart(colour: Colour, others: Iterable[Colour], distance: int) -> bool:
+    return all(sum(abs(a - b) for a, b in zip(colour, other, strict=True)) > distance for other in others)
+
+
+# Training
