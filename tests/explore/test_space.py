@@ -67,7 +67,8 @@ def checked(train: Mapping[str, Any] | None = None, **explore: Any) -> Study:
             "train": config.train.model_dump(mode="json"),
             **shared(),
             "validations": config.explore.validations,
-        }
+        },
+        Train,
     )
     study.check()
     return study

@@ -12,18 +12,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from tomoscout.learning.losses import FocalTverskyLoss, MarginalLoss, OwnLoss, WeightedFocalTverskyLoss, build_loss
-from tomoscout.learning.options import (
+from tomoscout.learning.losses import (
     LOSSES,
     CrossEntropy,
     Dice,
     Focal,
     FocalTversky,
     GeneralisedDice,
-    LossTerm,
     Tversky,
     WeightedFocalTversky,
 )
+from tomoscout.learning.losses.base import LossTerm
+from tomoscout.learning.losses.combined import MarginalLoss, OwnLoss, build_loss
+from tomoscout.learning.losses.octopi import FocalTverskyLoss, WeightedFocalTverskyLoss
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.tasks.picking.options import Train
 
@@ -135,7 +136,7 @@ def slow_loss(
 
 
 def test_every_loss_is_tested() -> None:
-    assert {type(term) for term in TERMS} == set(LOSSES)
+    assert {type(term) for term in TERMS} == set(LOSSES.values())
 
 
 @every_term

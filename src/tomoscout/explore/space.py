@@ -12,7 +12,8 @@ import yaml
 from pydantic.fields import FieldInfo
 
 from tomoscout.explore.options import Choice, Explore, Fixed, Number, Space, parse_entry
-from tomoscout.learning.options import LOSSES, Training
+from tomoscout.learning.losses import LOSSES
+from tomoscout.learning.options import Training
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.networks import family_module
 from tomoscout.options.sections import NotSearched, Section
@@ -25,7 +26,7 @@ def searchable(options: type[Training]) -> dict[str, FieldInfo]:
     groups: dict[str, Mapping[str, FieldInfo]] = {}
     for name, field in options.model_fields.items():
         if name == "loss":
-            groups[name] = {option: entry for loss in LOSSES for option, entry in loss.model_fields.items()}
+            groups[name] = {option: entry for loss in LOSSES.values() for option, entry in loss.model_fields.items()}
         elif isinstance(field.annotation, type) and issubclass(field.annotation, Section):
             groups[name] = field.annotation.model_fields
         elif name not in left_out:

@@ -3,12 +3,14 @@ networks; nothing else is imported, since the workflow reads them while it is pa
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from annotated_types import MinLen
 from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, model_validator
 
+from tomoscout.learning.losses import Loss, LossName, parse_losses
+from tomoscout.learning.losses import search_space as loss_space
+from tomoscout.learning.losses.tversky import Tversky
 from tomoscout.machine.errors import shown
 from tomoscout.models.options import FineTuning
 from tomoscout.networks import parse_network
@@ -19,115 +21,6 @@ from tomoscout.options.sections import HOW_MANY, WHERE_IT_RUNS, Fraction, NotSea
 _NUMBERS = {2: "two", 3: "three"}
 
 Network = Annotated[SerializeAsAny[NetworkOptions], BeforeValidator(parse_network)]
-
-
-class LossTerm(Section):
-    """A loss, or one of several that are added up."""
-
-    weight: float = Field(default=1.0, gt=0)
-    """Its share in the sum."""
-
-
-class CrossEntropy(LossTerm):
-    """Cross-entropy; a voxel counts by the weight of its class."""
-
-    name: Literal["CrossEntropy"] = "CrossEntropy"
-
-
-class Dice(LossTerm):
-    """1 − soft Dice, averaged over the classes by their weights (Drozdzal et al. 2016)."""
-
-    name: Literal["Dice"] = "Dice"
-
-
-class GeneralisedDice(LossTerm):
-    """Dice over all classes together, each weighted by the inverse square of its volume (Sudre et al. 2017)."""
-
-    name: Literal["GeneralisedDice"] = "GeneralisedDice"
-
-
-class Focal(LossTerm):
-    """Cross-entropy in which voxels that are right already count less (Lin et al. 2017)."""
-
-    name: Literal["Focal"] = "Focal"
-    gamma: float = Field(default=2.0, ge=0)
-    """How much less: a voxel counts (1 − p) to this power."""
-
-
-class Tversky(LossTerm):
-    """Dice with false positives and false negatives weighted apart (Salehi et al. 2017)."""
-
-    name: Literal["Tversky"] = "Tversky"
-    alpha: float = Field(default=0.3, ge=0)
-    """Weight of false positives."""
-    beta: float = Field(default=0.7, ge=0)
-    """Weight of false negatives."""
-
-
-class FocalTversky(LossTerm):
-    """The Tversky loss to the power 1/gamma (Abraham & Khan 2019)."""
-
-    name: Literal["FocalTversky"] = "FocalTversky"
-    alpha: float = Field(default=0.3, ge=0)
-    """Weight of false positives."""
-    beta: float = Field(default=0.7, ge=0)
-    """Weight of false negatives."""
-    gamma: float = Field(default=1.33, gt=0)
-    """Above 1, classes that are found badly count more."""
-
-
-class WeightedFocalTversky(LossTerm):
-    """A weighted sum of the Tversky and the focal loss."""
-
-    name: Literal["WeightedFocalTversky"] = "WeightedFocalTversky"
-    alpha: float = Field(default=0.3, ge=0)
-    """Weight of false positives in the Tversky loss."""
-    beta: float = Field(default=0.7, ge=0)
-    """Weight of false negatives in the Tversky loss."""
-    gamma: float = Field(default=2.0, ge=0)
-    """Gamma of the focal loss."""
-    weight_tversky: float = Field(default=0.5, ge=0)
-    """Weight of the Tversky loss."""
-    weight_focal: float = Field(default=0.5, ge=0)
-    """Weight of the focal loss."""
-
-    @model_validator(mode="after")
-    def _check_weights(self) -> Self:
-        if not self.weight_tversky + self.weight_focal:
-            raise ValueError("weight_tversky and weight_focal are both 0")
-        return self
-
-
-Loss = Annotated[
-    CrossEntropy | Dice | GeneralisedDice | Focal | Tversky | FocalTversky | WeightedFocalTversky,
-    Field(discriminator="name"),
-]
-LOSSES: tuple[type[LossTerm], ...] = (
-    CrossEntropy,
-    Dice,
-    GeneralisedDice,
-    Focal,
-    Tversky,
-    FocalTversky,
-    WeightedFocalTversky,
-)
-_BY_LETTERS = {name.lower(): name for loss in LOSSES for name in [loss.model_fields["name"].default]}
-
-
-def _is_named(term: Any) -> bool:
-    return isinstance(term, dict) and isinstance(term.get("name"), str)
-
-
-def _loss_name(given: str) -> str:
-    """The name of a loss from one in any case, or octopi's and MONAI's, such as TverskyLoss."""
-    letters = re.sub("[^a-z]", "", given.lower()).removesuffix("loss").replace("generalized", "generalised")
-    name: str = _BY_LETTERS.get(letters, given)
-    if name != given:
-        note_change("train.loss", "name", given, name)
-    return name
-
-
-_LossName: Any = Literal[tuple(loss.model_fields["name"].default for loss in LOSSES)]
 
 
 class Augmentation(Section):
@@ -163,22 +56,12 @@ class Augmentation(Section):
     noise, blur."""
 
 
-_WITH_ALPHA = {"loss.name": ["Tversky", "FocalTversky", "WeightedFocalTversky"]}
-
 TRAINING_SPACE: dict[str, Any] = {
     "learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
     "weight_decay": {"low": 1e-4, "high": 1e-1, "log": True},
     "patch": {"low": 48, "high": 160, "step": 16},
     "batch_size": {"choices": [4, 8, 16, 24, 32, 48]},
     "background_fraction": {"low": 0.0, "high": 0.5},
-}
-LOSS_SPACE: dict[str, Any] = {
-    "loss.name": {"choices": [loss.model_fields["name"].default for loss in LOSSES]},
-    "loss.alpha": {"low": 0.1, "high": 0.9, "when": _WITH_ALPHA},
-    "loss.beta": {"low": 0.1, "high": 0.9, "when": _WITH_ALPHA},
-    "loss.gamma": {"low": 0.1, "high": 3.0, "when": {"loss.name": ["Focal", "FocalTversky", "WeightedFocalTversky"]}},
-    # Against weight_focal, which stays 0.5.
-    "loss.weight_tversky": {"low": 0.05, "high": 5.0, "log": True, "when": {"loss.name": ["WeightedFocalTversky"]}},
 }
 AUGMENTATION_SPACE: dict[str, Any] = {
     "augmentation.probability": {"low": 0.0, "high": 1.0},
@@ -225,13 +108,10 @@ class Recipe(Section):
     """Steps between validations on the whole validation tomograms. Default: 500, or more where these are so many that
     validation would take more than a seventh of the work."""
 
-    @field_validator("loss", mode="before", json_schema_input_type=_LossName | Loss | list[_LossName | Loss])
+    @field_validator("loss", mode="before", json_schema_input_type=LossName | Loss | list[LossName | Loss])
     @classmethod
     def _list_losses(cls, value: Any) -> Any:
-        """One loss, by name or as a mapping, is a list of one."""
-        terms = value if isinstance(value, list | tuple) else [value]
-        named = [{"name": term} if isinstance(term, str) else term for term in terms]
-        return [{**term, "name": _loss_name(term["name"])} if _is_named(term) else term for term in named]
+        return parse_losses(value)
 
     @field_validator("patch", mode="before", json_schema_input_type=list[int] | Literal["auto"])
     @classmethod
@@ -333,7 +213,7 @@ class Resources(Section):
 class Training(Resources, FineTuning, Optimisation, Recipe):
     """How a network is trained, whatever the task. A step is one optimiser update."""
 
-    SPACE: ClassVar[dict[str, Any]] = {**TRAINING_SPACE, **LOSS_SPACE, **AUGMENTATION_SPACE}
+    SPACE: ClassVar[dict[str, Any]] = {**TRAINING_SPACE, **loss_space(), **AUGMENTATION_SPACE}
     """What is searched unless `explore.space` says otherwise, in the order in which it is proposed. The families of
     networks list theirs as `SPACE`."""
 

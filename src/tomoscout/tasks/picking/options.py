@@ -7,7 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from tomoscout.learning.options import AUGMENTATION_SPACE, LOSS_SPACE, TRAINING_SPACE, Training
+from tomoscout.learning.losses import VOXEL_LOSSES
+from tomoscout.learning.losses import search_space as loss_space
+from tomoscout.learning.options import AUGMENTATION_SPACE, TRAINING_SPACE, Training
 from tomoscout.machine.errors import shown
 from tomoscout.options.names import Name, ObjectName, RunName
 from tomoscout.options.sections import HOW_MANY, Fraction, NotSearched, Section
@@ -33,12 +35,12 @@ class Train(Training):
     # No less than octopi searches.
     SPACE = {
         **TRAINING_SPACE,
-        **LOSS_SPACE,
+        **loss_space(),
         "foreground_weight": {
             "low": 1.0,
             "high": 256.0,
             "log": True,
-            "when": {"loss.name": ["CrossEntropy", "Focal", "WeightedFocalTversky"]},
+            "when": {"loss.name": VOXEL_LOSSES},
         },
         **AUGMENTATION_SPACE,
     }
