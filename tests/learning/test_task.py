@@ -23,7 +23,7 @@ from tomoscout.explore.start import start, suggest
 from tomoscout.explore.study import Study
 from tomoscout.explore.trial import run_trial
 from tomoscout.learning.crops import crop_batches
-from tomoscout.learning.losses import build_loss
+from tomoscout.learning.losses.combined import build_loss
 from tomoscout.learning.options import Training
 from tomoscout.learning.progression import Outcome, Progression, Validation
 from tomoscout.learning.sampling import Centres, largest_jitter

@@ -14,7 +14,7 @@ from tomoscout.explore.pruners import Pruning
 from tomoscout.explore.samplers import Sampling
 from tomoscout.networks import family_module, family_name
 from tomoscout.options.names import Name
-from tomoscout.options.sections import Section
+from tomoscout.options.sections import HOW_MANY, IN_ANOTHER_FORM, Section
 
 Conditions = dict[str, list[Any]]
 
@@ -170,7 +170,7 @@ class Proposals(Section):
 
     name: Name = "search"
     """Name of the study: `results/explore/{name}-{digest}/`. The digest stands for all that decides on its trials."""
-    trials: int = Field(default=48, ge=1, le=1_000_000)
+    trials: Annotated[int, HOW_MANY] = Field(default=48, ge=1, le=1_000_000)
     """Trainings in all. More can be added at any time; those that are done stay as they are."""
     window: int = Field(default=8, ge=1)
     """A trial is proposed once all but the last `window` - 1 before it are done. Part of the study, as the number of
@@ -195,14 +195,15 @@ class Explore(Pruning, Sampling, Proposals):
     networks: Annotated[
         dict[str, Space],
         BeforeValidator(parse_families, json_schema_input_type=str | list[str] | dict[str, Space | None]),
+        IN_ANOTHER_FORM,
     ] = Field(default={"UNet": {}, "DynUNet": {}, "SegResNet": {}}, min_length=1)
     """Families of networks to search: a list, or a mapping with changes to what is searched of a family's options.
     `tomoscout explore space` prints the whole space."""
-    space: Space = {}
+    space: Annotated[Space, IN_ANOTHER_FORM] = {}
     """Changes to what is searched besides: entries by name of an option of `train`, such as `learning_rate` or
     `augmentation.rotate`. `{low: 1.0e-4, high: 1.0e-2, log: true}`, `{choices: [4, 8]}`, each perhaps with a condition,
     `when: {loss.name: [Tversky]}`; a plain value is the same in every trial; null takes `train`'s."""
-    top: int = Field(default=1, ge=1)
+    top: Annotated[int, HOW_MANY] = Field(default=1, ge=1)
     """The best so many are kept as `best`, `best-2` and so on; `segment.models: explored` applies them together."""
     threads: int = Field(default=4, ge=1)
     """CPU threads of a trial, however many cores there are: on a CPU another number changes the last digits."""

@@ -42,6 +42,15 @@ MOST_REFUSED = 100
 
 SEED_PRIME = 1_000_003
 
+<<<<<<< HEAD
+=======
+MEMORY = ("memory_gb", "gpu_memory_gb")
+"""Options of a training that decide which proposals are refused."""
+
+VERSION = 2
+"""Raised when the same settings would propose other trials."""
+
+>>>>>>> opts
 
 @dataclass(frozen=True)
 class Study:
@@ -67,19 +76,18 @@ class Study:
             raise TomoscoutError("explore: trials are trained from scratch; leave out train.base")
         # Where memory is stated, the device decides which memory refuses proposals.
         limited = train.memory_gb is not None or train.gpu_memory_gb is not None
-        ignored = {"name", "checkpoint_seconds", *(() if limited else ("device",))}
         study = cls(
             {
                 "version": STAGES["explore"].version,
                 # Other versions may propose other trials.
                 "packages": {name: version(name) for name in ("optuna", "scipy", "cmaes")},
-                **options.model_dump(mode="json", exclude={"trials", "top", "networks", "space"}),
+                **options.decisive(),
                 "validations": math.ceil(train.steps / train.validate_every)
                 if train.validate_every
                 else options.validations,
                 "space": SearchSpace.of(options, type(train)).to_json(),
                 "networks": {family: code_digest(NetworkOptions(family=family)) for family in options.networks},
-                "train": train.model_dump(mode="json", exclude=ignored),
+                "train": train.decisive(keep=(*MEMORY, "device") if limited else MEMORY),
                 "shape": [int(size) for size in np.median(shapes, axis=0)],
                 "training": training,
             },
@@ -232,7 +240,7 @@ def _baseline(study: Study, misfit: Misfit) -> Ask:
 
 
 def _asked(train: Training) -> dict[str, Any]:
-    return train.model_dump(mode="json", exclude={"name", "device", "checkpoint_seconds"})
+    return train.decisive(keep=MEMORY)
 
 
 def _seed(study: Study, number: int) -> int:
