@@ -31,7 +31,7 @@ rule import_model:
 
 rule segment_runs:
     input:
-        models=files(lambda wildcards: model_files(flow.applied_models())),
+        models=files(lambda wildcards: model_files(flow.applied_models)),
     output:
         PREDICTED if flow.config.segment.keep_probabilities else temp(PREDICTED),
     log:
@@ -56,7 +56,7 @@ rule segment_runs:
 rule localize_runs:
     input:
         segmented=PREDICTED,
-        models=files(lambda wildcards: model_files(flow.applied_models())),
+        models=files(lambda wildcards: model_files(flow.applied_models)),
     output:
         f"{LOCALIZED}/batch-{{batch}}.json",
     log:
