@@ -21,6 +21,7 @@ from tomoscout.machine.files import write_json
 from tomoscout.options.config import Config, load_config
 from tomoscout.plan.plan import Plan
 from tomoscout.stages.explore import picking_misfit, study_of
+from tomoscout.tasks.picking.options import Train
 from tomoscout.workflow import Workflow
 
 VALIDATIONS = 10
@@ -114,7 +115,7 @@ def _make_up(study: Study, folder: Path, trials: int) -> None:
     generator = np.random.default_rng(0)
     for number in range(trials):
         settings = {**study.settings, "sampler": "random", "seed": number}
-        ask = replace(propose(Study(settings), folder, 0, lambda _: None), number=number, refused=[])
+        ask = replace(propose(Study(settings, Train), folder, 0, lambda _: None), number=number, refused=[])
         ask.write(trial_folder(folder, number) / "ask.json")
         _result(ask, generator).write(trial_folder(folder, number) / "result.json")
 

@@ -28,7 +28,8 @@ from tomoscout.report.page import write_report
 from tomoscout.report.plots import history_charts
 from tomoscout.tasks.picking.model import PickingModel, read_ensemble
 from tomoscout.tasks.picking.options import Evaluate
-from tomoscout.tasks.picking.scores import evaluate, read_scores, write_scores
+from tomoscout.tasks.picking.score_tables import read_scores, write_scores
+from tomoscout.tasks.picking.scores import evaluate
 from tomoscout.tracking.record import read_record
 
 DAMAGES = 40

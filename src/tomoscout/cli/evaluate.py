@@ -31,7 +31,7 @@ def evaluate(config: Path, inventory: Path, localized: Path, output: Path) -> No
 @click.argument("folder", type=FILE)
 def show_scores(folder: Path) -> None:
     """Print the table of scores that evaluate wrote into FOLDER."""
-    from tomoscout.tasks.picking.scores import format_table, read_scores
+    from tomoscout.tasks.picking.score_tables import format_table, read_scores
 
     click.echo(format_table(read_scores(folder)), nl=False)
 

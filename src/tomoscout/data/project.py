@@ -21,6 +21,7 @@ from tomoscout.data.copick_project import (
     storage_of,
 )
 from tomoscout.data.geometry import Shape
+from tomoscout.data.ome_zarr import VolumeError
 from tomoscout.data.picks import Picks, PicksFound, Points, picks_of, places_of, points_of, to_points
 from tomoscout.data.written import (
     DAMAGED,
@@ -33,7 +34,7 @@ from tomoscout.data.written import (
     kind_of,
     stamped_inputs,
 )
-from tomoscout.data.zarr_files import VolumeError, digest_samples, open_volume, remove_volume, write_volume
+from tomoscout.data.zarr_files import digest_samples, open_volume, remove_volume, write_volume
 from tomoscout.machine.errors import TomoscoutError, cut
 from tomoscout.machine.files import digest, digest_folder, write_text
 from tomoscout.options.names import Source, TomogramUri

@@ -1,4 +1,7 @@
-"""Volumes in zarr: read however they were written, and written whole or not at all."""
+"""Volumes in zarr format 2: read in every layout that programs write, and written in one step.
+
+All that calls the interface of the zarr library (2.x) is in this module.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,26 +20,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tomoscout.data.ome_zarr import VolumeError, check_axes, check_scale, finest_level, first_image, multiscales
 from tomoscout.machine.errors import cut, shown
 
 LARGEST_CHUNK = 256
 """Voxels along a side, as copick writes them; made smaller so that chunks divide a volume evenly."""
 
-SPACING_TOLERANCE = 0.01
-"""Share by which the scale of an image may differ from the voxel spacing that its folder names: those are rounded."""
 
 LARGEST_SIDE = 100_000
 """Voxels: more than any volume has along a side."""
 
 SAMPLE = 2**14
 """Bytes of a file that are looked at in one place."""
-
-_UNITS = {None: 1.0, "angstrom": 1.0, "nanometer": 10.0, "micrometer": 1e4}
-"""Units of OME-Zarr in Å. Without a unit the numbers are taken as Å, as copick's programs take them."""
-
-
-class VolumeError(Exception):
-    """A volume cannot be read; the message says why, without its name."""
 
 
 @dataclass(frozen=True)
@@ -95,15 +90,24 @@ def open_volume(fs: Any, path: str, voxel_spacing: float, channels: int = 0) -> 
         VolumeError: it is no image of zarr 2, has other axes than (channels,) z, y, x, or a scale that contradicts the
             voxel spacing.
     """
-    import zarr
-
-    image = _first_image(_read_json(fs, f"{path}/.zattrs", {}))
-    level = _finest_level(image)
+    image = first_image(_read_json(fs, f"{path}/.zattrs", {}))
+    level = finest_level(image)
     facts = _read_json(fs, f"{path}/{level}/.zarray", None)
     if facts is None:
         if fs.exists(f"{path}/zarr.json"):
             raise VolumeError("written in zarr format 3, expected format 2 (OME-Zarr 0.4)")
         raise VolumeError(f"no readable zarr array: no file {level}/.zarray")
+    array, separator = _open_array(fs, path, level, facts)
+    shape = _shape(array.shape, channels)
+    check_axes(image)
+    check_scale(image, voxel_spacing)
+    return Volume(array, shape, (fs, f"{path}/{level}", separator))
+
+
+def _open_array(fs: Any, path: str, level: str, facts: Mapping[str, Any]) -> tuple[Any, str]:
+    """The array of a level, whose `.zarray` holds `facts`, and the separator in the names of its chunks."""
+    import zarr
+
     for key in ("shape", "chunks"):
         sizes = facts.get(key)
         least = 1 if key == "chunks" else 0
@@ -114,20 +118,22 @@ def open_volume(fs: Any, path: str, voxel_spacing: float, channels: int = 0) -> 
         store = zarr.storage.FSStore(path, fs=fs, mode="r", dimension_separator=separator)
         array = zarr.open_array(store, path=level, mode="r")
     except Exception as error:
-        # Zarr raises whatever its many readers of metadata do.
+        # Zarr's readers of metadata raise exceptions of many kinds.
         raise VolumeError(f"no readable zarr array: {level}: {cut(str(error) or repr(error))}") from None
     if array.dtype.kind not in "biuf":
         raise VolumeError(f"its values are {array.dtype}, expected numbers")
-    shape = tuple(array.shape)
-    leading, shape = shape[: len(shape) - 3 - channels], shape[-3 - channels :]
+    return array, separator
+
+
+def _shape(stored: Sequence[int], channels: int) -> tuple[int, ...]:
+    """The last axes of an array, (channels,) z, y, x; those before must be of length 1."""
+    leading, shape = stored[: len(stored) - 3 - channels], tuple(stored[-3 - channels :])
     if max(shape, default=0) > LARGEST_SIDE:
         raise VolumeError(f"its shape is {cut(str(shape))}, expected {LARGEST_SIDE:,} voxels at most along a side")
     if len(shape) < 3 + channels or set(leading) - {1} or 0 in shape:
         wanted = "four axes: classes, z, y, x" if channels else "three axes: z, y, x"
-        raise VolumeError(f"its shape is {tuple(array.shape)}, expected {wanted}")
-    _check_axes(image)
-    _check_scale(image, voxel_spacing)
-    return Volume(array, shape, (fs, f"{path}/{level}", separator))
+        raise VolumeError(f"its shape is {tuple(stored)}, expected {wanted}")
+    return shape
 
 
 def _read_json(fs: Any, path: str, missing: Any) -> Any:
@@ -143,63 +149,10 @@ def _read_json(fs: Any, path: str, missing: Any) -> Any:
     return values
 
 
-def _first_image(attributes: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What OME-Zarr says of the image; nothing where there is no such metadata."""
-    images = attributes.get("multiscales")
-    found = images[0] if isinstance(images, list) and images else {}
-    return found if isinstance(found, dict) else {}
-
-
-def _levels(image: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    levels = image.get("datasets")
-    return [level for level in levels if isinstance(level, dict)] if isinstance(levels, list) else []
-
-
-def _finest_level(image: Mapping[str, Any]) -> str:
-    name = _levels(image)[0].get("path") if _levels(image) else None
-    return name if isinstance(name, str) and name and ".." not in name else "0"
-
-
 def _separator(fs: Any, array: str, dimensions: int) -> str:
     """What separates the numbers in the names of chunks, where the metadata does not say. Empty chunks may lack."""
     names = [path.rstrip("/").rpartition("/")[2] for path in fs.ls(array, detail=False)]
     return "/" if dimensions > 1 and any(name.isdigit() for name in names) else "."
-
-
-def _check_axes(image: Mapping[str, Any]) -> None:
-    axes = image.get("axes")
-    if not isinstance(axes, list):
-        return
-    names = [str(axis.get("name") if isinstance(axis, dict) else axis).lower() for axis in axes]
-    if names[-3:] != ["z", "y", "x"]:
-        raise VolumeError(f"its axes are {', '.join(names)} by its OME-Zarr metadata, expected z, y, x")
-
-
-def _check_scale(image: Mapping[str, Any], voxel_spacing: float) -> None:
-    """Refuse a scale that contradicts the voxel spacing. A scale of 1 without a unit says nothing."""
-    transforms = [entry.get("coordinateTransformations") for entry in (image, *_levels(image)[:1])]
-    scale = np.ones(3)
-    try:
-        for entry in (entry for entries in transforms for entry in entries or []):
-            if entry.get("type") == "scale":
-                scale = scale * np.array(entry["scale"][-3:], dtype=float)
-        named = image.get("axes")
-        axes = [
-            axis if isinstance(axis, dict) else {} for axis in (named if isinstance(named, list) else [{}] * 3)[-3:]
-        ]
-        units = [axis.get("unit") for axis in axes]
-        if units == [None] * 3 and (scale == 1).all():
-            return
-        found = scale * [_UNITS[unit] for unit in units]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise VolumeError(
-            f"the scale in its OME-Zarr metadata cannot be read ({cut(str(error) or repr(error))})"
-        ) from None
-    if not (np.abs(found - voxel_spacing) <= SPACING_TOLERANCE * voxel_spacing).all():
-        sizes = " × ".join(f"{value:g}" for value in dict.fromkeys(found.tolist()))
-        raise VolumeError(
-            f"its voxels are of {sizes} Å by its OME-Zarr metadata, but {voxel_spacing:g} Å by the name of its folder"
-        )
 
 
 def write_volume(
@@ -227,7 +180,7 @@ def write_volume(
             write_empty_chunks=True,
         )
         made = {**attributes, "content": digest_samples(temporary / "0")} if attributes else {}
-        group.attrs.update({"multiscales": [_multiscales(voxel_spacing, channels)], "tomoscout": made})
+        group.attrs.update({"multiscales": [multiscales(voxel_spacing, channels)], "tomoscout": made})
         if not path.exists():
             temporary.rename(path)
         elif not _exchange(temporary, path):
@@ -270,17 +223,6 @@ def _exchange(first: Path, second: Path) -> bool:
 
 def _chunk(size: int) -> int:
     return math.ceil(size / math.ceil(size / LARGEST_CHUNK))
-
-
-def _multiscales(voxel_spacing: float, channels: int) -> dict[str, Any]:
-    space = [{"name": axis, "type": "space", "unit": "angstrom"} for axis in "zyx"]
-    scale = [1.0] * channels + [float(voxel_spacing)] * 3
-    return {
-        "version": "0.4",
-        "name": "/",
-        "axes": [{"name": "c", "type": "channel"}] * channels + space,
-        "datasets": [{"path": "0", "coordinateTransformations": [{"type": "scale", "scale": scale}]}],
-    }
 
 
 def digest_samples(folder: Path) -> str:

@@ -12,7 +12,8 @@ from tomoscout.report.colours import FALSE, FOUND, MISSED, Colour, Mark
 from tomoscout.report.found import Found, score_charts
 from tomoscout.report.pictures import SlicePicture
 from tomoscout.report.plots import history_charts, precision_recall_charts
-from tomoscout.tasks.picking.scores import describe_runs, f_name
+from tomoscout.tasks.picking.score_columns import PAGE_COLUMNS, f_name
+from tomoscout.tasks.picking.score_tables import describe_runs
 
 PARTS = {"train": "Training", "validate": "Validation", "test": "Test"}
 
@@ -49,6 +50,7 @@ def write_report(
             title=title,
             scores=scores,
             f=f_name(scores["beta"]) if scores else None,
+            columns=PAGE_COLUMNS,
             sentences=describe_runs(scores) if scores else [],
             curves=precision_recall_charts(scores) if scores else [],
             history=history_charts(history),

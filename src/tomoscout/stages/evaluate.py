@@ -17,7 +17,8 @@ from tomoscout.plan.plan import Plan
 from tomoscout.plan.predictions import predicted_picks
 from tomoscout.plan.scored import Scored
 from tomoscout.tasks.picking.reference import read_reference, sound_reference
-from tomoscout.tasks.picking.scores import PicksOfRuns, evaluate, format_table, write_scores
+from tomoscout.tasks.picking.score_tables import format_table, write_scores
+from tomoscout.tasks.picking.scores import PicksOfRuns, evaluate
 
 
 def scored_of_model(plan: Plan, localized: Path) -> Scored:

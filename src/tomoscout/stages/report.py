@@ -20,7 +20,8 @@ from tomoscout.report.found import read_found
 from tomoscout.report.page import summarise_targets, write_report
 from tomoscout.report.pictures import Marked, SlicePicture, Spheres, marked_slices, picks_slices
 from tomoscout.stages.evaluate import read_pairs, scored_of_model
-from tomoscout.tasks.picking.scores import match_picks, read_scores
+from tomoscout.tasks.picking.score_tables import read_scores
+from tomoscout.tasks.picking.scores import match_picks
 
 
 def run_report(

@@ -15,7 +15,9 @@ from tomoscout.data.picks import Picks
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import to_json
 from tomoscout.tasks.picking.options import Evaluate
-from tomoscout.tasks.picking.scores import describe_runs, evaluate, f_name, format_table, read_scores, write_scores
+from tomoscout.tasks.picking.score_columns import f_name
+from tomoscout.tasks.picking.score_tables import describe_runs, format_table, read_scores, write_scores
+from tomoscout.tasks.picking.scores import evaluate
 
 RADII = {"ribosome": 4.0, "apo-ferritin": 2.0, "beta-amylase": 3.0}
 WEIGHTS = {"ribosome": 1.0, "apo-ferritin": 2.0, "beta-amylase": 0.0}

@@ -1,0 +1,104 @@
+"""The numbers in the tables of scores. A column added to `COLUMNS` is computed, written, read back, printed in the
+terminal and shown on the report page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tomoscout.tasks.picking.matching import Matches, f_beta, precision_recall
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """Matches counted together, and the beta of the F-score."""
+
+    matches: Sequence[Matches]
+    beta: float
+
+    @property
+    def found(self) -> int:
+        """References that a prediction matches (true positives)."""
+        return sum(match.true_positives for match in self.matches)
+
+    @property
+    def false(self) -> int:
+        """Predictions that match no reference (false positives)."""
+        return sum(match.false_positives for match in self.matches)
+
+    @property
+    def missed(self) -> int:
+        """References that no prediction matches (false negatives)."""
+        return sum(match.false_negatives for match in self.matches)
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the tables.
+
+    Args:
+        key: its name in files; that of the F-score contains beta there (`f_name`).
+        heading: on the report page, where ratios stand before counts.
+        place: from left to right among the ratios, or the counts, of the page.
+        value: the number; None where it is not defined.
+        is_ratio: whether it lies between 0 and 1 and has a mean over objects, instead of being a count.
+        is_printed: whether it is printed in the terminal.
+        of_runs: whether it is computed for every run and for all objects together, too, not only for every object.
+    """
+
+    key: str
+    heading: str
+    place: int
+    value: Callable[[Pooled], float | None]
+    is_ratio: bool = False
+    is_printed: bool = True
+    of_runs: bool = True
+
+    def name(self, beta: float) -> str:
+        """The name in tables."""
+        return f_name(beta) if self.key == "f" else self.key
+
+    def title(self, beta: float) -> str:
+        """The heading on the report page."""
+        return f_name(beta) if self.key == "f" else self.heading
+
+
+def _ratio(part: int, rest: int) -> float | None:
+    return part / (part + rest) if part + rest else None
+
+
+COLUMNS = (
+    Column("references", "Reference picks", 0, lambda these: these.found + these.missed),
+    Column("predictions", "Picks", 1, lambda these: these.found + these.false),
+    Column("true_positives", "Found", 2, lambda these: these.found, is_printed=False),
+    Column("false_positives", "False", 4, lambda these: these.false, is_printed=False),
+    Column("false_negatives", "Missed", 3, lambda these: these.missed, is_printed=False),
+    Column("precision", "Precision", 1, lambda these: _ratio(these.found, these.false), is_ratio=True),
+    Column("recall", "Recall", 2, lambda these: _ratio(these.found, these.missed), is_ratio=True),
+    Column("f", "F", 0, lambda these: f_beta(these.found, these.false, these.missed, these.beta), is_ratio=True),
+    Column(
+        "average_precision",
+        "Average precision",
+        3,
+        lambda these: precision_recall(these.matches).average_precision,
+        is_ratio=True,
+        of_runs=False,
+    ),
+)
+"""In the order of the files."""
+
+RUN_COLUMNS = tuple(column for column in COLUMNS if column.of_runs)
+MEANS = tuple(column.key for column in COLUMNS if column.is_ratio)
+PAGE_COLUMNS = tuple(sorted(COLUMNS, key=lambda column: (not column.is_ratio, column.place)))
+
+
+def numbers(matches: Sequence[Matches], beta: float, columns: Sequence[Column] = RUN_COLUMNS) -> dict[str, Any]:
+    """The numbers of several matches together, by key."""
+    these = Pooled(matches, beta)
+    return {column.key: column.value(these) for column in columns}
+
+
+def f_name(beta: float) -> str:
+    """`F4`, `F0.5`."""
+    return f"F{beta:g}"
