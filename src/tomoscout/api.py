@@ -228,7 +228,7 @@ def evaluate(config: Configuration, results: Path | str = "results") -> dict[str
         TomoscoutError: a run is not localised, or there is nothing to score picks by.
     """
     from tomoscout.stages.evaluate import run_evaluate
-    from tomoscout.tasks.picking.scores import read_scores
+    from tomoscout.tasks.picking.score_tables import read_scores
 
     plan = _plan(config, results)
     folder = plan.results.evaluate(plan.config.session)
