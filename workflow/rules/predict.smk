@@ -10,9 +10,9 @@ rule import_model:
         weights=f"{IMPORTED}/weights.safetensors",
         model=f"{IMPORTED}/model.yaml",
     log:
-        "<logs>/import/{imported}.log",
+        "<logs>/import_model/{imported}.log",
     benchmark:
-        "<benchmarks>/import/{imported}.tsv"
+        "<benchmarks>/import_model/{imported}.tsv"
     threads: 4
     resources:
         gpu=GPU_FOR_SEGMENTING * flow.config.chooses_thresholds,

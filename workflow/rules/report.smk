@@ -1,4 +1,4 @@
-rule write_report:
+rule report_page:
     input:
         models=files(lambda wildcards: model_files(flow.applied_models)),
         scores=[f"{SCORES}/scores.json"] if flow.config.is_scored else [],
