@@ -16,21 +16,21 @@ The files are those that the workflow writes, in the same places: what is made h
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tomoscout.data.inventory import RunRecord
 from tomoscout.data.inventory_refresh import refresh
 from tomoscout.explore.records import Result, best_names, trial_folder
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import read_json
 from tomoscout.machine.locks import alone_in
 from tomoscout.options.config import Config, load_config, parse_config
-from tomoscout.plan.classes import plan_targets
-from tomoscout.plan.splits import make_split
-from tomoscout.stages.cross_validation import check_folds, fold_name, run_summary
+from tomoscout.plan.folds import check_folds, fold_name
+from tomoscout.plan.paths import Results, batch_file
+from tomoscout.plan.plan import Plan
+from tomoscout.stages.compare_folds import run_compare_folds
 
 if TYPE_CHECKING:
     from tomoscout.stages.train import NamedLoss
@@ -77,17 +77,14 @@ def create_targets(config: Configuration, results: Path | str = "results") -> di
     Raises:
         TomoscoutError: an option, a project or a file in it is at fault.
     """
-    from tomoscout.stages.batches import read_manifest
+    from tomoscout.plan.paths import read_manifest
     from tomoscout.stages.targets import run_targets
 
-    settings, records = _prepare(config, Path(results))
-    plan = plan_targets(settings, records)
-    folder = Path(results) / "targets" / settings.targets.name
-    # Where a run had a target and is to have none, it is removed.
-    concerned = [r for r in records if r.key in plan.inputs or Path(f"{folder / r.key}.json").exists()]
-    for batch in sorted({record.batch for record in concerned}):
-        run_targets(settings, records, batch, folder / f"batch-{batch:04d}.json")
-    return {record.key: read_manifest(folder, record) for record in records if record.key in plan.inputs}
+    plan = _plan(config, results)
+    folder = plan.results.targets(plan.config.targets.name)
+    for batch in sorted({record.batch for record in plan.ever_targeted}):
+        run_targets(plan, batch, batch_file(folder, batch))
+    return {record.key: read_manifest(folder, record) for record in plan.targeted}
 
 
 def train(
@@ -125,8 +122,7 @@ def train(
         tomoscout.learning.trainer.Interrupted: it was told to stop (Ctrl-C in a terminal); the checkpoint is written.
     """
     loss = _own_loss(options, loss_name)
-    settings, records = _prepare(config, Path(results), options)
-    return _train(settings, records, Path(results), fold, loss)
+    return _train(_plan(config, results, options), fold, loss)
 
 
 def cross_validate(
@@ -139,11 +135,10 @@ def cross_validate(
         TomoscoutError: as `train`, or there are no folds.
     """
     loss = _own_loss(options, loss_name)
-    settings, records = _prepare(config, Path(results), options)
-    check_folds(settings.split)
-    folds = make_split(settings, records, plan_targets(settings, records)).folds
-    models = [_train(settings, records, Path(results), fold, loss) for fold in range(len(folds))]
-    run_summary([model.folder for model in models], Path(results) / "cross_validation" / f"{settings.train.name}.csv")
+    plan = _plan(config, results, options)
+    check_folds(plan.config.split)
+    models = [_train(plan, fold, loss) for fold in range(len(plan.split.folds))]
+    run_compare_folds([model.folder for model in models], plan.results.compared_folds(plan.config.train.name))
     return models
 
 
@@ -155,25 +150,23 @@ def explore(config: Configuration, results: Path | str = "results", **options: A
         TomoscoutError: as `train`, or the search space is at fault, or too few trials were completed.
     """
     from tomoscout.explore.summary import run_summary as summarise
-    from tomoscout.stages.explore import configured_study, start_study, suggest_trial, train_trial
+    from tomoscout.stages.explore import start_study, study_of, suggest_trial, train_trial
 
-    settings, records = _prepare(config, Path(results), options)
-    study = configured_study(settings, records)
-    folder = Path(results) / "explore" / study.name
-    start_study(settings, records, folder)
+    plan = _plan(config, results, options)
+    settings = plan.config
+    folder = plan.results.study(study_of(plan).name)
+    start_study(plan, folder)
     trials, top = settings.explore.trials, settings.explore.top
     found = []
     for number in range(trials):
-        suggest_trial(settings, records, folder, number)
+        suggest_trial(plan, folder, number)
         with alone_in(trial_folder(folder, number)):
-            found.append(train_trial(settings, records, folder, number))
+            found.append(train_trial(plan, folder, number))
     summarise(folder, trials, top, settings.report.title, type(settings.train))
     return Explored(folder, found, [folder / name for name in best_names(top)])
 
 
-def _prepare(
-    config: Configuration, results: Path, options: Mapping[str, Any] | None = None
-) -> tuple[Config, list[RunRecord]]:
+def _plan(config: Configuration, results: Path | str, options: Mapping[str, Any] | None = None) -> Plan:
     if isinstance(config, str | Path):
         settings = load_config(Path(config))
     elif isinstance(config, Config):
@@ -183,7 +176,8 @@ def _prepare(
     if options:
         values = settings.model_dump(mode="json", by_alias=True)
         settings = parse_config(values | {"train": values["train"] | dict(options)}, "config")
-    return settings, refresh(results / "inventory.tsv", settings.projects, settings.runs_per_job)
+    folder = Path(results)
+    return Plan(settings, refresh(Results(folder).inventory, settings.projects, settings.runs_per_job), folder)
 
 
 def _own_loss(options: dict[str, Any], name: str | None) -> NamedLoss | None:
@@ -215,15 +209,13 @@ def _own_loss(options: dict[str, Any], name: str | None) -> NamedLoss | None:
     return NamedLoss(loss, name)
 
 
-def _train(
-    config: Config, records: Sequence[RunRecord], results: Path, fold: int | None, loss: NamedLoss | None
-) -> TrainedModel:
+def _train(plan: Plan, fold: int | None, loss: NamedLoss | None) -> TrainedModel:
     # PyTorch takes seconds to import, which creating targets need not wait for.
     from tomoscout.stages.train import run_train
 
-    folder = results / "models" / fold_name(config.train.name, fold)
+    folder = plan.results.model(fold_name(plan.config.train.name, fold))
     with alone_in(folder):
-        outcome = run_train(config, records, folder, fold, loss=loss)
+        outcome = run_train(plan, folder, fold, loss=loss)
     found = read_json(folder / "results.json", best_step=int, score=float, scores=dict, thresholds=dict)
     return TrainedModel(
         folder,

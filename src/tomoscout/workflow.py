@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,28 +18,18 @@ from tomoscout.data.inventory_refresh import read_fresh
 from tomoscout.explore.records import best_names, trial_name
 from tomoscout.explore.study import Study
 from tomoscout.machine.errors import TomoscoutError, printing_never_fails
-from tomoscout.machine.files import digest, to_json, write_text
+from tomoscout.machine.files import to_json, write_text
 from tomoscout.models.base import base_files
 from tomoscout.models.octopi import WEIGHTS as OCTOPI_WEIGHTS
 from tomoscout.options.config import Config, parse_config
 from tomoscout.options.config_file import read_config_file
 from tomoscout.options.names import model_name, names_octopi
-from tomoscout.plan.classes import TargetPlan, plan_targets, print_warnings
-from tomoscout.plan.fingerprints import (
-    VERSIONS,
-    chooses_thresholds,
-    evaluate_fingerprint,
-    import_fingerprint,
-    localize_fingerprint,
-    object_labels,
-    segment_fingerprint,
-    training_fingerprint,
-)
-from tomoscout.plan.predictions import check_objects, segmented_runs
-from tomoscout.plan.splits import VERSION as SPLIT_VERSION
-from tomoscout.plan.splits import Fold, SplitResult, chosen_fold, make_split, split_to_json
-from tomoscout.stages.cross_validation import check_folds, fold_name, fold_number
-from tomoscout.stages.evaluate import Scored, scored_runs
+from tomoscout.plan.fingerprints import training_targets
+from tomoscout.plan.folds import check_folds, fold_name, fold_number
+from tomoscout.plan.paths import Results
+from tomoscout.plan.plan import Plan
+from tomoscout.plan.predictions import check_objects
+from tomoscout.plan.stages import STAGES
 from tomoscout.stages.explore import study_of
 from tomoscout.tasks.picking.model import PickingModel
 
@@ -62,10 +52,7 @@ class Workflow:
         # Snakemake has read them: of two sections of one name it kept the last.
         written = [read_config_file(Path(file)) for file in files] if main else []
         self.config: Config = parse_config(dict(values), "config", written, quiet=not main)
-        self.results = Path(results)
-        self.settings = str(self.results / "config.json")
-        self.inventory = str(self.results / "inventory.tsv")
-        self.phantom = str(self.results / "phantom" / "copick.json")
+        self.results = Results(Path(results))
         self._main = main
         if main:
             self._write_settings()
@@ -75,30 +62,21 @@ class Workflow:
     @property
     def is_ready(self) -> bool:
         """Whether the projects are there: all but a phantom that is still to be made."""
-        return all(path != self.phantom or Path(path).exists() for path in self.config.projects.values())
+        return all(path != str(self.results.phantom) or Path(path).exists() for path in self.config.projects.values())
 
     def _write_settings(self) -> None:
         text = to_json(self.config.model_dump(mode="json", by_alias=True))
-        path = Path(self.settings)
+        path = self.results.settings
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             write_text(path, text)
 
     def _refresh(self) -> None:
-        fresh = read_fresh(Path(self.inventory), self.config.projects)
+        fresh = read_fresh(self.results.inventory, self.config.projects)
         if fresh is not None:
             self.records = fresh
             return
-        command = [
-            sys.executable,
-            "-m",
-            "tomoscout",
-            "inventory",
-            "--config",
-            self.settings,
-            "--output",
-            self.inventory,
-            "--quiet",
-        ]
+        files = ["--config", str(self.results.settings), "--output", str(self.results.inventory)]
+        command = [sys.executable, "-m", "tomoscout", "inventory", *files, "--quiet"]
         # Whatever the locale, what it says comes as UTF-8.
         environment = os.environ | {"PYTHONIOENCODING": "utf-8"}
         finished = subprocess.run(command, check=False, stderr=subprocess.PIPE, encoding="utf-8", env=environment)
@@ -110,122 +88,59 @@ class Workflow:
     def records(self) -> list[RunRecord]:
         """All runs."""
         if not self.is_ready:
-            raise TomoscoutError(f"{self.phantom}: the phantom is not there yet; run `snakemake phantom` first")
-        return read_inventory(Path(self.inventory))
+            raise TomoscoutError(f"{self.results.phantom}: the phantom is not there yet; run `snakemake phantom` first")
+        return read_inventory(self.results.inventory)
 
     @cached_property
-    def plan(self) -> TargetPlan:
-        """Classes and runs of the targets."""
-        plan = plan_targets(self.config, self.records)
-        if self._main:
-            print_warnings(plan)
-        return plan
+    def plan(self) -> Plan:
+        """What follows from them."""
+        return Plan(self.config, self.records, self.results.folder, warn=self._main)
 
-    @cached_property
-    def split(self) -> SplitResult:
-        """Who trains, validates, tests."""
-        return make_split(self.config, self.records, self.plan)
+    # Jobs
 
-    def fold_numbers(self, model: str) -> list[int]:
-        """The fold that a model of the cross-validation is trained on; none for the single model."""
-        number = fold_number(model, self.config.train.name)
-        return [] if number is None else [number]
+    def batches(self, stage: str) -> list[str]:
+        """The batches of a stage."""
+        runs = STAGES[stage].runs
+        assert runs is not None, f"{stage}: nothing in the table says which runs it works on"
+        return _batches(runs(self.plan))
 
-    def fold(self, model: str) -> Fold:
-        """The runs that train and validate a model."""
-        return chosen_fold(self.config.split, self.split, *self.fold_numbers(model))
-
-    @property
-    def learns(self) -> bool:
-        """Whether there is anything to learn; else models from elsewhere are applied."""
-        return self.config.learns
-
-    @property
-    def is_scored(self) -> bool:
-        """Whether the report says how good the picks are."""
-        return self.learns or self.config.evaluate.reference is not None
-
-    @cached_property
-    def scored(self) -> Scored:
-        """What is scored."""
-        return scored_runs(self.config, self.records, self.plan if self.learns else None)
-
-    @cached_property
-    def _by_batch(self) -> dict[int, list[RunRecord]]:
-        batches: dict[int, list[RunRecord]] = {}
-        for record in self.records:
-            batches.setdefault(record.batch, []).append(record)
-        return batches
-
-    @cached_property
-    def _labels(self) -> dict[str, dict[str, int | None]]:
-        return object_labels(self.config)
-
-    @cached_property
-    def _segmented(self) -> frozenset[str]:
-        return frozenset(record.key for record in segmented_runs(self.config, self.records))
-
-    # Batches of the stages
-
-    def target_batches(self) -> list[str]:
-        """Batches with runs that have, or had, a target."""
-        folder = self.results / "targets" / self.config.targets.name
-        made = {
-            f"{path.parent.name}/{path.stem}"
-            for name in self.config.projects
-            for path in (folder / name).glob("*.json")
-        }
-        return _batches(record for record in self.records if record.key in self.plan.inputs or record.key in made)
-
-    def overlay_batches(self) -> list[str]:
-        """Batches with runs that have a target."""
-        return _batches(record for record in self.records if record.key in self.plan.inputs)
+    def depends_on(self, stage: str, job: str = "") -> str:
+        """What a job of a stage depends on besides its input files; as of `Plan.fingerprint`."""
+        return self.plan.fingerprint(stage, job)
 
     def training_batches(self, model: str) -> list[str]:
         """Batches with runs that train or validate a model."""
-        fold = self.fold(model)
-        used = set(fold.train + fold.validate)
-        return _batches(record for record in self.records if record.key in used)
-
-    def training_targets(self, model: str) -> str:
-        """What the targets of the runs that train or validate a model are made from."""
-        fold = self.fold(model)
-        return digest({key: self.plan.inputs[key] for key in fold.train + fold.validate})
-
-    def gathered_models(self) -> list[str]:
-        """Models whose trainings have all their targets as they are to be."""
-        gates = (self.results / "models").glob("*/targets.made")
-        return sorted(gate.parent.name for gate in gates if self._is_gathered(gate, gate.parent.name))
-
-    def gathered_studies(self) -> list[str]:
-        """Studies whose trials have all their targets as they are to be."""
-        gates = (self.results / "explore").glob("*/targets.made")
-        return sorted(gate.parent.name for gate in gates if self._is_gathered(gate, self.config.train.name))
-
-    def _is_gathered(self, gate: Path, model: str) -> bool:
-        if not self._main:  # Jobs need not know.
-            return False
-        try:
-            return gate.read_bytes() == self.training_targets(model).encode()
-        except TomoscoutError:  # Told where the targets or the split are needed.
-            return False
+        fold = self.plan.fold_of(model)
+        return _batches(self.plan.by_key[key] for key in fold.train + fold.validate)
 
     def study_batches(self) -> list[str]:
         """Batches with runs that train or validate the trials of an exploration."""
         return self.training_batches(self.config.train.name)
 
-    def segment_batches(self) -> list[str]:
-        """Batches with runs that are segmented."""
-        return _batches(record for record in self.records if record.key in self._segmented)
+    def training_targets(self, model: str) -> str:
+        """What the targets of the runs that train or validate a model are made from."""
+        return training_targets(self.plan, self.plan.fold_of(model))
 
-    def shown_batches(self) -> list[str]:
-        """Batches with runs that the report shows. Where a model from elsewhere is applied it shows what was found in
-        every run."""
-        return self.scored_batches() if self.learns else self.segment_batches()
+    def gathered_models(self) -> list[str]:
+        """Models whose trainings have all their targets as they are to be."""
+        return self._gathered(self.results.models, lambda model: model)
 
-    def scored_batches(self) -> list[str]:
-        """Batches with runs that are scored."""
-        return _batches(self.scored.records)
+    def gathered_studies(self) -> list[str]:
+        """Studies whose trials have all their targets as they are to be."""
+        return self._gathered(self.results.studies, lambda study: self.config.train.name)
+
+    def _gathered(self, folder: Path, model_of: Callable[[str], str]) -> list[str]:
+        """Folders whose file targets.made says what the targets of their model are made from."""
+        if not self._main:  # Jobs need not know.
+            return []
+        gates = sorted(folder.glob("*/targets.made"))
+        return [gate.parent.name for gate in gates if self._is_gathered(gate, model_of(gate.parent.name))]
+
+    def _is_gathered(self, gate: Path, model: str) -> bool:
+        try:
+            return gate.read_bytes() == self.training_targets(model).encode()
+        except TomoscoutError:  # Told where the targets or the split are needed.
+            return False
 
     # Models
 
@@ -236,7 +151,13 @@ class Workflow:
             TomoscoutError: the split has no folds.
         """
         check_folds(self.config.split)
-        return [self._model(fold_name(self.config.train.name, fold)) for fold in range(len(self.split.folds))]
+        folds = range(len(self.plan.split.folds))
+        return [self._model(fold_name(self.config.train.name, fold)) for fold in folds]
+
+    def fold_numbers(self, model: str) -> list[int]:
+        """The fold that a model of the cross-validation is trained on; none for the single model."""
+        number = fold_number(model, self.config.train.name)
+        return [] if number is None else [number]
 
     def applied_models(self) -> list[str]:
         """Folders of the models that segment, together an ensemble."""
@@ -262,7 +183,7 @@ class Workflow:
             folder = path.removesuffix("/model.yaml")
             # What is learnt here may be among them, and not be there yet.
             if not self.config.learns:
-                check_objects(self.config, self.records, PickingModel.read(Path(folder)).classes, folder)
+                check_objects(self.config, self.plan.records, PickingModel.read(Path(folder)).classes, folder)
             folders.append(folder)
         return folders
 
@@ -299,15 +220,15 @@ class Workflow:
     def tracked_models(self) -> list[str]:
         """Names of the models that are there: the single one and those of folds."""
         name = self.config.train.name
-        found = (path.parent.name for path in (self.results / "models").glob("*/model.yaml"))
-        return sorted(model for model in found if model == name or fold_number(model, name) is not None)
+        found = [folder.name for folder in self.results.trained_models()]
+        return [model for model in found if model == name or fold_number(model, name) is not None]
 
     def base_files(self) -> list[str]:
         """What a fine-tuning starts from."""
         return [str(path) for path in base_files(self.config.train)]
 
     def _model(self, name: str) -> str:
-        return str(self.results / "models" / name)
+        return str(self.results.model(name))
 
     # The exploration
 
@@ -318,12 +239,12 @@ class Workflow:
         Raises:
             TomoscoutError: its space is at fault.
         """
-        return study_of(self.config, self.records, self.plan, self.split)
+        return study_of(self.plan)
 
     @property
     def study_folder(self) -> str:
         """Its folder."""
-        return str(self.results / "explore" / self.study.name)
+        return str(self.results.study(self.study.name))
 
     def best_models(self) -> list[str]:
         """Folders of the models that the study ends with, the best first."""
@@ -339,11 +260,11 @@ class Workflow:
         tracking = self.config.tracking
         if not tracking.enabled or tracking.uri:
             return []
-        return [str(self.results / "tracking" / "explore" / f"{self.study.name}.json")]
+        return [str(self.results.tracked_study(self.study.name))]
 
     def tracked_studies(self) -> list[str]:
         """Names of the studies that are there."""
-        return sorted(path.parent.name for path in (self.results / "explore").glob("*/trials.csv"))
+        return sorted(path.parent.name for path in self.results.studies.glob("*/trials.csv"))
 
     def trials(self) -> list[str]:
         """Names of its trials."""
@@ -354,57 +275,6 @@ class Workflow:
         these two: a list of them all would keep Snakemake busy for minutes."""
         number, told = int(trial), self.study.told(int(trial))
         return trial_name(number - 1) if number else None, trial_name(told[-1]) if told else None
-
-    # What the jobs depend on
-
-    def targets_inputs(self, batch: str) -> str:
-        """What the targets of a batch depend on."""
-        return digest({r.key: self.plan.inputs.get(r.key) for r in self._by_batch[int(batch)]})
-
-    def overlay_inputs(self, batch: str) -> str:
-        """What the pictures of the targets of a batch depend on besides the targets."""
-        contents = {r.key: r.contents for r in self._by_batch[int(batch)] if r.key in self.plan.inputs}
-        return digest([VERSIONS["overlays"], contents])
-
-    def split_inputs(self) -> str:
-        """What the split file depends on."""
-        return digest([SPLIT_VERSION, split_to_json(self.config.split, self.split)])
-
-    def train_inputs(self, model: str) -> str:
-        """What a model depends on."""
-        return training_fingerprint(self.config, self.records, self.plan, self.fold(model))
-
-    def import_inputs(self) -> str:
-        """What a model of octopi's depends on here besides its files."""
-        runs = self.fold(self.config.train.name).validate if chooses_thresholds(self.config) else ()
-        by_key = {record.key: record for record in self.records}
-        uri = self.config.segment_tomogram
-        validation = {key: [self.plan.inputs[key], by_key[key].contents.get(uri)] for key in runs}
-        return import_fingerprint(self.config, validation)
-
-    @property
-    def chooses_thresholds(self) -> bool:
-        """Whether the thresholds of octopi's models are chosen on validation runs."""
-        return chooses_thresholds(self.config)
-
-    def segment_inputs(self, batch: str) -> str:
-        """What the probabilities of a batch depend on besides the model."""
-        runs = [r for r in self._by_batch[int(batch)] if r.key in self._segmented]
-        return digest({record.key: segment_fingerprint(self.config, record, self._labels) for record in runs})
-
-    def localize_inputs(self) -> str:
-        """What picks depend on besides the probabilities."""
-        return localize_fingerprint(self.config)
-
-    def evaluate_inputs(self) -> str:
-        """What scores depend on besides the predicted picks."""
-        return evaluate_fingerprint(self.config, self.scored.classes, self.scored.records, self.scored.kind)
-
-    def report_inputs(self) -> str:
-        """What the report depends on besides the other results."""
-        shown = self.scored.records if self.is_scored else segmented_runs(self.config, self.records)
-        contents = [record.contents.get(self.config.segment_tomogram) for record in shown]
-        return digest([VERSIONS["report"], self.config.report.model_dump(), self.config.split.fold, contents])
 
 
 def _batches(records: Iterable[RunRecord]) -> list[str]:

@@ -14,7 +14,7 @@ from monai.losses import TverskyLoss
 from support.training import Workspace, trained
 from tomoscout.api import TrainedModel, create_targets, cross_validate, explore, train
 from tomoscout.data.written import Segmentation
-from tomoscout.learning.losses import FocalTverskyLoss
+from tomoscout.learning.losses.octopi import FocalTverskyLoss
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import read_json
 from tomoscout.options.config import load_config

@@ -18,7 +18,8 @@ from tomoscout.data.inventory_refresh import refresh
 from tomoscout.explore.points import known_values
 from tomoscout.explore.study import Study
 from tomoscout.options.config import parse_config
-from tomoscout.stages.explore import configured_study
+from tomoscout.plan.plan import Plan
+from tomoscout.stages.explore import study_of
 from tomoscout.stages.train import run_train
 
 SEARCH: dict[str, Any] = {
@@ -41,13 +42,13 @@ def budgets(folder: Path, trials: int) -> str:
         values = config.model_dump(mode="json", by_alias=True) | SEARCH
         values["explore"] = {**SEARCH["explore"], "budget": budget}
         records = refresh(folder / "inventory.tsv", config.projects, config.runs_per_job)
-        study = configured_study(parse_config(values, "benchmark"), records)
+        study = study_of(Plan(parse_config(values, "benchmark"), records))
         seconds, scores = [], []
         for number in range(trials):
             values["train"] = _point(study, number)
             shutil.rmtree(folder / "model", ignore_errors=True)
             start = time.process_time()
-            outcome = run_train(parse_config(values, "benchmark"), records, folder / "model", threads=1)
+            outcome = run_train(Plan(parse_config(values, "benchmark"), records), folder / "model", threads=1)
             seconds.append(time.process_time() - start)
             scores.append(outcome.progression.best_score)
         rows.append([budget, *_summary(np.array(seconds), np.array(scores))])

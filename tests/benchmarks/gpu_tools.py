@@ -23,8 +23,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tomoscout.learning.augment import augment
 from tomoscout.learning.checkpoint import Checkpoint
-from tomoscout.learning.losses import build_loss
-from tomoscout.learning.options import Augmentation, CrossEntropy
+from tomoscout.learning.losses.combined import build_loss
+from tomoscout.learning.losses.cross_entropy import CrossEntropy
+from tomoscout.learning.options import Augmentation
 from tomoscout.learning.precision import autocast, chosen_precision
 from tomoscout.learning.progression import Validation
 from tomoscout.learning.sampling import Centres, CropSampler, cut, largest_jitter

@@ -20,7 +20,8 @@ from training import SESSION, TEST, URI, USER, Bench, set_up, training_stage
 from tomoscout.data.picks import Picks
 from tomoscout.data.project import Project
 from tomoscout.options.names import Source
-from tomoscout.plan.classes import TargetClass, plan_targets
+from tomoscout.plan.classes import TargetClass
+from tomoscout.plan.plan import Plan
 from tomoscout.tasks.picking.matching import count_matches, precision_recall
 from tomoscout.tasks.picking.options import Picking
 from tomoscout.tasks.picking.peaks import locate_picks
@@ -213,7 +214,7 @@ def learning(folder: Path, seeds: int, octopi_seeds: int, steps: int, seconds: f
     """
     trainings: list[Training] = []
     with set_up(folder, steps=steps) as bench, bench.octopi() as theirs:
-        held_out = HeldOut(bench, plan_targets(bench.config, bench.records).classes)
+        held_out = HeldOut(bench, Plan(bench.config, bench.records).targets.classes)
         epoch = 0.0
         for seed in range(seeds):
             ours, start = _train_ours(bench, held_out, seed, seconds)

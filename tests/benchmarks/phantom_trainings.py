@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from tomoscout.data.inventory_refresh import refresh
 from tomoscout.options.config import Config, load_config, parse_config
+from tomoscout.plan.plan import Plan
 from tomoscout.stages.train import run_train
 
 GRID: dict[str, list[Any]] = {
@@ -111,7 +112,7 @@ def _score(config: Config, folder: Path, point: Mapping[str, Any]) -> float:
     records = refresh(folder / "inventory.tsv", config.projects, config.runs_per_job)
     model = folder / "model"
     shutil.rmtree(model, ignore_errors=True)
-    return run_train(parse_config(values, "benchmark"), records, model, threads=1).progression.best_score
+    return run_train(Plan(parse_config(values, "benchmark"), records), model, threads=1).progression.best_score
 
 
 METHODS = ["random", "one worker", "W 6", "W 8", "4 workers, equal", "4 workers, unequal"]

@@ -19,9 +19,9 @@ from tomoscout.explore.records import Ask, Result, trial_folder
 from tomoscout.explore.study import Study, propose, rebuild
 from tomoscout.machine.files import write_json
 from tomoscout.options.config import Config, load_config
-from tomoscout.plan.classes import plan_targets
-from tomoscout.plan.splits import chosen_fold, make_split
-from tomoscout.stages.explore import configured_study, picking_misfit
+from tomoscout.plan.plan import Plan
+from tomoscout.stages.explore import picking_misfit, study_of
+from tomoscout.tasks.picking.options import Train
 from tomoscout.workflow import Workflow
 
 VALIDATIONS = 10
@@ -78,13 +78,12 @@ def proposals(folder: Path, repeats: int, numbers: list[int]) -> str:
 def _parts(config: Config, records: list[RunRecord], folder: Path, number: int) -> list[float]:
     """Seconds of finding the study, of reading the trials before, and of what is left of a proposal."""
     clock = [time.perf_counter()]
-    study = configured_study(config, records)
+    plan = Plan(config, records)
+    study = study_of(plan)
     clock.append(time.perf_counter())
     rebuild(study, folder, number)
     clock.append(time.perf_counter())
-    plan = plan_targets(config, records)
-    runs = chosen_fold(config.split, make_split(config, records, plan))
-    propose(study, folder, number, picking_misfit(config, plan, records, runs))
+    propose(study, folder, number, picking_misfit(plan))
     clock.append(time.perf_counter())
     settings, reading, proposing = np.diff(clock).tolist()
     return [settings, reading, proposing - reading]
@@ -103,7 +102,7 @@ def _start(config: Path, place: Path) -> tuple[Path, Study]:
     """The folder of the study, and the study; its targets count as made."""
     flow = Workflow(json.loads(config.read_text()), str(place / "results"), main=False)
     folder = Path(flow.study_folder)
-    study = configured_study(load_config(config), flow.records)
+    study = study_of(Plan(load_config(config), flow.records))
     write_json(folder / "study.json", study.settings)
     for batch in flow.study_batches():
         write_json(place / f"results/targets/{flow.config.targets.name}/batch-{batch}.json", {})
@@ -116,7 +115,7 @@ def _make_up(study: Study, folder: Path, trials: int) -> None:
     generator = np.random.default_rng(0)
     for number in range(trials):
         settings = {**study.settings, "sampler": "random", "seed": number}
-        ask = replace(propose(Study(settings), folder, 0, lambda _: None), number=number, refused=[])
+        ask = replace(propose(Study(settings, Train), folder, 0, lambda _: None), number=number, refused=[])
         ask.write(trial_folder(folder, number) / "ask.json")
         _result(ask, generator).write(trial_folder(folder, number) / "result.json")
 

@@ -25,6 +25,7 @@ from tomoscout.data.written import Segmentation
 from tomoscout.machine.files import read_json, write_json
 from tomoscout.options.config import Config, load_config
 from tomoscout.options.names import TomogramUri
+from tomoscout.plan.plan import Plan
 
 if TYPE_CHECKING:
     import torch
@@ -149,7 +150,7 @@ def training_stage(bench: Bench, config: Config, fit: Callable[..., object]) -> 
     stage.fit = instead
     try:
         with suppress(Enough), (bench.folder / "train.log").open("a") as log, redirect_stderr(log):
-            stage.run_train(config, bench.records, bench.folder / config.train.name, threads=CORES)
+            stage.run_train(Plan(config, bench.records), bench.folder / config.train.name, threads=CORES)
     finally:
         stage.fit = original
 

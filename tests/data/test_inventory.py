@@ -21,9 +21,8 @@ from tomoscout.data.signatures import read_signatures
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import write_table
 from tomoscout.options.names import Source
-from tomoscout.plan.classes import plan_targets
-from tomoscout.plan.fingerprints import object_labels, segment_fingerprint, training_fingerprint
-from tomoscout.plan.splits import chosen_fold, make_split
+from tomoscout.plan.fingerprints import segment_fingerprint, training_fingerprint
+from tomoscout.plan.plan import Plan
 
 PLACE = (100.0, 100.0, 100.0)
 
@@ -373,12 +372,9 @@ def test_what_a_changed_tomogram_makes_again(small: SmallProject) -> None:
     small.configure(split={"train": ["a"], "validate": ["b"]})
 
     def fingerprints() -> list[str]:
-        config, records = small.config, small.refresh()
-        plan = plan_targets(config, records)
-        fold = chosen_fold(config.split, make_split(config, records, plan))
-        labels = object_labels(config)
-        segmented = [segment_fingerprint(config, record, labels) for record in records]
-        return [training_fingerprint(config, records, plan, fold), *segmented, *plan.inputs.values()]
+        plan = Plan(small.config, small.refresh())
+        segmented = [segment_fingerprint(plan, record) for record in plan.records]
+        return [training_fingerprint(plan, plan.fold()), *segmented, *plan.targets.inputs.values()]
 
     before = fingerprints()
     small.write_tomogram("a", np.random.default_rng(7).normal(size=SHAPE).astype(np.float32))
@@ -405,7 +401,7 @@ def test_picks_in_voxels_are_told(small: SmallProject) -> None:
     expected = "picks ribosome:expert/0: all 5 lie in one corner of the tomogram"
     assert f"warning: demo/a: {expected}" in succeeded(small.list_runs()).stderr
     records = small.refresh()
-    plan = plan_targets(small.config, records)
+    plan = Plan(small.config, records).targets
     [warning] = [warning for warning in plan.warnings if expected in warning]
     assert warning.endswith("(demo/a, demo/b)")
     assert f"warning: demo/a: {expected}" in succeeded(small.make_targets()).stderr
@@ -427,10 +423,10 @@ def test_picks_of_another_unit_are_refused_where_they_are_used(small: SmallProje
     path = small.add_picks("a", "ferritin:expert/0", [PLACE])
     path.write_text(json.dumps(json.loads(path.read_text()) | {"unit": unit}))
     small.refresh()
-    assert plan_targets(small.config, small.refresh()).classes[0].name == "ribosome"
+    assert Plan(small.config, small.refresh()).targets.classes[0].name == "ribosome"
     small.configure(targets={"picks": ["ferritin:expert/0", "ribosome"]})
     with pytest.raises(TomoscoutError, match=f"^targets.picks: .*its unit is {unit!r}, expected 'angstrom'"):
-        plan_targets(small.config, small.refresh())
+        _ = Plan(small.config, small.refresh()).targets
 
 
 # One thing under two names

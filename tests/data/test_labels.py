@@ -9,6 +9,7 @@ import pytest
 from support.project import SHAPE, SmallProject, error_of, succeeded
 from tomoscout.data.labels import from_stored, label_type, stored_labels, to_stored
 from tomoscout.machine.errors import TomoscoutError
+from tomoscout.plan.plan import Plan
 
 STORED = {"ribosome": 7, "ferritin": 1, "membrane": 300}
 
@@ -136,9 +137,8 @@ def test_what_is_written_cannot_be_the_existing_target(small: SmallProject, exis
 
 
 def plan(small: SmallProject):
-    from tomoscout.plan.classes import plan_targets
 
-    return plan_targets(small.config, small.refresh())
+    return Plan(small.config, small.refresh()).targets
 
 
 def test_picks_beside_the_voxels_of_their_class_are_told(small: SmallProject) -> None:

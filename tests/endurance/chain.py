@@ -18,6 +18,7 @@ from endurance.processes import Ended, run
 from tomoscout.data.inventory import read_inventory
 from tomoscout.machine.files import digest, digest_file
 from tomoscout.options.config import load_config
+from tomoscout.plan.plan import Plan
 
 TRIALS = 3
 # A network that has hardly learnt finds a thousand of the smallest, which take copick long to read.
@@ -168,10 +169,10 @@ def study_folder(folder: Path) -> str:
 
 
 def _study_name(folder: Path) -> str:
-    from tomoscout.stages.explore import configured_study
+    from tomoscout.stages.explore import study_of
 
     with contextlib.chdir(folder):
-        return configured_study(load_config(Path("my.yaml")), read_inventory(Path("results/inventory.tsv"))).name
+        return study_of(Plan(load_config(Path("my.yaml")), read_inventory(Path("results/inventory.tsv")))).name
 
 
 def succeed(stage: Stage, folder: Path) -> Ended:

@@ -168,15 +168,16 @@ def _dry_run() -> None:
 
     try:
         flow = Workflow(load_configfile("my.yaml"), "results", main=True)
-        for batch in flow.target_batches():
-            flow.targets_inputs(batch)
-        for batch in flow.segment_batches():
-            flow.segment_inputs(batch)
-        for ask in (flow.overlay_batches, flow.scored_batches, flow.applied_models, flow.split_inputs):
-            ask()
-        for ask in (flow.localize_inputs, flow.evaluate_inputs, flow.report_inputs, flow.base_files):
-            ask()
-        flow.train_inputs(flow.config.train.name)
+        for stage in ("targets", "segment"):
+            for batch in flow.batches(stage):
+                flow.depends_on(stage, batch)
+        for stage in ("overlays", "evaluate"):
+            flow.batches(stage)
+        flow.applied_models()
+        for stage in ("split", "localize", "evaluate", "report"):
+            flow.depends_on(stage)
+        flow.base_files()
+        flow.depends_on("train", flow.config.train.name)
         for trial in flow.trials():
             flow.trials_before(trial)
     except TomoscoutError as error:

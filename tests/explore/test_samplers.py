@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 from optuna.trial import TrialState
 from scipy.stats import qmc
 
-from tomoscout.explore.options import Choice, Fixed, Number
-from tomoscout.explore.samplers import EvolutionSampler, SobolSampler, make_pruner, make_sampler
+from tomoscout.explore.options import Choice, Explore, Fixed, Number
+from tomoscout.explore.pruners import PRUNERS
+from tomoscout.explore.samplers import NOT_LEARNING, SAMPLERS, make_sampler
 from tomoscout.explore.space import Entry, SearchSpace, label
 from tomoscout.explore.study import _suggest
+from tomoscout.explore.unit_samplers import EvolutionSampler, SobolSampler
 
 Values = dict[str, Any]
 Objective = Callable[[Values], float | None]
@@ -76,7 +78,7 @@ def is_within(domain: Number | Choice | Fixed, value: Any) -> bool:
     )
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "random", "cmaes", "qmc"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_values_lie_where_they_may(sampler: str) -> None:
     trials = search(MIXED, sampler, lambda values: values["share"] * values["patch"], 25, startup=4)
     for values, _ in trials:
@@ -89,7 +91,7 @@ def test_values_lie_where_they_may(sampler: str) -> None:
         assert len({values[name] for values, _ in trials}) > 3, name
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "random", "cmaes", "qmc"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_equal_trials_are_followed_by_equal_proposals(sampler: str) -> None:
     one, other, elsewhere = (
         search(MIXED, sampler, lambda values: values["share"], 12, seed, startup=4) for seed in (3, 3, 4)
@@ -272,6 +274,16 @@ def test_samplers_are_optunas_where_they_keep_no_state() -> None:
     assert isinstance(make_sampler(settings_of("cmaes"), MIXED, 1, 100), EvolutionSampler)
 
 
+@pytest.mark.parametrize(("option", "choices"), [("sampler", SAMPLERS), ("pruner", PRUNERS)])
+def test_the_option_takes_and_documents_every_choice(option: str, choices: Mapping[str, Callable[..., Any]]) -> None:
+    for name, choice in choices.items():
+        assert getattr(Explore.model_validate({option: name}), option) == name
+        assert f"{name}: {' '.join((choice.__doc__ or 'missing').split())}." in (
+            Explore.model_fields[option].description or ""
+        )
+    assert set(NOT_LEARNING) < SAMPLERS.keys()
+
+
 def test_labels_of_choices_come_back_as_values() -> None:
     study = optuna.create_study(sampler=SobolSampler(MIXED, 1))
     seen = []
@@ -280,27 +292,3 @@ def test_labels_of_choices_come_back_as_values() -> None:
         seen.append(_suggest(trial, "kind", Choice(choices=["a", "b", [1, 2]])))
         assert trial.params["kind"] == label(seen[-1])
     assert {str(value) for value in seen} == {"a", "b", "[1, 2]"}
-
-
-def test_pruners_are_those_of_the_settings() -> None:
-    median = make_pruner({"pruner": "median", "pruner_startup_trials": 3, "pruner_warmup": 2})
-    assert isinstance(median, optuna.pruners.MedianPruner)
-    assert median._n_startup_trials == 3
-    hyperband = make_pruner({"pruner": "hyperband", "validations": 9, "hyperband_reduction": 2})
-    assert isinstance(hyperband, optuna.pruners.HyperbandPruner)
-    assert (hyperband._min_resource, hyperband._max_resource, hyperband._reduction_factor) == (1, 9, 2)
-    assert isinstance(make_pruner({"pruner": "none"}), optuna.pruners.NopPruner)
-
-
-@pytest.mark.parametrize("warmup", [0, 1, 3])
-def test_the_median_leaves_a_trial_alone_for_its_first_validations(warmup: int) -> None:
-    pruner = make_pruner({"pruner": "median", "pruner_startup_trials": 1, "pruner_warmup": warmup})
-    study = optuna.create_study(direction="maximize", pruner=pruner)
-    good = optuna.trial.create_trial(value=0.9, intermediate_values=dict.fromkeys(range(1, 9), 0.9))
-    study.add_trial(good)
-    trial = study.ask()
-    pruned = []
-    for validation in range(1, 9):
-        trial.report(0.1, validation)
-        pruned.append(trial.should_prune())
-    assert pruned == [False] * warmup + [True] * (8 - warmup)

@@ -30,6 +30,7 @@ from tomoscout.machine.errors import TomoscoutError
 from tomoscout.networks import FAMILIES, build_network
 from tomoscout.options.config import Config, parse_config
 from tomoscout.options.reference import json_schema
+from tomoscout.options.sections import NotSearched
 from tomoscout.tasks.picking.options import Train
 
 SHAPE = (64, 192, 192)
@@ -66,7 +67,8 @@ def checked(train: Mapping[str, Any] | None = None, **explore: Any) -> Study:
             "train": config.train.model_dump(mode="json"),
             **shared(),
             "validations": config.explore.validations,
-        }
+        },
+        Train,
     )
     study.check()
     return study
@@ -541,16 +543,18 @@ def test_fractions_of_what_is_whole_are_refused(explore: dict[str, Any], message
         space_of(**explore)
 
 
-@pytest.mark.parametrize("name", [*Train.NOT_SEARCHED, "network.channels"])
+@pytest.mark.parametrize("name", [*Train.marked(NotSearched), "network.channels"])
 def test_what_is_not_to_be_searched_says_why(name: str) -> None:
-    reason = Train.NOT_SEARCHED[name.split(".")[0]]
+    reason = Train.marked(NotSearched)[name.split(".")[0]].why
     with pytest.raises(TomoscoutError, match=rf"^explore\.space\.{name}: not to be searched: {reason}$"):
         space_of(space={name: 1})
 
 
 def test_every_option_of_train_is_searched_or_refused() -> None:
     fields = [
-        f"{name}" for name in Train.model_fields if name not in (*Train.NOT_SEARCHED, "loss", "augmentation", "picking")
+        f"{name}"
+        for name in Train.model_fields
+        if name not in (*Train.marked(NotSearched), "loss", "augmentation", "picking")
     ]
     for name in [
         *fields,

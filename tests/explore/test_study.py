@@ -37,9 +37,8 @@ from tomoscout.explore.study import MOST_REFUSED, SEED_PRIME, Misfit, Study, fro
 from tomoscout.explore.summary import MODEL_FILES, run_summary
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import digest_folder, write_json
-from tomoscout.plan.classes import plan_targets
-from tomoscout.plan.splits import chosen_fold, make_split
-from tomoscout.stages.explore import configured_study, picking_misfit, start_study, suggest_trial
+from tomoscout.plan.plan import Plan
+from tomoscout.stages.explore import picking_misfit, start_study, study_of, suggest_trial
 from tomoscout.tasks.picking.options import Train
 
 SAMPLERS = ("tpe", "random", "cmaes", "qmc")
@@ -364,8 +363,7 @@ def run_result(folder: Path, number: int) -> None:
 
 def misfit(project: SmallProject) -> Misfit:
     config, records = project.config, project.refresh()
-    plan = plan_targets(config, records)
-    return picking_misfit(config, plan, records, chosen_fold(config.split, make_split(config, records, plan)))
+    return picking_misfit(Plan(config, records))
 
 
 def test_what_does_not_fit_the_stated_gpu_is_refused_without_one(project: SmallProject) -> None:
@@ -479,14 +477,14 @@ def test_validations_are_those_that_take_place(project: SmallProject) -> None:
 def test_a_study_read_again_proposes_the_same(project: SmallProject, tmp_path: Path) -> None:
     study = configure(project)
     folder = tmp_path / study.name
-    start_study(project.config, project.refresh(), folder)
+    start_study(Plan(project.config, project.refresh()), folder)
     read = Study.read(folder, Train)
     assert read.name == study.name
     assert read.space == study.space
     assert read.base == study.base
     assert run(read, tmp_path / "read", 6) == run(study, tmp_path / "made", 6)
     content = (folder / "study.json").read_bytes()
-    start_study(project.config, project.refresh(), folder)
+    start_study(Plan(project.config, project.refresh()), folder)
     assert (folder / "study.json").read_bytes() == content
 
 
@@ -518,7 +516,7 @@ def test_the_commands_write_what_the_functions_say(project: SmallProject) -> Non
     assert asks == run(study, project.folder / "again", 2)
     content = (folder / "0001/ask.json").read_bytes()
     (folder / "0001/ask.json").unlink()
-    suggest_trial(project.config, project.refresh(), folder, 1)
+    suggest_trial(Plan(project.config, project.refresh()), folder, 1)
     assert (folder / "0001/ask.json").read_bytes() == content
 
 
@@ -530,7 +528,7 @@ def test_the_folder_of_another_study_is_refused(project: SmallProject) -> None:
     for command in (("explore", "start"), ("explore", "suggest", "0")):
         assert error_of(tomoscout(*command, *options, "--study", folder)) == expected
     assert not folder.exists()
-    assert configured_study(project.config, project.refresh()) == study
+    assert study_of(Plan(project.config, project.refresh())) == study
 
 
 def test_refused_proposals_are_told_of(project: SmallProject) -> None:

@@ -33,7 +33,8 @@ from tomoscout.learning.trainer import EXIT_INTERRUPTED
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import digest_folder, read_json
 from tomoscout.machine.locks import owner_of
-from tomoscout.stages.explore import configured_study, start_study, suggest_trial, train_trial
+from tomoscout.plan.plan import Plan
+from tomoscout.stages.explore import start_study, study_of, suggest_trial, train_trial
 from tomoscout.tasks.picking.model import PickingModel
 from tomoscout.tasks.picking.options import Train
 from tomoscout.tracking.options import Tracking
@@ -81,16 +82,16 @@ class Made:
     def start(cls, workspace: Workspace, explore: dict[str, Any] | None = None, **sections: Any) -> Made:
         values = {"train": {**TRAIN, "network": {}, "validate_every": None, "patch": [16, 16, 16]}, **sections}
         config = workspace.configure(explore={**EXPLORE, **(explore or {})}, **values)
-        study = configured_study(config, workspace.records())
+        study = study_of(Plan(config, workspace.records()))
         folder = workspace.folder / "results/explore" / study.name
-        start_study(config, workspace.records(), folder)
+        start_study(Plan(config, workspace.records()), folder)
         return cls(workspace, folder)
 
     def suggest(self, number: int) -> Ask:
-        return suggest_trial(self.config, self.workspace.records(), self.folder, number)
+        return suggest_trial(Plan(self.config, self.workspace.records()), self.folder, number)
 
     def run(self, number: int) -> Result:
-        return train_trial(self.config, self.workspace.records(), self.folder, number)
+        return train_trial(Plan(self.config, self.workspace.records()), self.folder, number)
 
     @property
     def config(self) -> Any:
@@ -227,7 +228,7 @@ def test_a_trial_is_the_ordinary_training_of_its_options(finished: Made, tmp_pat
         {**ask.train, "device": "cpu", "name": f"{finished.folder.name}-{trial_name(number)}"}
     )
     config = finished.config.model_copy(update={"train": options})
-    run_train(config, finished.workspace.records(), tmp_path / "model", threads=1)
+    run_train(Plan(config, finished.workspace.records()), tmp_path / "model", threads=1)
     for name in MODEL_FILES:
         assert (tmp_path / "model" / name).read_bytes() == (finished.trial(number) / name).read_bytes(), name
 
@@ -419,7 +420,7 @@ def test_missing_data_is_not_the_trials_fault(made: Made, lost: str) -> None:
     for path in found:
         path.rename(path.with_name("lost"))
     with pytest.raises(TomoscoutError, match="phantom-000") as caught:
-        train_trial(made.config, records, made.folder, 0)
+        train_trial(Plan(made.config, records), made.folder, 0)
     assert "\n" not in str(caught.value)
     assert error_of(tomoscout("trial", "run", "0", *made.options)) == str(caught.value)
     assert not made.file(0).exists()

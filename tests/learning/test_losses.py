@@ -12,18 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from tomoscout.learning.losses import FocalTverskyLoss, MarginalLoss, OwnLoss, WeightedFocalTverskyLoss, build_loss
-from tomoscout.learning.options import (
-    LOSSES,
-    CrossEntropy,
-    Dice,
-    Focal,
-    FocalTversky,
-    GeneralisedDice,
-    LossTerm,
-    Tversky,
-    WeightedFocalTversky,
-)
+from tomoscout.learning.losses import LOSSES
+from tomoscout.learning.losses.base import LossTerm
+from tomoscout.learning.losses.combined import MarginalLoss, OwnLoss, build_loss
+from tomoscout.learning.losses.cross_entropy import CrossEntropy
+from tomoscout.learning.losses.dice import Dice
+from tomoscout.learning.losses.focal import Focal
+from tomoscout.learning.losses.focal_tversky import FocalTversky
+from tomoscout.learning.losses.generalised_dice import GeneralisedDice
+from tomoscout.learning.losses.octopi import FocalTverskyLoss, WeightedFocalTverskyLoss
+from tomoscout.learning.losses.tversky import Tversky
+from tomoscout.learning.losses.weighted_focal_tversky import WeightedFocalTversky
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.tasks.picking.options import Train
 
@@ -135,7 +134,7 @@ def slow_loss(
 
 
 def test_every_loss_is_tested() -> None:
-    assert {type(term) for term in TERMS} == set(LOSSES)
+    assert {type(term) for term in TERMS} == set(LOSSES.values())
 
 
 @every_term

@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from tomoscout.learning.losses import build_loss
+from tomoscout.learning.losses.combined import build_loss
+from tomoscout.learning.losses.cross_entropy import CrossEntropy
+from tomoscout.learning.losses.weighted_focal_tversky import WeightedFocalTversky
 from tomoscout.learning.memory import LIBRARIES, PLACES, Limits, MemoryPlan, Workload, plan_memory, plan_training
-from tomoscout.learning.options import CrossEntropy, WeightedFocalTversky
 from tomoscout.learning.step_memory import MARGIN, StepMemory, label_targets, step_memory
 from tomoscout.learning.tiles import InputSizes
 from tomoscout.learning.volumes import Storage
@@ -437,11 +438,11 @@ MEASURE = """
 import copy, sys, torch
 from pathlib import Path
 from tomoscout.machine.device import own_memory
-from tomoscout.learning.losses import build_loss
+from tomoscout.learning.losses.combined import build_loss
 from tomoscout.learning.memory import LIBRARIES
 from tomoscout.learning.step_memory import step_memory, label_targets
 from tomoscout.networks import build_network, parse_network
-from tomoscout.learning.options import CrossEntropy
+from tomoscout.learning.losses.cross_entropy import CrossEntropy
 
 torch.set_num_threads(1)
 patch = (64, 64, 64)

@@ -20,7 +20,7 @@ from safetensors.torch import load, save
 from torch import nn
 
 from tomoscout.learning.checkpoint import Checkpoint
-from tomoscout.learning.losses import build_loss
+from tomoscout.learning.losses.combined import build_loss
 from tomoscout.learning.progression import Validation
 from tomoscout.learning.trainer import fit
 from tomoscout.networks import (

@@ -14,7 +14,11 @@ import pytest
 import yaml
 
 from support.project import succeeded, tomoscout
-from tomoscout.learning.options import LOSSES, CrossEntropy, Dice, Focal, Tversky
+from tomoscout.learning.losses import LOSSES
+from tomoscout.learning.losses.cross_entropy import CrossEntropy
+from tomoscout.learning.losses.dice import Dice
+from tomoscout.learning.losses.focal import Focal
+from tomoscout.learning.losses.tversky import Tversky
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.networks import FAMILIES, parse_network
 from tomoscout.networks.options import NetworkOptions
@@ -163,7 +167,7 @@ def test_an_unknown_option_of_a_family_is_refused_with_the_nearest(family: str) 
         assert message == f"my.yaml: train.network: unknown key '{key}x'; did you mean '{key}'?"
 
 
-@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.__name__)
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=lambda loss: loss.__name__)
 def test_an_unknown_option_of_a_loss_is_refused_with_the_nearest(loss: type[Section]) -> None:
     for key in loss.model_fields:
         message = refusal(train={"loss": {"name": loss.__name__, key + "x": 1}})

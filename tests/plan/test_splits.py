@@ -15,8 +15,10 @@ from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import read_json
 from tomoscout.options.config import Config, parse_config
 from tomoscout.options.names import Source
-from tomoscout.plan.classes import TargetClass, TargetPlan
-from tomoscout.plan.splits import Fold, SplitResult, chosen_fold, make_split
+from tomoscout.plan.classes import TargetClass
+from tomoscout.plan.folds import Fold
+from tomoscout.plan.splits import SplitResult, chosen_fold, make_split
+from tomoscout.plan.targets import TargetPlan
 
 SOURCE = Source("ribosome", "expert", "0")
 checked = settings(deadline=None, max_examples=80, derandomize=True)

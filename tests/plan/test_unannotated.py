@@ -15,9 +15,8 @@ from tomoscout.learning.augment import augment
 from tomoscout.learning.options import Augmentation
 from tomoscout.machine.files import read_json
 from tomoscout.options.config import Config
-from tomoscout.plan.classes import plan_targets
 from tomoscout.plan.fingerprints import training_fingerprint
-from tomoscout.plan.splits import make_split
+from tomoscout.plan.plan import Plan
 from tomoscout.stages.train import run_train
 from tomoscout.tasks.picking.data import TrainingData
 from tomoscout.tasks.picking.head import PickingHead, Reference
@@ -55,8 +54,8 @@ def configure(project: SmallProject, unannotated: str | None = None, **sections:
 
 def fingerprint(project: SmallProject, config: Config) -> str:
     records = project.refresh()
-    plan = plan_targets(config, records)
-    return training_fingerprint(config, records, plan, make_split(config, records, plan).folds[0])
+    plan = Plan(config, records)
+    return training_fingerprint(plan, plan.fold(0))
 
 
 def split(project: SmallProject) -> tuple[str, dict[str, Any]]:
@@ -109,13 +108,13 @@ def test_the_loss_does_not_count_it_there(project: SmallProject) -> None:
         config = configure(project, how)
         succeeded(project.make_targets())
         folder = project.folder / how
-        run_train(config, project.refresh(), folder)
+        run_train(Plan(config, project.refresh()), folder)
         weights[how] = (folder / "weights.safetensors").read_bytes()
     assert weights["background"] != weights["ignore"]
     records = project.refresh()
-    plan = plan_targets(config, records)
-    data = TrainingData(config, plan, records, make_split(config, records, plan).folds[0])
-    names = [entry.name for entry in plan.classes]
+    plan = Plan(config, records)
+    data = TrainingData(config, plan.targets, records, plan.fold(0))
+    names = [entry.name for entry in plan.targets.classes]
     expected = [[False, *(name == "ferritin" and run == "a" for name in names)] for run in "ab"]
     assert data.absent is not None
     assert data.absent.tolist() == expected
@@ -136,9 +135,9 @@ def test_a_blended_crop_lacks_what_either_lacks() -> None:
 def test_validation_leaves_it_out_there(project: SmallProject, tmp_path: Path) -> None:
     config = configure(project, "ignore", split={"train": ["b", "c"], "validate": ["a", "d"]})
     records = project.refresh()
-    plan = plan_targets(config, records)
-    head = PickingHead(plan.classes, 10.0, Train())
-    labels = {entry.name: entry.label for entry in plan.classes}
+    plan = Plan(config, records)
+    head = PickingHead(plan.targets.classes, 10.0, Train())
+    labels = {entry.name: entry.label for entry in plan.targets.classes}
     # Both are found in the middle of a tomogram; ferritin is not annotated in the second.
     found = np.zeros((2, 24, 32, 40), dtype=np.uint8)
     for label, z in ((labels["ribosome"], 8), (labels["ferritin"], 16)):
@@ -154,7 +153,7 @@ def test_validation_leaves_it_out_there(project: SmallProject, tmp_path: Path) -
     assert ignored.scores["ferritin"] == alone.scores["ferritin"] > counted.scores["ferritin"]
     nowhere = head.measure([found], [Reference(without, None, frozenset(["ferritin"]))])
     assert "ferritin" not in nowhere.scores
-    data = TrainingData(config, plan, records, make_split(config, records, plan).folds[0])
+    data = TrainingData(config, plan.targets, records, plan.fold(0))
     assert data.absent is None
     succeeded(project.make_targets())
     assert [sorted(ref.ignored) for _, ref in data.validation_volumes(False)] == [["ferritin"], []]

@@ -20,6 +20,7 @@ from tomoscout.models.folder import save_weights
 from tomoscout.networks import build_network
 from tomoscout.options.config import Config
 from tomoscout.options.names import Source
+from tomoscout.plan.plan import Plan
 from tomoscout.stages.localize import chosen_thresholds, run_localize
 from tomoscout.stages.segment import run_segment
 from tomoscout.tasks.picking.model import PickingModel
@@ -36,7 +37,9 @@ def segmented(base: Path) -> Workspace:
     """Trained and segmented; shared, so not to be changed."""
     workspace = trained(base).copy(base.resolve() / "segmented")
     config = workspace.configure()
-    run_segment(config, workspace.records(), [workspace.model], 0, workspace.segmented / "batch-0.json", threads=1)
+    run_segment(
+        Plan(config, workspace.records()), [workspace.model], 0, workspace.segmented / "batch-0.json", threads=1
+    )
     return workspace
 
 
@@ -48,7 +51,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> Works
 def localize(workspace: Workspace, **sections: object) -> Config:
     config = workspace.configure(**{"localize": LOW, **sections})
     output = workspace.localized / "batch-0.json"
-    run_localize(config, workspace.records(), [workspace.model], workspace.segmented, 0, output)
+    run_localize(Plan(config, workspace.records()), [workspace.model], workspace.segmented, 0, output)
     return config
 
 
@@ -213,7 +216,9 @@ def test_a_run_that_is_not_segmented_is_named(workspace: Workspace) -> None:
 
 def test_picks_go_where_the_config_says(workspace: Workspace) -> None:
     config = workspace.configure(localize={"user": "me", "session": "second"})
-    run_segment(config, workspace.records(), [workspace.model], 0, workspace.segmented / "batch-0.json", threads=1)
+    run_segment(
+        Plan(config, workspace.records()), [workspace.model], 0, workspace.segmented / "batch-0.json", threads=1
+    )
     localize(workspace, localize={**LOW, "user": "me", "session": "second"})
     assert len(workspace.project().read_picks(RUN, Source("ribosome", "me", "second"))) > 0
     assert not picks_path(workspace, "ribosome").exists()

@@ -17,6 +17,7 @@ from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import read_json
 from tomoscout.models.folder import load_network
 from tomoscout.options.names import Source
+from tomoscout.plan.plan import Plan
 from tomoscout.plan.predictions import predicted_picks, predicted_probabilities, predicted_segmentation, segmented_runs
 from tomoscout.stages.segment import run_segment
 from tomoscout.tasks.picking.model import PickingModel
@@ -34,7 +35,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> Works
 def segment(workspace: Workspace, batch: int = 0, **sections: object) -> None:
     config = workspace.configure(**sections)
     output = workspace.segmented / f"batch-{batch}.json"
-    run_segment(config, workspace.records(), [workspace.model], batch, output, threads=1)
+    run_segment(Plan(config, workspace.records()), [workspace.model], batch, output, threads=1)
 
 
 def manifest(workspace: Workspace, run: str) -> dict:

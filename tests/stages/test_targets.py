@@ -19,7 +19,8 @@ from PIL import Image
 from support.project import RADII, SHAPE, SmallProject, error_of, succeeded
 from tomoscout.data.labels import label_type
 from tomoscout.machine.files import digest_folder
-from tomoscout.stages.targets import Spheres, align, rasterise, resample
+from tomoscout.tasks.picking.spheres import Spheres, rasterise
+from tomoscout.tasks.picking.targets import align, resample
 
 Sphere = tuple[tuple[float, float, float], float, int]
 """Centre z, y, x and radius in voxels; label."""

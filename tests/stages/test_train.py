@@ -36,6 +36,7 @@ from tomoscout.models.folder import load_network, load_weights
 from tomoscout.models.so_far import remove_so_far, replace_so_far
 from tomoscout.networks import head_parameters, parse_network
 from tomoscout.options.names import TomogramUri
+from tomoscout.plan.plan import Plan
 from tomoscout.stages.segment import run_segment
 from tomoscout.stages.train import run_train
 from tomoscout.tasks.picking.model import PickingModel
@@ -68,7 +69,7 @@ def train(workspace: Workspace, name: str, options: dict[str, Any] | None = None
     """A few steps in this process; returns the model folder."""
     config = workspace.configure(train={**SHORT, **(options or {})}, **sections)
     folder = workspace.folder / "results/models" / name
-    run_train(config, workspace.records(), folder)
+    run_train(Plan(config, workspace.records()), folder)
     return folder
 
 
@@ -134,8 +135,8 @@ def test_the_weights_kept_are_those_of_the_best_validation(finished: Workspace) 
     """Validated again, the model folder gives the score it says it has."""
     from tomoscout.learning.tiles import InputSizes, predict
     from tomoscout.learning.volumes import standardise
-    from tomoscout.plan.classes import read_reference
     from tomoscout.tasks.picking.head import PickingHead, Reference
+    from tomoscout.tasks.picking.reference import read_reference
 
     model, project = PickingModel.read(finished.model), finished.project()
     volume = project.read_tomogram("phantom-002", "wbp@20.0")
@@ -243,14 +244,16 @@ def test_asked_for_again_a_finished_training_is_written_again_as_it_was(
 
 def test_other_options_start_afresh(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
     records = workspace.records()
-    run_train(workspace.configure(train=SHORT), records, workspace.model)
+    run_train(Plan(workspace.configure(train=SHORT), records), workspace.model)
     capsys.readouterr()
     first = (workspace.model / "weights.safetensors").read_bytes()
-    run_train(workspace.configure(train={**SHORT, "learning_rate": 0.01}), records, workspace.model)
+    run_train(Plan(workspace.configure(train={**SHORT, "learning_rate": 0.01}), records), workspace.model)
     assert "checkpoint of other settings or data, not used" in capsys.readouterr().err
     assert (workspace.model / "weights.safetensors").read_bytes() != first
     # Neither its name nor how often it is saved is part of what a model is made from.
-    run_train(workspace.configure(train={**SHORT, "name": "other", "checkpoint_seconds": 3}), records, workspace.model)
+    run_train(
+        Plan(workspace.configure(train={**SHORT, "name": "other", "checkpoint_seconds": 3}), records), workspace.model
+    )
     assert (workspace.model / "weights.safetensors").read_bytes() == first
     assert yaml.safe_load((workspace.model / "model.yaml").read_text())["name"] == "other"
 
@@ -260,14 +263,14 @@ def test_the_seed_decides_the_result(workspace: Workspace) -> None:
     weights = []
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
         torch.manual_seed(len(weights))
-        run_train(workspace.configure(train={**SHORT, "seed": seed}), records, workspace.folder / name)
+        run_train(Plan(workspace.configure(train={**SHORT, "seed": seed}), records), workspace.folder / name)
         weights.append((workspace.folder / name / "weights.safetensors").read_bytes())
     assert weights[0] == weights[1] != weights[2]
 
 
 def test_tomograms_thinner_than_the_patch(workspace: Workspace) -> None:
     config = workspace.configure(train={**SHORT, "patch": [32, 64, 16]})
-    run_train(config, workspace.records(), workspace.folder / "thin")
+    run_train(Plan(config, workspace.records()), workspace.folder / "thin")
     assert PickingModel.read(workspace.folder / "thin").patch == (32, 64, 16)
 
 
@@ -276,7 +279,7 @@ def test_every_kind_of_tomogram_is_trained_on(workspace: Workspace, capsys: pyte
     volume = project.read_tomogram("phantom-000", "wbp@20.0")
     project.write_tomogram("phantom-000", str(TomogramUri("denoised", 20.0)), volume + np.float32(1))
     config = workspace.configure(train=SHORT, tomograms=["wbp@20.0", "denoised@20.0"])
-    run_train(config, workspace.records(), workspace.folder / "both")
+    run_train(Plan(config, workspace.records()), workspace.folder / "both")
     assert "2 runs (3 tomograms)" in capsys.readouterr().err
 
 
@@ -290,14 +293,14 @@ def test_validation_needs_the_tomogram_that_is_segmented(workspace: Workspace) -
     with pytest.raises(
         TomoscoutError, match=r"split\.validate: phantom/phantom-002 can only train: it has no tomogram denoised@20\.0"
     ):
-        run_train(config, workspace.records(), workspace.model)
+        run_train(Plan(config, workspace.records()), workspace.model)
 
 
 def test_a_missing_target_is_named(workspace: Workspace) -> None:
     wanted = Segmentation("targets", "tomoscout", "1", 20.0, True)
     workspace.project().delete("phantom-001", wanted)
     with pytest.raises(TomoscoutError, match=r"phantom-001: segmentation targets:tomoscout/1@20\.0.* is not there"):
-        run_train(workspace.configure(train=SHORT), workspace.records(), workspace.folder / "new")
+        run_train(Plan(workspace.configure(train=SHORT), workspace.records()), workspace.folder / "new")
 
 
 def test_a_target_of_another_shape_is_refused(workspace: Workspace) -> None:
@@ -305,7 +308,7 @@ def test_a_target_of_another_shape_is_refused(workspace: Workspace) -> None:
     made_from = {"inputs": workspace.project().made_from("phantom-001", wanted)}
     workspace.project().write_segmentation("phantom-001", wanted, np.zeros((24, 48, 60), dtype=np.uint8), made_from)
     with pytest.raises(TomoscoutError, match=r"phantom/phantom-001: target targets.*\(24, 48, 60\).*\(24, 48, 48\)"):
-        run_train(workspace.configure(train=SHORT), workspace.records(), workspace.folder / "new")
+        run_train(Plan(workspace.configure(train=SHORT), workspace.records()), workspace.folder / "new")
 
 
 def test_validation_without_any_reference_is_an_error(workspace: Workspace) -> None:
@@ -325,7 +328,7 @@ def test_validation_without_any_reference_is_an_error(workspace: Workspace) -> N
     with pytest.raises(
         TomoscoutError, match=r"split: the validation runs \(phantom/phantom-002\) hold no ribosome, .*; choose others"
     ):
-        run_train(config, records, workspace.folder / "new")
+        run_train(Plan(config, records), workspace.folder / "new")
 
 
 # Data of several kinds, and every loss
@@ -685,7 +688,7 @@ def test_kinds_spacings_and_projects_are_mixed(workspace: Workspace, capsys: pyt
     config = workspace.configure(segment=segment, **sections)
     records = workspace.records()
     batch = next(record.batch for record in records if record.key == "phantom/phantom-001")
-    run_segment(config, records, [folder], batch, workspace.segmented / "batch.json", threads=1)
+    run_segment(Plan(config, records), [folder], batch, workspace.segmented / "batch.json", threads=1)
     found = Segmentation("predicted", "tomoscout", "unet", 10.0, True)
     assert workspace.project().read_segmentation("phantom-001", found).shape == finer.shape
 
@@ -698,13 +701,13 @@ def test_a_network_of_the_user(workspace: Workspace, capsys: pytest.CaptureFixtu
     folder = stop_and_go_on(workspace, "mine", {**options, "name": "mine"}, step=0)
     assert_same_model(folder, undisturbed)
     config = workspace.configure(train={**SHORT, **options})
-    run_segment(config, workspace.records(), [folder], 0, workspace.segmented / "batch.json", threads=1)
+    run_segment(Plan(config, workspace.records()), [folder], 0, workspace.segmented / "batch.json", threads=1)
 
     path.write_text(path.read_text().replace("nn.GELU()", "nn.ReLU()"))
     with pytest.raises(
         TomoscoutError, match=r"model\.yaml: .*my_network\.py is not the file that this model was trained"
     ):
-        run_segment(config, workspace.records(), [folder], 0, workspace.segmented / "batch.json", threads=1)
+        run_segment(Plan(config, workspace.records()), [folder], 0, workspace.segmented / "batch.json", threads=1)
     capsys.readouterr()
     train(workspace, "mine", options)
     assert "checkpoint of other settings or data, not used" in capsys.readouterr().err

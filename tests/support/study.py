@@ -14,8 +14,7 @@ from tomoscout.explore.records import (
     trial_folder,
 )
 from tomoscout.explore.study import Misfit, Study, propose
-from tomoscout.plan.classes import plan_targets
-from tomoscout.plan.splits import make_split
+from tomoscout.plan.plan import Plan
 from tomoscout.stages.explore import study_of
 from tomoscout.tasks.picking.options import Train
 
@@ -36,8 +35,7 @@ def configure(project: SmallProject, explore: dict[str, Any] | None = None, **se
     if not project.inventory.exists():
         return Study({}, Train)
     records = project.refresh()
-    plan = plan_targets(config, records)
-    return study_of(config, records, plan, make_split(config, records, plan))
+    return study_of(Plan(config, records))
 
 
 def fits(options: Train) -> str | None:

@@ -16,7 +16,7 @@ from click.testing import Result
 
 from support.project import SHAPE, SmallProject, error_of, succeeded, tomoscout
 from tomoscout.machine.files import digest_folder, read_json, write_json
-from tomoscout.plan.classes import plan_targets
+from tomoscout.plan.plan import Plan
 
 PLACE = (100.0, 100.0, 100.0)
 TRAIN = {
@@ -356,7 +356,7 @@ def test_every_run_that_fails_is_named_and_the_others_are_done(annotated: SmallP
 def test_a_tomogram_that_cannot_be_read_is_told_of_a_run_with_picks(annotated: SmallProject) -> None:
     (annotated.add_run("b") / "0" / ".zarray").write_text("{")
     succeeded(annotated.make_targets())
-    [warning] = plan_targets(annotated.config, annotated.refresh()).warnings
+    [warning] = Plan(annotated.config, annotated.refresh()).targets.warnings
     assert warning.startswith("demo/b: tomogram wbp@10.0 cannot be read and is left out: no readable zarr array: ")
 
 
@@ -404,7 +404,7 @@ def test_an_object_whose_picks_are_all_empty_is_left_out_and_told(annotated: Sma
     for run in ("a", "b"):
         annotated.add_picks(run, "ferritin:expert/0", [])
     annotated.configure(targets={"picks": "expert/0"})
-    plan = plan_targets(annotated.config, annotated.refresh())
+    plan = Plan(annotated.config, annotated.refresh()).targets
     assert [entry.name for entry in plan.classes] == ["ribosome"]
     assert plan.warnings == ("targets.picks: ferritin: no pick of expert/0 in any run; left out",)
     for run in ("a", "b"):

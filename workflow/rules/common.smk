@@ -1,12 +1,14 @@
 import os
 import re
 import sys
+from pathlib import Path
 
 from snakemake.io import flag
 from snakemake.logging import logger
 from snakemake.path_modifier import PATH_MODIFIER_FLAG
 from tomoscout.machine.at_work import begin_work, let_jobs_tell
 from tomoscout.machine.errors import foreseen
+from tomoscout.plan.paths import Results, batch_file
 from tomoscout.workflow import Workflow
 
 if not config and os.path.exists("config/config.yaml"):
@@ -69,15 +71,21 @@ if workflow.is_main_process and not workflow.output_settings.dryrun:
 
 flow = guarded(lambda: Workflow(config, RESULTS, main=workflow.is_main_process, files=workflow.configfiles))()
 
-TARGETS = f"<results>/targets/{flow.config.targets.name}"
-SPLIT = f"<results>/splits/{flow.config.split.name}.json"
-MODEL = "<results>/models/{model}"
-STUDY = "<results>/explore/{study}"
-TRAINED = f"<results>/models/{flow.config.train.name}"
-SEGMENTED = f"<results>/segment/{flow.config.session}"
-LOCALIZED = f"<results>/localize/{flow.config.session}"
-SCORES = f"<results>/evaluate/{flow.config.session}"
-REPORT = f"<results>/report/{flow.config.session}.html"
+SETTINGS, INVENTORY = str(flow.results.settings), str(flow.results.inventory)
+
+# Files of rules, with wildcards and with what stands for the folder of the results.
+MADE = Results(Path("<results>"))
+TARGETS = str(MADE.targets(flow.config.targets.name))
+OVERLAYS = str(MADE.overlays(flow.config.targets.name))
+SPLIT = str(MADE.split(flow.config.split.name))
+MODEL = str(MADE.model("{model}"))
+STUDY = str(MADE.study("{study}"))
+TRAINED = str(MADE.model(flow.config.train.name))
+FOLDS = str(MADE.compared_folds(flow.config.train.name))
+SEGMENTED = str(MADE.segment(flow.config.session))
+LOCALIZED = str(MADE.localize(flow.config.session))
+SCORES = str(MADE.evaluate(flow.config.session))
+REPORT = str(MADE.report(flow.config.session))
 
 # Where a GPU is wanted, a cluster gives each job one.
 GPU_FOR_TRAINING = int(flow.config.train.device != "cpu")
@@ -87,7 +95,13 @@ GPU_FOR_SEGMENTING = int(flow.config.segment.device != "cpu")
 def batch_files(folder, batches):
     """The manifests of a stage's batches."""
     folder = folder.replace("<results>", RESULTS)
-    return [f"{folder}/batch-{batch}.json" for batch in batches]
+    return [str(batch_file(Path(folder), batch)) for batch in batches]
+
+
+def depends_on(stage):
+    """What a job of a stage depends on besides its input files, as a param of its rule."""
+    # A job is told apart by its only wildcard: a batch, or a model.
+    return guarded(lambda wildcards: flow.depends_on(stage, *wildcards))
 
 
 def model_files(folders):
@@ -102,7 +116,7 @@ def study_files(*names):
 
 def before_trial(wildcards):
     """What a proposal waits for. Its trial reads the same, which somebody may have removed."""
-    folder = f"{RESULTS}/explore/{wildcards.study}"
+    folder = flow.results.study(wildcards.study)
     ask, result = flow.trials_before(wildcards.trial)
     found = {}
     if ask:

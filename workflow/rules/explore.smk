@@ -15,8 +15,8 @@ rule start_study:
         "<logs>/explore/{study}/study.log",
     localrule: True
     params:
-        settings=flow.settings,
-        inventory=flow.inventory,
+        settings=SETTINGS,
+        inventory=INVENTORY,
         folder=lambda wildcards, output: os.path.dirname(output[0]),
     shell:
         "tomoscout explore start --config {params.settings:q} --inventory {params.inventory:q}"
@@ -51,8 +51,8 @@ rule suggest:
         "<logs>/explore/{study}/{trial}.ask.log",
     localrule: True
     params:
-        settings=flow.settings,
-        inventory=flow.inventory,
+        settings=SETTINGS,
+        inventory=INVENTORY,
         folder=lambda wildcards, input: os.path.dirname(input.study),
     shell:
         "tomoscout explore suggest {wildcards.trial} --config {params.settings:q}"
@@ -76,8 +76,8 @@ rule trial:
         mem_mb=megabytes(32000),
         runtime=minutes(8 * 60),
     params:
-        settings=flow.settings,
-        inventory=flow.inventory,
+        settings=SETTINGS,
+        inventory=INVENTORY,
         folder=lambda wildcards, input: os.path.dirname(input.targets),
     # As in train.smk: shell and tee wait for the checkpoint.
     shell:
@@ -122,7 +122,7 @@ rule track_study:
     input:
         f"{STUDY}/trials.csv",
     output:
-        "<results>/tracking/explore/{study}.json",
+        str(MADE.tracked_study("{study}")),
     log:
         "<logs>/tracking/{study}.log",
     benchmark:
@@ -131,7 +131,7 @@ rule track_study:
         mem_mb=megabytes(2000),
         runtime=minutes(60),
     params:
-        settings=flow.settings,
+        settings=SETTINGS,
         folder=lambda wildcards, input: os.path.dirname(input[0]),
         depends_on=flow.config.tracking.model_dump_json(),
     shell:

@@ -1,6 +1,6 @@
 rule make_phantom:
     output:
-        "<results>/phantom/copick.json",
+        str(MADE.phantom),
     log:
         "<logs>/phantom.log",
     benchmark:
@@ -9,7 +9,7 @@ rule make_phantom:
         mem_mb=megabytes(4000),
         runtime=minutes(60),
     params:
-        settings=flow.settings,
+        settings=SETTINGS,
         folder=lambda wildcards, output: os.path.dirname(output[0]),
         options=flow.config.phantom.model_dump_json(),
     shell:
@@ -18,5 +18,5 @@ rule make_phantom:
 
 rule phantom:
     input:
-        "<results>/phantom/copick.json",
+        str(MADE.phantom),
     localrule: True

@@ -1,3 +1,4 @@
+IMPORTED = str(MADE.model("{imported}"))
 PREDICTED = f"{SEGMENTED}/batch-{{batch}}.json"
 
 
@@ -6,23 +7,23 @@ rule import_model:
     input:
         files(lambda wildcards: flow.imported_files(wildcards.imported)),
     output:
-        weights="<results>/models/{imported}/weights.safetensors",
-        model="<results>/models/{imported}/model.yaml",
+        weights=f"{IMPORTED}/weights.safetensors",
+        model=f"{IMPORTED}/model.yaml",
     log:
         "<logs>/import/{imported}.log",
     benchmark:
         "<benchmarks>/import/{imported}.tsv"
     threads: 4
     resources:
-        gpu=GPU_FOR_SEGMENTING * flow.chooses_thresholds,
-        mem_mb=megabytes(16000 if flow.chooses_thresholds else 4000),
+        gpu=GPU_FOR_SEGMENTING * flow.config.chooses_thresholds,
+        mem_mb=megabytes(16000 if flow.config.chooses_thresholds else 4000),
         runtime=minutes(60),
     params:
-        settings=flow.settings,
-        inventory=flow.inventory,
+        settings=SETTINGS,
+        inventory=INVENTORY,
         theirs=lambda wildcards, input: input[0],
         folder=lambda wildcards, output: os.path.dirname(output.model),
-        depends_on=guarded(lambda wildcards: flow.import_inputs()),
+        depends_on=depends_on("import_model"),
     shell:
         "tomoscout import-model {params.theirs:q} --config {params.settings:q} --inventory {params.inventory:q}"
         " --model {params.folder:q} --threads {threads} > {log:q} 2>&1"
@@ -43,10 +44,10 @@ rule segment_runs:
         mem_mb=megabytes(16000),
         runtime=minutes(4 * 60),
     params:
-        settings=flow.settings,
-        inventory=flow.inventory,
+        settings=SETTINGS,
+        inventory=INVENTORY,
         models=lambda wildcards, input: options("--model", folders_of(input.models)),
-        depends_on=guarded(lambda wildcards: flow.segment_inputs(wildcards.batch)),
+        depends_on=depends_on("segment"),
     shell:
         "tomoscout segment --config {params.settings:q} --inventory {params.inventory:q}"
         " {params.models:q} --threads {threads} --batch {wildcards.batch} --output {output:q} > {log:q} 2>&1"
@@ -66,11 +67,11 @@ rule localize_runs:
         mem_mb=megabytes(8000),
         runtime=minutes(2 * 60),
     params:
-        settings=flow.settings,
-        inventory=flow.inventory,
+        settings=SETTINGS,
+        inventory=INVENTORY,
         models=lambda wildcards, input: options("--model", folders_of(input.models)),
         segmented=lambda wildcards, input: os.path.dirname(input.segmented),
-        depends_on=guarded(lambda wildcards: flow.localize_inputs()),
+        depends_on=depends_on("localize"),
     shell:
         "tomoscout localize --config {params.settings:q} --inventory {params.inventory:q}"
         " {params.models:q} --segmented {params.segmented:q}"
@@ -79,7 +80,7 @@ rule localize_runs:
 
 rule evaluate_picks:
     input:
-        files(lambda wildcards: batch_files(LOCALIZED, flow.scored_batches())),
+        files(lambda wildcards: batch_files(LOCALIZED, flow.batches("evaluate"))),
     output:
         scores=f"{SCORES}/scores.json",
         objects=report(
@@ -98,11 +99,11 @@ rule evaluate_picks:
         mem_mb=megabytes(4000),
         runtime=minutes(60),
     params:
-        settings=flow.settings,
-        inventory=flow.inventory,
+        settings=SETTINGS,
+        inventory=INVENTORY,
         localized=lambda wildcards, input: os.path.dirname(input[0]),
         folder=lambda wildcards, output: os.path.dirname(output.scores),
-        depends_on=guarded(lambda wildcards: flow.evaluate_inputs()),
+        depends_on=depends_on("evaluate"),
     shell:
         "tomoscout evaluate --config {params.settings:q} --inventory {params.inventory:q}"
         " --localized {params.localized:q} --output {params.folder:q} 2>&1 | tee {log:q}"
@@ -110,13 +111,13 @@ rule evaluate_picks:
 
 rule segment:
     input:
-        files(lambda wildcards: batch_files(SEGMENTED, flow.segment_batches())),
+        files(lambda wildcards: batch_files(SEGMENTED, flow.batches("segment"))),
     localrule: True
 
 
 rule localize:
     input:
-        files(lambda wildcards: batch_files(LOCALIZED, flow.segment_batches())),
+        files(lambda wildcards: batch_files(LOCALIZED, flow.batches("localize"))),
     localrule: True
 
 

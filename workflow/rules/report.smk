@@ -1,10 +1,10 @@
 rule write_report:
     input:
         models=files(lambda wildcards: model_files(flow.applied_models())),
-        scores=[f"{SCORES}/scores.json"] if flow.is_scored else [],
-        split=[SPLIT] if flow.learns else [],
-        targets=files(lambda wildcards: batch_files(TARGETS, flow.overlay_batches())) if flow.learns else [],
-        localized=files(lambda wildcards: batch_files(LOCALIZED, flow.shown_batches())),
+        scores=[f"{SCORES}/scores.json"] if flow.config.is_scored else [],
+        split=[SPLIT] if flow.config.learns else [],
+        targets=files(lambda wildcards: batch_files(TARGETS, flow.batches("overlays"))) if flow.config.learns else [],
+        localized=files(lambda wildcards: batch_files(LOCALIZED, flow.batches("report"))),
     output:
         report(
             REPORT,
@@ -20,14 +20,14 @@ rule write_report:
         mem_mb=megabytes(4000),
         runtime=minutes(60),
     params:
-        settings=flow.settings,
-        inventory=flow.inventory,
+        settings=SETTINGS,
+        inventory=INVENTORY,
         model=lambda wildcards, input: os.path.dirname(input.models[0]),
         localized=lambda wildcards, input: os.path.dirname(input.localized[0]),
         scores=lambda wildcards, input: options("--scores", folders_of(input.scores)),
         split=lambda wildcards, input: options("--split", input.split),
         targets=lambda wildcards, input: options("--targets", folders_of(input.targets[:1])),
-        depends_on=guarded(lambda wildcards: flow.report_inputs()),
+        depends_on=depends_on("report"),
     shell:
         "tomoscout report --config {params.settings:q} --inventory {params.inventory:q}"
         " --model {params.model:q} --localized {params.localized:q} {params.scores:q} {params.split:q}"
@@ -37,5 +37,5 @@ rule write_report:
 rule report:
     input:
         REPORT,
-        files(lambda wildcards: batch_files(LOCALIZED, flow.segment_batches())),
+        files(lambda wildcards: batch_files(LOCALIZED, flow.batches("localize"))),
     localrule: True

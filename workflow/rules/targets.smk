@@ -9,9 +9,9 @@ rule make_targets:
         mem_mb=megabytes(4000),
         runtime=minutes(60),
     params:
-        settings=flow.settings,
-        inventory=flow.inventory,
-        depends_on=guarded(lambda wildcards: flow.targets_inputs(wildcards.batch)),
+        settings=SETTINGS,
+        inventory=INVENTORY,
+        depends_on=depends_on("targets"),
     shell:
         "tomoscout targets --config {params.settings:q} --inventory {params.inventory:q}"
         " --batch {wildcards.batch} --output {output:q} > {log:q} 2>&1"
@@ -21,7 +21,7 @@ rule draw_targets:
     input:
         f"{TARGETS}/batch-{{batch}}.json",
     output:
-        f"{TARGETS}/pictures/batch-{{batch}}.json",
+        f"{OVERLAYS}/batch-{{batch}}.json",
     log:
         "<logs>/overlays/{batch}.log",
     benchmark:
@@ -30,10 +30,10 @@ rule draw_targets:
         mem_mb=megabytes(4000),
         runtime=minutes(60),
     params:
-        settings=flow.settings,
-        inventory=flow.inventory,
+        settings=SETTINGS,
+        inventory=INVENTORY,
         targets=lambda wildcards, input: os.path.dirname(input[0]),
-        depends_on=guarded(lambda wildcards: flow.overlay_inputs(wildcards.batch)),
+        depends_on=depends_on("overlays"),
     shell:
         "tomoscout overlays --config {params.settings:q} --inventory {params.inventory:q}"
         " --targets {params.targets:q} --batch {wildcards.batch} --output {output:q} > {log:q} 2>&1"
@@ -50,9 +50,9 @@ rule make_split:
         mem_mb=megabytes(1000),
         runtime=minutes(10),
     params:
-        settings=flow.settings,
-        inventory=flow.inventory,
-        depends_on=guarded(lambda wildcards: flow.split_inputs()),
+        settings=SETTINGS,
+        inventory=INVENTORY,
+        depends_on=depends_on("split"),
     shell:
         "tomoscout split --config {params.settings:q} --inventory {params.inventory:q}"
         " --output {output:q} > {log:q} 2>&1"
@@ -60,8 +60,8 @@ rule make_split:
 
 rule targets:
     input:
-        files(lambda wildcards: batch_files(TARGETS, flow.target_batches())),
-        files(lambda wildcards: batch_files(f"{TARGETS}/pictures", flow.overlay_batches())),
+        files(lambda wildcards: batch_files(TARGETS, flow.batches("targets"))),
+        files(lambda wildcards: batch_files(OVERLAYS, flow.batches("overlays"))),
     localrule: True
 
 

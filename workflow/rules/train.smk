@@ -43,11 +43,11 @@ rule train_model:
         mem_mb=megabytes(32000),
         runtime=minutes(24 * 60),
     params:
-        settings=flow.settings,
-        inventory=flow.inventory,
+        settings=SETTINGS,
+        inventory=INVENTORY,
         folder=lambda wildcards, output: os.path.dirname(output.model),
         fold=lambda wildcards: options("--fold", flow.fold_numbers(wildcards.model)),
-        depends_on=guarded(lambda wildcards: flow.train_inputs(wildcards.model)),
+        depends_on=depends_on("train"),
     # What tells a job to stop is sent to all of its processes: shell and tee wait for the training's checkpoint, which
     # a broken pipe would end.
     shell:
@@ -62,12 +62,12 @@ rule compare_folds:
         files(lambda wildcards: [f"{folder}/results.json" for folder in flow.fold_models()]),
     output:
         table=report(
-            f"<results>/cross_validation/{flow.config.train.name}.csv",
+            FOLDS,
             category="Models",
             caption="../report/folds.rst",
             labels={"model": flow.config.train.name, "what": "Cross-validation"},
         ),
-        rows=f"<results>/cross_validation/{flow.config.train.name}.json",
+        rows=str(Path(FOLDS).with_suffix(".json")),
     log:
         f"<logs>/cross_validation/{flow.config.train.name}.log",
     benchmark:
@@ -86,7 +86,7 @@ rule track_model:
     input:
         f"{MODEL}/model.yaml",
     output:
-        "<results>/tracking/{model}.json",
+        str(MADE.tracked_model("{model}")),
     log:
         "<logs>/tracking/{model}.log",
     benchmark:
@@ -95,7 +95,7 @@ rule track_model:
         mem_mb=megabytes(2000),
         runtime=minutes(30),
     params:
-        settings=flow.settings,
+        settings=SETTINGS,
         folder=lambda wildcards, input: os.path.dirname(input[0]),
         depends_on=flow.config.tracking.model_dump_json(),
     shell:
@@ -126,6 +126,6 @@ rule cross_validate:
 
 rule track:
     input:
-        [f"<results>/tracking/{model}.json" for model in flow.tracked_models()],
-        [f"<results>/tracking/explore/{study}.json" for study in flow.tracked_studies()],
+        [str(MADE.tracked_model(model)) for model in flow.tracked_models()],
+        [str(MADE.tracked_study(study)) for study in flow.tracked_studies()],
     localrule: True

@@ -31,11 +31,11 @@ commands = Commands()
 def import_model(source: Path, config: Path, inventory: Path, model: Path, threads: int | None) -> None:
     """Make a model folder of a model that octopi trained: SOURCE is its model_config.yaml, with best_model.pth."""
     share_cores()
-    settings, records = load(config, inventory)
-    with leased_gpu(settings.segment.device):
-        from tomoscout.stages.import_model import run_import
+    plan = load(config, inventory)
+    with leased_gpu(plan.config.segment.device):
+        from tomoscout.stages.import_model import run_import_model
 
-        run_import(settings, records, source, model, threads)
+        run_import_model(plan, source, model, threads)
 
 
 @commands.command()
@@ -49,11 +49,11 @@ def segment(
 ) -> None:
     """Apply a model, or several together, to tomograms."""
     share_cores()
-    settings, records = load(config, inventory)
-    with leased_gpu(settings.segment.device):
+    plan = load(config, inventory)
+    with leased_gpu(plan.config.segment.device):
         from tomoscout.stages.segment import run_segment
 
-        run_segment(settings, records, models, batch, output, threads)
+        run_segment(plan, models, batch, output, threads)
 
 
 @commands.command()
@@ -68,4 +68,4 @@ def localize(
     """Turn class probabilities into scored picks."""
     from tomoscout.stages.localize import run_localize
 
-    run_localize(*load(config, inventory), models, segmented, batch, output)
+    run_localize(load(config, inventory), models, segmented, batch, output)

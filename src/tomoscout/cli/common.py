@@ -15,8 +15,7 @@ import click
 from tomoscout.machine.errors import foreseen, printing_never_fails
 
 if TYPE_CHECKING:
-    from tomoscout.data.inventory import RunRecord
-    from tomoscout.options.config import Config
+    from tomoscout.plan.plan import Plan
 
 FILE = click.Path(path_type=Path)
 """The type of an argument or an option that is a path."""
@@ -47,16 +46,17 @@ def configured(command: Callable[..., None]) -> Callable[..., None]:
     return config_option(inventory_option(command))
 
 
-def load(config: Path, inventory: Path) -> tuple[Config, list[RunRecord]]:
-    """Read configuration and inventory.
+def load(config: Path, inventory: Path, results: Path | None = None) -> Plan:
+    """Read configuration and inventory, and plan with them. `results`: default is the folder of the inventory.
 
     Raises:
         TomoscoutError: one is missing or not valid.
     """
     from tomoscout.data.inventory import read_inventory
     from tomoscout.options.config import load_config
+    from tomoscout.plan.plan import Plan
 
-    return load_config(config), read_inventory(inventory)
+    return Plan(load_config(config), read_inventory(inventory), results or inventory.parent)
 
 
 def echo_file(text: str) -> None:

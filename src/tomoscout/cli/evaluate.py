@@ -24,7 +24,7 @@ def evaluate(config: Path, inventory: Path, localized: Path, output: Path) -> No
     """Score the picks against reference picks."""
     from tomoscout.stages.evaluate import run_evaluate
 
-    run_evaluate(*load(config, inventory), localized, output)
+    run_evaluate(load(config, inventory), localized, output)
 
 
 @commands.command()
@@ -48,4 +48,4 @@ def report(config: Path, inventory: Path, output: Path, **folders: Any) -> None:
     """Collect everything in one HTML page: of what is not given nothing is shown."""
     from tomoscout.stages.report import run_report
 
-    run_report(*load(config, inventory), output=output, **folders)
+    run_report(load(config, inventory), output=output, **folders)

@@ -50,7 +50,7 @@ def start(config: Path, inventory: Path, study: Path) -> None:
     """Write study.json: all that the proposals of a study depend on."""
     from tomoscout.stages.explore import start_study
 
-    start_study(*load(config, inventory), study)
+    start_study(load(config, inventory), study)
 
 
 @explore.command()
@@ -61,7 +61,7 @@ def suggest(number: int, config: Path, inventory: Path, study: Path) -> None:
     """Propose trial NUMBER from what is known of the ones before; where nothing is, those after it, too."""
     from tomoscout.stages.explore import suggest_trial
 
-    suggest_trial(*load(config, inventory), study, number)
+    suggest_trial(load(config, inventory), study, number)
 
 
 @explore.command()
@@ -86,10 +86,11 @@ def track_study(folder: Path, config: Path, output: Path) -> None:
     from tomoscout.explore.records import trial_folder, trial_numbers
     from tomoscout.machine.files import write_json
     from tomoscout.options.config import load_config
+    from tomoscout.plan.paths import results_of
     from tomoscout.tracking.store import default_uri, sync_all
 
     folders = [trial_folder(folder, number) for number in trial_numbers(folder, "result.json")]
-    runs = sync_all(folders, load_config(config).tracking, default_uri(folder.absolute().parent.parent))
+    runs = sync_all(folders, load_config(config).tracking, default_uri(results_of(folder)))
     write_json(output, runs)
 
 
@@ -123,12 +124,12 @@ def run(number: int, config: Path, inventory: Path, study: Path) -> None:
     """
     from tomoscout.explore.records import trial_folder
 
-    settings, records = load(config, inventory)
+    plan = load(config, inventory)
     folder = trial_folder(study, number)
-    with alone_in(folder), leased_gpu(settings.train.device), resumable(folder):
+    with alone_in(folder), leased_gpu(plan.config.train.device), resumable(folder):
         from tomoscout.stages.explore import train_trial
 
-        result = train_trial(settings, records, study, number)
+        result = train_trial(plan, study, number)
         click.echo(f"{result.state.lower()}: {result.reason or f'{result.value:.4f}'}", err=True)
 
 

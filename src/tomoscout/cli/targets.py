@@ -19,7 +19,7 @@ def targets(config: Path, inventory: Path, batch: int, output: Path) -> None:
     """Make training targets from picks and segmentations."""
     from tomoscout.stages.targets import run_targets
 
-    run_targets(*load(config, inventory), batch, output)
+    run_targets(load(config, inventory), batch, output)
 
 
 @commands.command()
@@ -31,7 +31,7 @@ def overlays(config: Path, inventory: Path, targets: Path, batch: int, output: P
     """Draw the targets over their tomograms, to check them by eye."""
     from tomoscout.stages.overlays import run_overlays
 
-    run_overlays(*load(config, inventory), targets, batch, output)
+    run_overlays(load(config, inventory), targets, batch, output)
 
 
 @commands.command()
@@ -39,11 +39,6 @@ def overlays(config: Path, inventory: Path, targets: Path, batch: int, output: P
 @output_option
 def split(config: Path, inventory: Path, output: Path) -> None:
     """Divide the annotated runs into training, validation and test runs."""
-    from tomoscout.plan.classes import plan_targets, print_warnings
-    from tomoscout.plan.splits import make_split, write_split
+    from tomoscout.stages.split import run_split
 
-    settings, records = load(config, inventory)
-    plan = plan_targets(settings, records)
-    print_warnings(plan)
-    result = make_split(settings, records, plan)
-    write_split(settings, result, output)
+    run_split(load(config, inventory), output)

@@ -19,7 +19,7 @@ def verify(config: Path, inventory: Path, results: Path) -> None:
     """Compare every manifest with the data it stands for."""
     from tomoscout.stages.verify import verify as compare
 
-    compared, problems = compare(*load(config, inventory), results)
+    compared, problems = compare(load(config, inventory, results))
     for problem in problems:
         click.echo(f"error: {problem}", err=True)
     click.echo(f"{compared} digests compared, {len(problems)} problems")

@@ -50,11 +50,11 @@ def train(
     """
     if context.invoked_subcommand:
         return
-    settings, records = load(config, inventory)
-    with alone_in(model), leased_gpu(settings.train.device), resumable(model):
+    plan = load(config, inventory)
+    with alone_in(model), leased_gpu(plan.config.train.device), resumable(model):
         from tomoscout.stages.train import run_train
 
-        run_train(settings, records, model, fold, threads)
+        run_train(plan, model, fold, threads)
 
 
 @train.command()
@@ -79,9 +79,10 @@ def track(folder: Path, config: Path, output: Path | None) -> None:
     """Record the training of the model in FOLDER in MLflow, or what is not recorded of it yet."""
     from tomoscout.machine.files import write_json
     from tomoscout.options.config import load_config
+    from tomoscout.plan.paths import results_of
     from tomoscout.tracking.store import default_uri, sync
 
-    run = sync(folder, load_config(config).tracking, default_uri(folder.absolute().parent.parent))
+    run = sync(folder, load_config(config).tracking, default_uri(results_of(folder)))
     click.echo(f"{folder}: run {run}", err=True)
     if output:
         write_json(output, {"run": run})
@@ -92,6 +93,6 @@ def track(folder: Path, config: Path, output: Path | None) -> None:
 @output_option
 def compare_folds(folders: tuple[Path, ...], output: Path) -> None:
     """Put the scores of a cross-validation's models, in FOLDERS, into one table."""
-    from tomoscout.stages.cross_validation import run_summary
+    from tomoscout.stages.compare_folds import run_compare_folds
 
-    run_summary(folders, output)
+    run_compare_folds(folders, output)

@@ -10,9 +10,11 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, model_validator
 
+from tomoscout.explore.pruners import Pruning
+from tomoscout.explore.samplers import Sampling
 from tomoscout.networks import family_module, family_name
 from tomoscout.options.names import Name
-from tomoscout.options.sections import Section
+from tomoscout.options.sections import HOW_MANY, IN_ANOTHER_FORM, Section
 
 Conditions = dict[str, list[Any]]
 
@@ -163,13 +165,12 @@ def parse_families(value: Any) -> Any:
     }
 
 
-class Explore(Section):
-    """A search for the best training: many short trainings, each with what the ones before it suggest. Same settings
-    and data, same trials, however many run at once; other settings or data make another study."""
+class Proposals(Section):
+    """How many trials a study has, and on what their proposals depend."""
 
     name: Name = "search"
     """Name of the study: `results/explore/{name}-{digest}/`. The digest stands for all that decides on its trials."""
-    trials: int = Field(default=48, ge=1, le=1_000_000)
+    trials: Annotated[int, HOW_MANY] = Field(default=48, ge=1, le=1_000_000)
     """Trainings in all. More can be added at any time; those that are done stay as they are."""
     window: int = Field(default=8, ge=1)
     """A trial is proposed once all but the last `window` - 1 before it are done. Part of the study, as the number of
@@ -179,21 +180,12 @@ class Explore(Section):
     """Seed of the proposals. `train.seed` is that of the trainings, the same for all."""
     baseline: bool = True
     """Whether the first trial is the training as `train` has it: what the search is to beat."""
-    sampler: Literal["tpe", "random", "cmaes", "qmc"] = "tpe"
-    """How trials are proposed. tpe: a multivariate tree of Parzen estimators, for any space. cmaes: an evolution
-    strategy for spaces of numbers, from some 100 trials on; choices and entries with conditions are drawn at random.
-    qmc: a scrambled Sobol sequence that covers the space evenly. random."""
-    startup_trials: int = Field(default=10, ge=1)
-    """Results that must be known before tpe or cmaes learn from them; until then trials are proposed as by qmc."""
-    pruner: Literal["median", "hyperband", "none"] = "median"
-    """Which trials are ended early. median: those whose best score so far is below the median of the earlier trials at
-    that validation. hyperband: successive halving in several brackets."""
-    pruner_startup_trials: int = Field(default=5, ge=0)
-    """median: trials that must be complete before any is pruned."""
-    pruner_warmup: int = Field(default=2, ge=0)
-    """median: validations of a trial before it may be pruned."""
-    hyperband_reduction: int = Field(default=3, ge=2)
-    """hyperband: one of so many trials goes on to the next rung."""
+
+
+class Explore(Pruning, Sampling, Proposals):
+    """A search for the best training: many short trainings, each with what the ones before it suggest. Same settings
+    and data, same trials, however many run at once; other settings or data make another study."""
+
     budget: Literal["voxels", "steps"] = "voxels"
     """What trials have in common. voxels: crops of as many voxels in all as `train.steps` steps of the training as
     `train` has it; with twice the batch or patch a trial makes half the steps, so that all take about as long and none
@@ -203,14 +195,15 @@ class Explore(Section):
     networks: Annotated[
         dict[str, Space],
         BeforeValidator(parse_families, json_schema_input_type=str | list[str] | dict[str, Space | None]),
+        IN_ANOTHER_FORM,
     ] = Field(default={"UNet": {}, "DynUNet": {}, "SegResNet": {}}, min_length=1)
     """Families of networks to search: a list, or a mapping with changes to what is searched of a family's options.
     `tomoscout explore space` prints the whole space."""
-    space: Space = {}
+    space: Annotated[Space, IN_ANOTHER_FORM] = {}
     """Changes to what is searched besides: entries by name of an option of `train`, such as `learning_rate` or
     `augmentation.rotate`. `{low: 1.0e-4, high: 1.0e-2, log: true}`, `{choices: [4, 8]}`, each perhaps with a condition,
     `when: {loss.name: [Tversky]}`; a plain value is the same in every trial; null takes `train`'s."""
-    top: int = Field(default=1, ge=1)
+    top: Annotated[int, HOW_MANY] = Field(default=1, ge=1)
     """The best so many are kept as `best`, `best-2` and so on; `segment.models: explored` applies them together."""
     threads: int = Field(default=4, ge=1)
     """CPU threads of a trial, however many cores there are: on a CPU another number changes the last digits."""

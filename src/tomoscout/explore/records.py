@@ -204,3 +204,8 @@ def trial_numbers(study: Path, file: str) -> list[int]:
 def best_names(top: int) -> list[str]:
     """Names of the folders of a study's best models, the best first."""
     return ["best", *(f"best-{number}" for number in range(2, top + 1))]
+
+
+def short(value: object) -> str:
+    """The value of a parameter for people: a float in three digits."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -12,22 +12,24 @@ import yaml
 from pydantic.fields import FieldInfo
 
 from tomoscout.explore.options import Choice, Explore, Fixed, Number, Space, parse_entry
-from tomoscout.learning.options import LOSSES, Training
+from tomoscout.learning.losses import LOSSES
+from tomoscout.learning.options import Training
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.networks import family_module
-from tomoscout.options.sections import Section
+from tomoscout.options.sections import NotSearched, Section
 
 
 def searchable(options: type[Training]) -> dict[str, FieldInfo]:
     """The options of a training that a search may set, by name, such as `augmentation.rotate`."""
+    left_out = options.marked(NotSearched)
     found: dict[str, FieldInfo] = {}
     groups: dict[str, Mapping[str, FieldInfo]] = {}
     for name, field in options.model_fields.items():
         if name == "loss":
-            groups[name] = {option: entry for loss in LOSSES for option, entry in loss.model_fields.items()}
+            groups[name] = {option: entry for loss in LOSSES.values() for option, entry in loss.model_fields.items()}
         elif isinstance(field.annotation, type) and issubclass(field.annotation, Section):
             groups[name] = field.annotation.model_fields
-        elif name not in options.NOT_SEARCHED:
+        elif name not in left_out:
             found[name] = field
     return found | {f"{group}.{name}": field for group, fields in groups.items() for name, field in fields.items()}
 
@@ -157,8 +159,8 @@ def _of_family(family: str, entries: Sequence[Entry]) -> Iterator[Entry]:
 
 def _check_name(name: str, options: type[Training], known: Mapping[str, FieldInfo]) -> None:
     top = name.partition(".")[0]
-    if top in options.NOT_SEARCHED:
-        raise TomoscoutError(f"explore.space.{name}: not to be searched: {options.NOT_SEARCHED[top]}")
+    if reason := options.marked(NotSearched).get(top):
+        raise TomoscoutError(f"explore.space.{name}: not to be searched: {reason.why}")
     field = known.get(top)
     if name in known or (field and isinstance(field.default, dict)):
         return

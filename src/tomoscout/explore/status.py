@@ -1,4 +1,4 @@
-"""How far a study is, as its files tell: nothing is written, and none of them needs to be whole."""
+"""The progress of a study, read from its files. Nothing is written, and missing or incomplete files are passed over."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from tomoscout.explore.records import BASELINE, Ask, Result, trial_folder, trial_name, trial_numbers
+from tomoscout.explore.records import BASELINE, Ask, Result, short, trial_folder, trial_name, trial_numbers
 from tomoscout.learning.history import best, series
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import read_json
 from tomoscout.machine.locks import LOCK, owner_of
+from tomoscout.plan.paths import Results
 
 _T = TypeVar("_T")
 
 _RECENT = 10
-"""Trials from whose ends the rate is taken: a study may have been faster or slower before."""
+"""The rate is that of the last so many trials: a study may have been faster or slower before."""
 
 _WIDTH = 110
 _ASKED_SHOWN = 8
@@ -32,7 +33,7 @@ def find_study(results: Path, name: str | None = None) -> Path:
     Raises:
         TomoscoutError: there is none.
     """
-    folder = results / "explore"
+    folder = Results(results).studies
     found = sorted(path.parent for path in folder.glob("*/study.json"))
     named = [study for study in found if name in (None, study.name, study.name.rpartition("-")[0])]
     if not named:
@@ -43,7 +44,7 @@ def find_study(results: Path, name: str | None = None) -> Path:
 
 def planned_trials(results: Path, study: Path) -> int | None:
     """How many trials the workflow was last asked for, if of this study."""
-    options = _read(read_json, results / "config.json")
+    options = _read(read_json, Results(results).settings)
     explore = options.get("explore") if isinstance(options, dict) else None
     if not isinstance(explore, dict) or study.name.rpartition("-")[0] != explore.get("name"):
         return None
@@ -57,11 +58,11 @@ def _touched(study: Path) -> float:
 
 
 def status_lines(study: Path, planned: int | None = None) -> list[str]:
-    """What there is to say of a study now: trials done, the best so far, the rate, and each trial that runs.
+    """The state of a study now: trials done, the best so far, the rate, and each trial that runs.
 
     Args:
         study: its folder.
-        planned: trials it is to have; unless given, none can be said to wait but those asked already.
+        planned: the number of trials it is to have; without it, only trials that were asked count as waiting.
     """
     now = time.time()
     asked = trial_numbers(study, "ask.json")
@@ -93,7 +94,7 @@ def status_lines(study: Path, planned: int | None = None) -> list[str]:
 
 
 def _read(reader: Callable[[Path], _T], folder: Path) -> _T | None:
-    """What a trial left, if it is there and whole."""
+    """What a reader returns; None if the file is missing or broken."""
     try:
         return reader(folder)
     except (TomoscoutError, OSError):
@@ -101,7 +102,7 @@ def _read(reader: Callable[[Path], _T], folder: Path) -> _T | None:
 
 
 def _times(folder: Path) -> dict[str, float]:
-    """When the files of a folder were written; hidden ones are still being written."""
+    """The times at which the files of a folder were written, by name. Hidden ones are still being written."""
     times = {}
     try:
         paths = [path for path in folder.iterdir() if not path.name.startswith(".")]
@@ -132,7 +133,7 @@ def _count_line(name: str, done: Iterable[Result], others: Mapping[str, int], pl
 
 
 def _order(study: Path) -> list[str]:
-    """The parameters as the study lists them: those first that others depend on."""
+    """The parameters in the order of the study: those that others depend on come first."""
     try:
         return [entry["name"] for entry in read_json(study / "study.json")["space"]]
     except (TomoscoutError, OSError, KeyError, TypeError):
@@ -147,18 +148,15 @@ def _best_lines(done: Iterable[Result], order: Sequence[str]) -> list[str]:
     names = [name for name in order if name in result.params]
     names += [name for name in result.params if name not in names]
     # A name and its value stay on one line.
-    params = ", ".join(f"{name}\xa0{_short(result.params[name])}" for name in names) or BASELINE
+    params = ", ".join(f"{name}\xa0{short(result.params[name])}" for name in names) or BASELINE
     text = f"best so far {value:.4f}, trial {trial_name(result.number)}: {params}"
     lines = textwrap.wrap(text, _WIDTH, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
     return [line.replace("\xa0", " ") for line in lines]
 
 
-def _short(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
 def _rate(study: Path, asked: Sequence[int], done: Mapping[int, Result]) -> float | None:
-    """Trials per second, from when the last ones ended; None where these times say nothing, as after copying."""
+    """Trials per second, from the times at which the last ones ended; None if these times are of no use, as after
+    copying."""
     ends = sorted(filter(None, (_written(trial_folder(study, number) / "result.json") for number in done)))
     if len(ends) > _RECENT:
         start: float | None = ends[-_RECENT - 1]
@@ -172,7 +170,7 @@ def _rate(study: Path, asked: Sequence[int], done: Mapping[int, Result]) -> floa
 
 
 def _rate_line(rate: float | None, left: int | None, alive: bool) -> str:
-    """`left`: trials to come, None where that is not known."""
+    """`left`: the number of trials still to do, None if not known. `alive`: whether a trial runs."""
     speed = f"rate {'–' if rate is None else f'{rate * 3600:.3g} per hour'}"
     if left == 0:
         return f"{speed}, nothing left to do"
@@ -182,7 +180,7 @@ def _rate_line(rate: float | None, left: int | None, alive: bool) -> str:
 
 
 def _progress(folder: Path, times: Mapping[str, float], now: float) -> str:
-    """How far a training is, and when it last wrote something; what it began with is its lock."""
+    """The step and the score of a training, and when it last wrote a file; its first file is its lock."""
     ask = _read(Ask.read, folder)
     rows = _rows(folder / "metrics.csv")
     steps = series(rows, "step")

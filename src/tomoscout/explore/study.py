@@ -19,13 +19,16 @@ import numpy as np
 
 from tomoscout.explore.options import Choice, Explore, Number
 from tomoscout.explore.points import configured_values, known_values, train_options, with_validations
+from tomoscout.explore.pruners import make_pruner
 from tomoscout.explore.records import Ask, Params, Refused, Result, read_trial, trial_folder, trial_name
+from tomoscout.explore.samplers import make_sampler
 from tomoscout.explore.space import SearchSpace, label
 from tomoscout.learning.options import Training
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import digest, read_json
 from tomoscout.networks import code_digest
 from tomoscout.networks.options import NetworkOptions
+from tomoscout.plan.stages import STAGES
 
 if TYPE_CHECKING:
     import optuna
@@ -39,8 +42,8 @@ MOST_REFUSED = 100
 
 SEED_PRIME = 1_000_003
 
-VERSION = 2
-"""Raised when the same settings would propose other trials."""
+MEMORY = ("memory_gb", "gpu_memory_gb")
+"""Options of a training that decide which proposals are refused."""
 
 
 @dataclass(frozen=True)
@@ -67,19 +70,18 @@ class Study:
             raise TomoscoutError("explore: trials are trained from scratch; leave out train.base")
         # Where memory is stated, the device decides which memory refuses proposals.
         limited = train.memory_gb is not None or train.gpu_memory_gb is not None
-        ignored = {"name", "checkpoint_seconds", *(() if limited else ("device",))}
         study = cls(
             {
-                "version": VERSION,
+                "version": STAGES["explore"].version,
                 # Other versions may propose other trials.
                 "packages": {name: version(name) for name in ("optuna", "scipy", "cmaes")},
-                **options.model_dump(mode="json", exclude={"trials", "top", "networks", "space"}),
+                **options.decisive(),
                 "validations": math.ceil(train.steps / train.validate_every)
                 if train.validate_every
                 else options.validations,
                 "space": SearchSpace.of(options, type(train)).to_json(),
                 "networks": {family: code_digest(NetworkOptions(family=family)) for family in options.networks},
-                "train": train.model_dump(mode="json", exclude=ignored),
+                "train": train.decisive(keep=(*MEMORY, "device") if limited else MEMORY),
                 "shape": [int(size) for size in np.median(shapes, axis=0)],
                 "training": training,
             },
@@ -193,8 +195,6 @@ def propose(study: Study, folder: Path, number: int, misfit: Misfit) -> Ask:
     from optuna.distributions import distribution_to_json
     from optuna.trial import TrialState
 
-    from tomoscout.explore.samplers import make_sampler
-
     if number == 0 and study.settings["baseline"]:
         return _baseline(study, misfit)
     space, known = study.space, known_values(study.base)
@@ -234,7 +234,7 @@ def _baseline(study: Study, misfit: Misfit) -> Ask:
 
 
 def _asked(train: Training) -> dict[str, Any]:
-    return train.model_dump(mode="json", exclude={"name", "device", "checkpoint_seconds"})
+    return train.decisive(keep=MEMORY)
 
 
 def _seed(study: Study, number: int) -> int:
@@ -272,8 +272,6 @@ def rebuild(
         TomoscoutError: a trial before this one is missing.
     """
     import optuna
-
-    from tomoscout.explore.samplers import make_pruner
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     rebuilt = optuna.create_study(

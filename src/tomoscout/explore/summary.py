@@ -1,4 +1,4 @@
-"""What came of a study: a table, the best models, a page, and a journal for Optuna's own tools."""
+"""The summary of a study: a table, the best models, a page, and a journal for Optuna's own tools."""
 
 from __future__ import annotations
 
@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from tomoscout.explore.records import BASELINE, Ask, Params, Result, best_names, read_trial, trial_folder, trial_name
+from tomoscout.explore.records import (
+    BASELINE,
+    Ask,
+    Params,
+    Result,
+    best_names,
+    read_trial,
+    short,
+    trial_folder,
+    trial_name,
+)
 from tomoscout.explore.study import Study, distribution_of, frozen_trials
 from tomoscout.learning.options import Training
 from tomoscout.machine.errors import TomoscoutError
@@ -21,7 +31,7 @@ if TYPE_CHECKING:
     import optuna
 
 MODEL_FILES = ("weights.safetensors", "metrics.csv", "results.json", "history.png", "model.yaml")
-"""Of a trial that is among the best; the last makes the folder a model."""
+"""The files that are copied of a trial among the best; model.yaml is the last, as it makes the folder a model."""
 
 JOURNAL = "journal.log"
 _REASONS_TOLD = 5
@@ -107,14 +117,14 @@ def _copy_model(source: Path, target: Path) -> None:
 
 
 def _write_journal(path: Path, study: Study, asks: Sequence[Ask], results: Sequence[Result]) -> None:
-    """For optuna-dashboard and whatever else reads Optuna's journals: `optuna-dashboard journal.log`."""
+    """Write the journal for optuna-dashboard and other readers of Optuna's journals: `optuna-dashboard journal.log`."""
     import optuna
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    # In a folder that is new: the lock that Optuna makes beside a journal outlives a process that is killed, and
-    # whoever comes after it waits for it for ever.
+    # In a new folder: the lock file that Optuna makes beside a journal remains when the process is killed, and the
+    # next process would wait for it without end.
     new = path.with_name(f".{path.name}.new")
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir()
@@ -129,8 +139,8 @@ def _write_journal(path: Path, study: Study, asks: Sequence[Ask], results: Seque
 
 
 def _baseline(study: Study, ask: Ask, result: Result) -> list[optuna.trial.FrozenTrial]:
-    """The baseline for the journal: its values as parameters where they lie in the ranges that are searched, which
-    Optuna asks of every parameter, else as attributes."""
+    """The baseline for the journal. Optuna takes only parameters within the ranges that are searched: other values
+    are stored as attributes."""
     from optuna.distributions import distribution_to_json
 
     domains, params, distributions = dict(study.space.searched), {}, {}
@@ -155,10 +165,6 @@ def format_best(best: Sequence[Result]) -> str:
     """The best trials for a terminal."""
     lines = []
     for place, result in enumerate(best, 1):
-        params = ", ".join(f"{name} {_short(value)}" for name, value in result.params.items()) or BASELINE
+        params = ", ".join(f"{name} {short(value)}" for name, value in result.params.items()) or BASELINE
         lines.append(f"{place}. trial {trial_name(result.number)}: {result.value:.4f}  {params}")
     return "\n".join([*lines, ""])
-
-
-def _short(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)

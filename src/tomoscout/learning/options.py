@@ -3,131 +3,24 @@ networks; nothing else is imported, since the workflow reads them while it is pa
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from annotated_types import MinLen
 from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, model_validator
 
+from tomoscout.learning.losses import Loss, LossName, parse_losses
+from tomoscout.learning.losses import search_space as loss_space
+from tomoscout.learning.losses.tversky import Tversky
 from tomoscout.machine.errors import shown
 from tomoscout.models.options import FineTuning
 from tomoscout.networks import parse_network
 from tomoscout.networks.options import NetworkOptions, axes
 from tomoscout.options.names import Name, ObjectName
-from tomoscout.options.sections import Fraction, Section, as_meant, note_change
+from tomoscout.options.sections import HOW_MANY, WHERE_IT_RUNS, Fraction, NotSearched, Section, as_meant, note_change
 
 _NUMBERS = {2: "two", 3: "three"}
 
 Network = Annotated[SerializeAsAny[NetworkOptions], BeforeValidator(parse_network)]
-
-
-class LossTerm(Section):
-    """A loss, or one of several that are added up."""
-
-    weight: float = Field(default=1.0, gt=0)
-    """Its share in the sum."""
-
-
-class CrossEntropy(LossTerm):
-    """Cross-entropy; a voxel counts by the weight of its class."""
-
-    name: Literal["CrossEntropy"] = "CrossEntropy"
-
-
-class Dice(LossTerm):
-    """1 − soft Dice, averaged over the classes by their weights (Drozdzal et al. 2016)."""
-
-    name: Literal["Dice"] = "Dice"
-
-
-class GeneralisedDice(LossTerm):
-    """Dice over all classes together, each weighted by the inverse square of its volume (Sudre et al. 2017)."""
-
-    name: Literal["GeneralisedDice"] = "GeneralisedDice"
-
-
-class Focal(LossTerm):
-    """Cross-entropy in which voxels that are right already count less (Lin et al. 2017)."""
-
-    name: Literal["Focal"] = "Focal"
-    gamma: float = Field(default=2.0, ge=0)
-    """How much less: a voxel counts (1 − p) to this power."""
-
-
-class Tversky(LossTerm):
-    """Dice with false positives and false negatives weighted apart (Salehi et al. 2017)."""
-
-    name: Literal["Tversky"] = "Tversky"
-    alpha: float = Field(default=0.3, ge=0)
-    """Weight of false positives."""
-    beta: float = Field(default=0.7, ge=0)
-    """Weight of false negatives."""
-
-
-class FocalTversky(LossTerm):
-    """The Tversky loss to the power 1/gamma (Abraham & Khan 2019)."""
-
-    name: Literal["FocalTversky"] = "FocalTversky"
-    alpha: float = Field(default=0.3, ge=0)
-    """Weight of false positives."""
-    beta: float = Field(default=0.7, ge=0)
-    """Weight of false negatives."""
-    gamma: float = Field(default=1.33, gt=0)
-    """Above 1, classes that are found badly count more."""
-
-
-class WeightedFocalTversky(LossTerm):
-    """A weighted sum of the Tversky and the focal loss."""
-
-    name: Literal["WeightedFocalTversky"] = "WeightedFocalTversky"
-    alpha: float = Field(default=0.3, ge=0)
-    """Weight of false positives in the Tversky loss."""
-    beta: float = Field(default=0.7, ge=0)
-    """Weight of false negatives in the Tversky loss."""
-    gamma: float = Field(default=2.0, ge=0)
-    """Gamma of the focal loss."""
-    weight_tversky: float = Field(default=0.5, ge=0)
-    """Weight of the Tversky loss."""
-    weight_focal: float = Field(default=0.5, ge=0)
-    """Weight of the focal loss."""
-
-    @model_validator(mode="after")
-    def _check_weights(self) -> Self:
-        if not self.weight_tversky + self.weight_focal:
-            raise ValueError("weight_tversky and weight_focal are both 0")
-        return self
-
-
-Loss = Annotated[
-    CrossEntropy | Dice | GeneralisedDice | Focal | Tversky | FocalTversky | WeightedFocalTversky,
-    Field(discriminator="name"),
-]
-LOSSES: tuple[type[LossTerm], ...] = (
-    CrossEntropy,
-    Dice,
-    GeneralisedDice,
-    Focal,
-    Tversky,
-    FocalTversky,
-    WeightedFocalTversky,
-)
-_BY_LETTERS = {name.lower(): name for loss in LOSSES for name in [loss.model_fields["name"].default]}
-
-
-def _is_named(term: Any) -> bool:
-    return isinstance(term, dict) and isinstance(term.get("name"), str)
-
-
-def _loss_name(given: str) -> str:
-    """The name of a loss from one in any case, or octopi's and MONAI's, such as TverskyLoss."""
-    letters = re.sub("[^a-z]", "", given.lower()).removesuffix("loss").replace("generalized", "generalised")
-    name: str = _BY_LETTERS.get(letters, given)
-    if name != given:
-        note_change("train.loss", "name", given, name)
-    return name
-
-
-_LossName: Any = Literal[tuple(loss.model_fields["name"].default for loss in LOSSES)]
 
 
 class Augmentation(Section):
@@ -163,22 +56,12 @@ class Augmentation(Section):
     noise, blur."""
 
 
-_WITH_ALPHA = {"loss.name": ["Tversky", "FocalTversky", "WeightedFocalTversky"]}
-
 TRAINING_SPACE: dict[str, Any] = {
     "learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
     "weight_decay": {"low": 1e-4, "high": 1e-1, "log": True},
     "patch": {"low": 48, "high": 160, "step": 16},
     "batch_size": {"choices": [4, 8, 16, 24, 32, 48]},
     "background_fraction": {"low": 0.0, "high": 0.5},
-}
-LOSS_SPACE: dict[str, Any] = {
-    "loss.name": {"choices": [loss.model_fields["name"].default for loss in LOSSES]},
-    "loss.alpha": {"low": 0.1, "high": 0.9, "when": _WITH_ALPHA},
-    "loss.beta": {"low": 0.1, "high": 0.9, "when": _WITH_ALPHA},
-    "loss.gamma": {"low": 0.1, "high": 3.0, "when": {"loss.name": ["Focal", "FocalTversky", "WeightedFocalTversky"]}},
-    # Against weight_focal, which stays 0.5.
-    "loss.weight_tversky": {"low": 0.05, "high": 5.0, "log": True, "when": {"loss.name": ["WeightedFocalTversky"]}},
 }
 AUGMENTATION_SPACE: dict[str, Any] = {
     "augmentation.probability": {"low": 0.0, "high": 1.0},
@@ -194,9 +77,11 @@ class Recipe(Section):
     DIMENSIONS: ClassVar[int]
     """Spatial dimensions of what a task trains on."""
 
-    name: Name = "unet"
+    name: Annotated[Name, HOW_MANY, NotSearched("trials have names of their own")] = "unet"
     """Name of the model: `results/models/{name}/`."""
-    network: Network = Field(default_factory=lambda: parse_network({}))
+    network: Annotated[Network, NotSearched("list the families under explore.networks")] = Field(
+        default_factory=lambda: parse_network({})
+    )
     """The network: `family` and that family's options. A list of one stands for it, too: of several configuration files
     the last then replaces it whole."""
     loss: list[Loss] = Field(default=[Tversky()], min_length=1)
@@ -219,17 +104,14 @@ class Recipe(Section):
     harder_classes: Fraction = 0.0
     """Draw classes more often that the last validation found badly: a class is drawn 1 − this × its score times as
     often."""
-    validate_every: int | None = Field(default=None, ge=1)
+    validate_every: Annotated[int | None, NotSearched("set explore.validations")] = Field(default=None, ge=1)
     """Steps between validations on the whole validation tomograms. Default: 500, or more where these are so many that
     validation would take more than a seventh of the work."""
 
-    @field_validator("loss", mode="before", json_schema_input_type=_LossName | Loss | list[_LossName | Loss])
+    @field_validator("loss", mode="before", json_schema_input_type=LossName | Loss | list[LossName | Loss])
     @classmethod
     def _list_losses(cls, value: Any) -> Any:
-        """One loss, by name or as a mapping, is a list of one."""
-        terms = value if isinstance(value, list | tuple) else [value]
-        named = [{"name": term} if isinstance(term, str) else term for term in terms]
-        return [{**term, "name": _loss_name(term["name"])} if _is_named(term) else term for term in named]
+        return parse_losses(value)
 
     @field_validator("patch", mode="before", json_schema_input_type=list[int] | Literal["auto"])
     @classmethod
@@ -298,7 +180,7 @@ class Optimisation(Section):
     """Arithmetic of the network. auto: bf16 on a GPU that computes with it, fp16 on an older one, float32 on a CPU."""
     compile: bool = False
     """Let torch.compile translate the network first: minutes at the start for faster steps on some GPUs."""
-    seed: int = Field(default=42, ge=0, lt=2**32)
+    seed: Annotated[int, NotSearched("set train.seed, which all trials share")] = Field(default=42, ge=0, lt=2**32)
     """Seed of weights, crops and augmentation."""
 
     @field_validator("warmup")
@@ -309,17 +191,20 @@ class Optimisation(Section):
         return value
 
 
+_FOR_THE_MACHINE = NotSearched("it is for the machine")
+
+
 class Resources(Section):
     """Where a training runs and what it may take there."""
 
-    checkpoint_seconds: float = Field(default=60, ge=0)
+    checkpoint_seconds: Annotated[float, WHERE_IT_RUNS, _FOR_THE_MACHINE] = Field(default=60, ge=0)
     """Seconds between checkpoints. Does not change the result, only what a killed job loses."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Annotated[Literal["auto", "cpu", "cuda"], WHERE_IT_RUNS, _FOR_THE_MACHINE] = "auto"
     """Where to train."""
-    memory_gb: float | None = Field(default=None, gt=0, le=1e6)
+    memory_gb: Annotated[float | None, WHERE_IT_RUNS, _FOR_THE_MACHINE] = Field(default=None, gt=0, le=1e6)
     """Main memory in GiB that the training may take. Default: what the machine, or the job, has left. Tomograms that
     do not fit are read from files beside the model while training."""
-    gpu_memory_gb: float | None = Field(default=None, gt=0, le=1e6)
+    gpu_memory_gb: Annotated[float | None, WHERE_IT_RUNS, _FOR_THE_MACHINE] = Field(default=None, gt=0, le=1e6)
     """GPU memory in GiB that the training may take. Default: what is free. A training that needs more is over for good;
     one that only finds less free, or a smaller GPU than stated, can be tried again elsewhere. Of an exploration it is
     a setting as others are: another makes another study."""
@@ -328,18 +213,9 @@ class Resources(Section):
 class Training(Resources, FineTuning, Optimisation, Recipe):
     """How a network is trained, whatever the task. A step is one optimiser update."""
 
-    SPACE: ClassVar[dict[str, Any]] = {**TRAINING_SPACE, **LOSS_SPACE, **AUGMENTATION_SPACE}
+    SPACE: ClassVar[dict[str, Any]] = {**TRAINING_SPACE, **loss_space(), **AUGMENTATION_SPACE}
     """What is searched unless `explore.space` says otherwise, in the order in which it is proposed. The families of
     networks list theirs as `SPACE`."""
-    NOT_SEARCHED: ClassVar[dict[str, str]] = {
-        "network": "list the families under explore.networks",
-        "name": "trials have names of their own",
-        "seed": "set train.seed, which all trials share",
-        "validate_every": "set explore.validations",
-        **dict.fromkeys(("device", "memory_gb", "gpu_memory_gb", "checkpoint_seconds"), "it is for the machine"),
-        **dict.fromkeys(("base", "base_weights", "freeze", "freeze_steps", "promote"), "trials are no fine-tunings"),
-    }
-    """Options that are no part of a search, and why."""
 
     @model_validator(mode="after")
     def _check_patch(self) -> Self:

@@ -1,8 +1,8 @@
 """Who is at work in a working directory: Snakemake, and the jobs that it started.
 
-Snakemake marks the files that it works with as locked and, where it is killed, leaves these marks for somebody to
-remove. Here every Snakemake of this workflow and every command of its jobs has a lock file (flock) of its own, which
-the system frees however they end. So the next Snakemake sees whether the marks still stand for anybody.
+Snakemake marks the files that it works with as locked; a Snakemake that is killed leaves the marks, and the user must
+remove them (`--unlock`). Here every Snakemake of this workflow and every command of its jobs holds a lock file (flock)
+of its own, which the system frees however they end: so the next Snakemake knows whether the marks are still valid.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from pathlib import Path
 from tomoscout.machine.locks import holder_of, take
 
 FOLDER = "TOMOSCOUT_AT_WORK"
-"""Environment variable that tells the commands of a job the folder of the lock files."""
+"""Environment variable that names the folder of the lock files to the commands of a job."""
 
 _SNAKEMAKE = Path(".snakemake")
 _NAMED = 5
 
 
 def let_jobs_tell() -> None:
-    """Let the commands that this process starts say that they are at work in its working directory."""
+    """Let the commands that this process starts register themselves in its working directory (see `at_work_as`)."""
     os.environ[FOLDER] = str((_SNAKEMAKE / "at_work").absolute())
 
 
 @cache  # Once, however many modules a Snakefile imports.
 def begin_work() -> None:
-    """Say that this Snakemake is at work in its working directory. Where earlier ones were killed and nobody else is at
-    work, remove the marks that they left; where somebody is, say who.
+    """Register this Snakemake in its working directory. If earlier ones were killed and no other process is at work,
+    remove the marks that they left; if another is, print which.
 
     Raises:
         OSError: files cannot be written or removed there.
@@ -51,7 +51,7 @@ def begin_work() -> None:
         print(f"at work in this folder: {', '.join(others[:_NAMED])}{more}", file=sys.stderr, flush=True)
     if others or not left_behind:
         return
-    # Older marks are not of those that were killed.
+    # Older marks belong to other processes than those that were killed.
     began = min(path.stat().st_mtime for path in left_behind)
     for path in [*(mark for mark in marks if mark.stat().st_mtime >= began), *left_behind]:
         path.unlink(missing_ok=True)
@@ -59,7 +59,7 @@ def begin_work() -> None:
 
 @contextlib.contextmanager
 def at_work_as(command: str) -> Iterator[None]:
-    """Say that a job's command is at work, for as long as it is. Nothing where Snakemake did not start it."""
+    """Register a command while it runs, if a Snakemake of this workflow started it."""
     folder = os.environ.get(FOLDER)
     own = _register(Path(folder), command) if folder else None
     try:
@@ -70,10 +70,10 @@ def at_work_as(command: str) -> Iterator[None]:
 
 
 def _register(folder: Path, what: str) -> Path | None:
-    """A lock file that is held until this process ends; None where the file system knows no locks."""
+    """Lock a new file until this process ends; None on a file system without locks."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{platform.node()}-{os.getpid()}-{time.time_ns()}"
-    # Somebody who looks may take it for one left behind before it is locked, and remove it.
+    # Before it is locked, another process may take it for one left behind, and remove it: then try again.
     with contextlib.suppress(OSError):
         while not take(path, f"{what} (process {os.getpid()} on {platform.node()})"):
             pass
@@ -82,7 +82,7 @@ def _register(folder: Path, what: str) -> Path | None:
 
 
 def _look(folder: Path, own: Path) -> tuple[list[str], list[Path]]:
-    """Who else is at work, and the lock files of those who were killed."""
+    """The other processes at work, as text, and the lock files of those that were killed."""
     others, left_behind = [], []
     for path in sorted(folder.iterdir()):
         if path == own:
@@ -100,7 +100,7 @@ def _marks() -> list[Path]:
 
 
 def _end_work(own: Path) -> None:
-    # Where Snakemake was stopped while it removed its marks, they are of somebody who was killed.
+    # If Snakemake was stopped while it removed its marks, the next one must find them left behind.
     with contextlib.suppress(OSError):
         if not _marks():
             own.unlink(missing_ok=True)

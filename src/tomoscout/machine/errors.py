@@ -14,14 +14,14 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 
 
 class TomoscoutError(Exception):
-    """Something the user can mend. The message is one line that names the file, run or key at fault,
-    what was found there, and what was expected."""
+    """An error that the user can correct. The message is one line that names the file, run or key at fault, what was
+    found there, and what was expected."""
 
 
 class TrainingFailed(TomoscoutError):
-    """A training that cannot succeed with its options on such a machine, however often it is tried.
+    """A training that fails with its options on such a machine whenever it is repeated.
 
-    `validations`: its scores until then."""
+    `validations`: its validation scores until then."""
 
     validations: list[float]
 
@@ -31,12 +31,12 @@ class TrainingFailed(TomoscoutError):
 
 
 def shown(value: object) -> str:
-    """A value as a message shows it: as Python writes it, cut where it is long, without passwords."""
+    """The `repr` of a value for a message: in one line, shortened, without passwords."""
     return cut(without_passwords(repr(value)))
 
 
 def cut(text: str, most: int = MOST_SHOWN) -> str:
-    """The text in one line; of a long one its beginning and its end."""
+    """The text in one line; only the beginning and the end of one that is longer than `most` characters."""
     text = " ".join(text.split())
     if len(text) <= most:
         return text
@@ -44,20 +44,20 @@ def cut(text: str, most: int = MOST_SHOWN) -> str:
 
 
 def without_passwords(text: str) -> str:
-    """The text without what stands for user and password in the addresses in it. A password may hold / and @."""
+    """The text without user names, passwords and tokens in its addresses. A password may contain / and @."""
     text = re.sub(r"(?<!/)//(?!/)[^/\s@:]*(?::\S*)?@", "//", text)
     return re.sub(r"([?&;][^=&;\s]*(?:pass|pwd|token|secret|key)[^=&;\s]*=)[^&;\s]*", r"\1…", text, flags=re.I)
 
 
 def printing_never_fails() -> None:
-    """Print question marks for letters that the locale lacks: it must not end what took hours."""
+    """Let `print` write question marks for letters that the locale lacks, rather than end the work with an error."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
 
 
 def foreseen(error: BaseException) -> str | None:
-    """The line in which an error ends that a user can do something about; None for a fault of the program."""
+    """The message, in one line, for an error that the user can correct; None for a fault of the program."""
     if isinstance(error, TomoscoutError):
         return str(error)
     if isinstance(error, UnicodeDecodeError):

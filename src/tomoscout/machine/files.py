@@ -1,4 +1,4 @@
-"""Atomic writes and digests: the only way a tracked file comes into being."""
+"""Reading and writing of files: atomic writes, which every tracked file needs; JSON; tables; digests."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Whatever happens in between, `path` holds either its old content or the whole new one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # One name, so that what a killed process left behind is written over.
+    # Always the same name: the next write replaces what a killed process left.
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         yield temporary
@@ -31,7 +31,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
             os.fsync(handle.fileno())
         temporary.replace(path)
     except OSError as error:
-        # That the disk is full shows while writing, where the system names no file.
+        # The error of a full disk, raised while writing, names no file.
         if error.filename is None:
             error.filename = str(path)
         raise
@@ -51,7 +51,7 @@ def write_text(path: Path, content: str) -> None:
 
 
 def to_json(value: object) -> str:
-    """One value, one text: sorted keys, no NaN, a newline at the end."""
+    """The canonical JSON of a value, equal for equal values: sorted keys, no NaN, a newline at the end."""
     return json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n"
 
 
@@ -131,7 +131,7 @@ def read_table(path: Path) -> list[dict[str, str]]:
     except (ValueError, csv.Error) as error:
         raise TomoscoutError(f"{path}: not a comma-separated table ({error})") from None
     for number, row in enumerate(rows, 2):
-        # Too many values stand under None, and None stands for those that lack.
+        # csv stores values beyond the columns under the key None, and None for missing values.
         if None in row or None in row.values():
             raise TomoscoutError(f"{path}: row {number} has more or fewer values than the first has columns")
     return rows
@@ -150,7 +150,7 @@ def write_table(path: Path, columns: list[str], rows: Iterable[Mapping[str, obje
 def digest(value: object) -> str:
     """A short digest of a JSON-like value or of bytes: equal values, equal digests."""
     if not isinstance(value, bytes | memoryview):
-        # Without indents, as json's fast encoder writes none.
+        # No indents: with them, json does not use its fast encoder.
         value = json.dumps(value, sort_keys=True, allow_nan=False, separators=(",", ":")).encode() + b"\n"
     return hashlib.blake2b(value, digest_size=12).hexdigest()
 

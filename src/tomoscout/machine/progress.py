@@ -7,7 +7,12 @@ import time
 
 
 class Progress:
-    """One line, rewritten in a terminal twice a second; in a log a new line every quarter of a minute."""
+    """A line of progress: in a terminal it is rewritten twice a second, in a log a new line follows every 15 seconds.
+
+    Args:
+        total: the number of steps of the work.
+        start: steps that were done before, and do not count for the rate.
+    """
 
     def __init__(self, total: int, start: int = 0) -> None:
         self.total = total
@@ -17,7 +22,7 @@ class Progress:
         self._first = start
 
     def show(self, done: int, text: str, *, now: bool = False) -> None:
-        """Show how far the work is; `now` shows it whatever the time since the last line."""
+        """Show `text`, the rate and the time left, after `done` steps; `now`: even if a line was shown just before."""
         clock = time.monotonic()
         if not now and clock - self._shown < self._pause:
             return
@@ -28,7 +33,7 @@ class Progress:
         print(f"\r\033[K{line}" if self._live else line, end="" if self._live else "\n", file=sys.stderr, flush=True)
 
     def note(self, text: str) -> None:
-        """A line that stays."""
+        """Print a line that is not rewritten."""
         print(f"\r\033[K{text}" if self._live else text, file=sys.stderr, flush=True)
 
 

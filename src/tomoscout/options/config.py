@@ -87,6 +87,16 @@ class Config(Section):
         return bool(self.targets.picks or self.targets.segmentations or self.targets.labels)
 
     @property
+    def is_scored(self) -> bool:
+        """Whether there is anything to score picks by."""
+        return self.learns or self.evaluate.reference is not None
+
+    @property
+    def chooses_thresholds(self) -> bool:
+        """Whether the thresholds of a model of octopi's, which has none, are chosen on the validation runs."""
+        return self.learns and not isinstance(self.localize.threshold, float | int)
+
+    @property
     def voxel_spacing(self) -> float:
         """Å per voxel of the tomograms that are segmented and of all predictions."""
         return TomogramUri.parse(self.segment_tomogram).voxel_spacing

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from tomoscout.learning.options import LOSSES
+from tomoscout.learning.losses import LOSSES
 from tomoscout.networks import FAMILIES, family_module
 from tomoscout.networks.options import NetworkOptions
 from tomoscout.options.config import Config
@@ -73,7 +73,7 @@ def markdown() -> str:
     page += "\n## Families of networks\n\n`train.network.family` chooses one; the options are `train.network.…`.\n"
     page += "".join(_choice(name, options) for name, options in _families())
     page += "\n## Losses\n\n`train.loss` takes one of these by name, as a mapping, or several in a list.\n"
-    return page + "".join(_choice(loss.model_fields["name"].default, loss) for loss in LOSSES)
+    return page + "".join(_choice(name, loss) for name, loss in LOSSES.items())
 
 
 def _choice(name: str, section: type[Section]) -> str:

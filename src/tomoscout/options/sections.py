@@ -9,12 +9,13 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -45,6 +46,29 @@ def expand_path(text: str) -> str:
 
 FilePath = Annotated[str, Field(min_length=1), AfterValidator(expand_path)]
 """A file or folder; `~` and variables of the environment are replaced when the configuration is read."""
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Marks an option, within `Annotated`, that digests of results leave out: another value makes no result out of
+    date by itself."""
+
+    why: str
+
+
+WHERE_IT_RUNS = LeftOut("it says where work is done, not what comes out")
+HOW_MANY = LeftOut("it says of what there is a result, not what the result is")
+IN_ANOTHER_FORM = LeftOut("what follows from it is in the digest")
+
+
+@dataclass(frozen=True)
+class NotSearched:
+    """Marks an option, within `Annotated`, that an exploration does not search."""
+
+    why: str
+
+
+_Mark = TypeVar("_Mark", LeftOut, NotSearched)
 
 
 class Note(NamedTuple):
@@ -79,6 +103,21 @@ class Section(BaseModel):
     """A group of options. Unknown keys are refused with the one that is meant; values are read tolerantly."""
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False)
+
+    @classmethod
+    def marked(cls, mark: type[_Mark]) -> dict[str, _Mark]:
+        """The options of this section that carry a mark, by name."""
+        marks = ((name, entry) for name, field in cls.model_fields.items() for entry in field.metadata)
+        return {name: entry for name, entry in marks if isinstance(entry, mark)}
+
+    def decisive(self, keep: Collection[str] = (), leave_out: Collection[str] = ()) -> dict[str, Any]:
+        """The values that results depend on, as JSON has them: of all options but those marked `LeftOut`.
+
+        Args:
+            keep: options that are marked and count all the same.
+            leave_out: further ones that do not.
+        """
+        return self.model_dump(mode="json", exclude={*self.marked(LeftOut), *leave_out} - {*keep})
 
     @model_validator(mode="before")
     @classmethod

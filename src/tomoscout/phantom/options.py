@@ -7,13 +7,13 @@ from typing import Annotated
 from pydantic import Field
 
 from tomoscout.options.names import Name
-from tomoscout.options.sections import FilePath, Section, Size
+from tomoscout.options.sections import HOW_MANY, FilePath, Section, Size
 
 
 class Phantom(Section):
     """A project whose truth is known."""
 
-    runs: int = Field(default=6, ge=1, le=100_000)
+    runs: Annotated[int, HOW_MANY] = Field(default=6, ge=1, le=100_000)
     """Number of tomograms."""
     shape: list[Size] = Field(default=[64, 192, 192], min_length=3, max_length=3)
     """Voxels z, y, x."""

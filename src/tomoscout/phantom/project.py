@@ -65,7 +65,7 @@ def make_phantom(folder: Path, options: Phantom, progress: Callable[[str], None]
     kinds = make_kinds(options)
     made_with = {
         "version": VERSION,
-        **options.model_dump(mode="json", exclude={"runs"}),
+        **options.decisive(),
         "maps": {name: digest_file(Path(path)) for name, path in options.maps.items()},
     }
     _refuse_other_content(folder, made_with, options.runs)

@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_v
 
 from tomoscout.machine.errors import cut
 from tomoscout.options.names import Name, ObjectName, RunName, Source, source_name
-from tomoscout.options.sections import Fraction, Section, as_meant, note_change
+from tomoscout.options.sections import HOW_MANY, IN_ANOTHER_FORM, Fraction, Section, as_meant, note_change
 
 
 class Targets(Section):
@@ -31,7 +31,7 @@ class Targets(Section):
     labels: dict[ObjectName, Annotated[int, Field(ge=1, lt=2**16)]] = {}
     """The value that each class has in `existing`. Default: the object's `label` in the copick config. Classes named
     here that are not among `picks` are continuous ones."""
-    runs: list[RunName] | None = None
+    runs: Annotated[list[RunName] | None, HOW_MANY] = None
     """Make targets for these runs alone (`run` or `project/run`), even where they have no picks at all. Default:
     every run that has picks or a segmentation of the sources above, empty ones included."""
     radius_scale: float = Field(default=0.8, gt=0, le=2)
@@ -42,7 +42,7 @@ class Targets(Section):
     """User of the multilabel segmentation written."""
     session: Name = "1"
     """Session of the multilabel segmentation written."""
-    unannotated: Literal["background", "exclude", "ignore"] = "background"
+    unannotated: Annotated[Literal["background", "exclude", "ignore"], IN_ANOTHER_FORM] = "background"
     """What an object means that is not annotated in a run though others are: no picks of its sources, not even an empty
     file, or no segmentation. background: there is none of it. exclude: the run takes no part in the split. ignore:
     the object does not count in that run, neither in the loss nor in scores."""

@@ -2,47 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 from tomoscout.data.inventory import RunRecord, find_runs
 from tomoscout.machine.errors import TomoscoutError
-from tomoscout.machine.files import write_json
 from tomoscout.options.config import Config
-from tomoscout.plan.classes import TargetClass, TargetPlan, has_tomogram, is_annotated
+from tomoscout.plan.annotations import has_tomogram, holds
+from tomoscout.plan.division import divide, groups_of
+from tomoscout.plan.folds import PARTS, Fold
 from tomoscout.plan.options import Split
 from tomoscout.plan.runs import excluded_runs
-
-VERSION = 2
-"""Raised when the same options would divide the same runs otherwise."""
-
-PARTS = ("train", "validate", "test")
-
-
-@dataclass(frozen=True)
-class Fold:
-    """One division of the runs (`project/run`)."""
-
-    train: tuple[str, ...]
-    validate: tuple[str, ...]
-    test: tuple[str, ...]
-
-    def part(self, name: str) -> tuple[str, ...]:
-        """The runs of `train`, `validate`, `test`, or `all` three together."""
-        if name == "all":
-            return self.train + self.validate + self.test
-        runs: tuple[str, ...] = getattr(self, name)
-        return runs
-
-    def to_json(self) -> dict[str, list[str]]:
-        """The fold as it stands in the split file."""
-        return {part: list(self.part(part)) for part in PARTS}
+from tomoscout.plan.targets import TargetPlan
 
 
 @dataclass(frozen=True)
@@ -70,15 +42,15 @@ def make_split(config: Config, records: Sequence[RunRecord], plan: TargetPlan) -
             raise TomoscoutError(
                 f"split.{part}: {', '.join(unfit)} can only train: it has no tomogram {config.segment_tomogram}"
             )
-    groups = _groups(options, [r for r in records if r.key in eligible])
+    groups = groups_of(options, [r for r in records if r.key in eligible])
     _refuse_divided_groups(explicit, groups)
     taken = {key for keys in explicit.values() for key in keys}
     free = [group for group in groups if not taken & set(group)]
     measurable = [group for group in free if lacking.isdisjoint(group)]
     others = [group for group in free if not lacking.isdisjoint(group)]
     by_key = {record.key: record for record in records}
-    held = {key: frozenset(e.name for e in plan.classes if _holds(by_key[key], e)) for key in eligible}
-    folds = tuple(_sort(fold) for fold in _divide(options, explicit, measurable, others, held))
+    held = {key: frozenset(e.name for e in plan.classes if holds(by_key[key], e)) for key in eligible}
+    folds = tuple(_sort(fold) for fold in divide(options, explicit, measurable, others, held))
     for number, fold in enumerate(folds):
         _check(fold, number, config, excluded, lacking & eligible)
         _refuse_absent_classes(config, plan, list(records), fold, number, excluded)
@@ -126,118 +98,11 @@ def _explicit(
     return parts
 
 
-def _rank(seed: int, name: str) -> str:
-    return hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=8).hexdigest()
-
-
-def _groups(options: Split, records: list[RunRecord]) -> list[list[str]]:
-    """Runs that must stay together, in the random order of the seed."""
-    groups: dict[str, list[str]] = {}
-    for record in records:
-        name = record.key
-        if options.group_pattern is not None:
-            match = re.search(options.group_pattern, record.run)
-            if not match:
-                raise TomoscoutError(
-                    f"split.group_pattern: '{options.group_pattern}' does not match run '{record.run}'"
-                )
-            name = match[1]
-        groups.setdefault(name, []).append(record.key)
-    return [groups[name] for name in sorted(groups, key=lambda name: _rank(options.seed, name))]
-
-
 def _refuse_divided_groups(explicit: dict[str, list[str]], groups: list[list[str]]) -> None:
     for group in groups:
         parts = [part for part, keys in explicit.items() if set(group) & set(keys)]
         if len(parts) > 1:
             raise TomoscoutError(f"split: {', '.join(group)} belong to one group but are in {' and '.join(parts)}")
-
-
-def _divide(
-    options: Split,
-    explicit: dict[str, list[str]],
-    measurable: list[list[str]],
-    others: list[list[str]],
-    held: Mapping[str, frozenset[str]],
-) -> list[Fold]:
-    """Folds from what is listed and the free groups: those that can validate and test, and those that cannot. `held`:
-    the classes that a run holds."""
-    train, validate, test = (explicit[part] for part in PARTS)
-    if options.folds or options.leave_one_out:
-        count = options.folds or len(measurable)
-        if len(measurable) < count or count < 2:
-            raise TomoscoutError(
-                f"split: {count} folds need at least {max(count, 2)} runs or groups, found {len(measurable)}"
-            )
-        starts = [len(measurable) * fold // count for fold in range(count + 1)]
-        return [
-            Fold(_join(measurable[:start] + measurable[end:] + others), _join(measurable[start:end]), tuple(test))
-            for start, end in pairwise(starts)
-        ]
-    free = measurable + others
-    shares = _shares(options.ratios, [not given for given in (train, validate, test)])
-    counts = _counts(len(free), len(measurable), shares)
-    if not train:
-        free = _with_all_classes_in_training(free, sum(counts[:2]), sum(counts), len(measurable), held)
-    chosen: list[tuple[str, ...]] = []
-    for count in counts:
-        chosen.append(_join(free[:count]))
-        free = free[count:]
-    drawn_test, drawn_validate, drawn_train = chosen
-    return [Fold(tuple(train) or drawn_train, tuple(validate) or drawn_validate, tuple(test) or drawn_test)]
-
-
-def _with_all_classes_in_training(
-    groups: list[list[str]], start: int, end: int, measurable: int, held: Mapping[str, frozenset[str]]
-) -> list[list[str]]:
-    """The groups with as few of them exchanged as it takes for those from `start` to `end`, which train, to hold every
-    class that any of them holds. The first `measurable` alone can take the place of one that validates or tests."""
-    placed = [(group, frozenset(name for key in group for name in held[key])) for group in groups]
-    everything = {name for _, names in placed for name in names}
-    counts = Counter(name for _, names in placed[start:end] for name in names)
-    while missing := {name for name in everything if not counts[name]}:
-        # The group that brings most; of equals the first.
-        new = max([*range(start), *range(end, len(placed))], key=lambda number: len(placed[number][1] & missing))
-        brought = placed[new][1]
-        replaceable = [
-            number
-            for number in range(start, end)
-            if (number < measurable or new >= end) and all(counts[name] > 1 for name in placed[number][1] - brought)
-        ]
-        if not replaceable:
-            break
-        counts.subtract(placed[replaceable[0]][1])
-        counts.update(brought)
-        placed[new], placed[replaceable[0]] = placed[replaceable[0]], placed[new]
-    return [group for group, _ in placed]
-
-
-def _shares(ratios: list[float], wanted: list[bool]) -> list[float]:
-    """Shares of the free runs for train, validation and test: the ratios, with those of parts that are listed
-    explicitly divided among the others."""
-    given = [ratios[0], 1 - ratios[0], 0.0] if len(ratios) == 1 else [*ratios, 1 - sum(ratios)][:3]
-    shares = [share if want and share > 1e-6 else 0.0 for share, want in zip(given, wanted, strict=True)]
-    total = sum(shares) + max(0.0, 1 - sum(given))
-    return [share / total for share in shares] if total else shares
-
-
-def _counts(total: int, measurable: int, shares: list[float]) -> tuple[int, int, int]:
-    """Whole numbers of test, validation and training groups. A part with a share gets at least one while there are
-    enough: training first, then validation; rounding goes to training, or to the test where training is listed."""
-    train, validate, test = (max(1, round(total * share)) if share else 0 for share in shares)
-    spare = min(measurable, total - (1 if train else 0))
-    validate = min(validate, max(spare, 0))
-    test = min(test, max(spare - validate, 0))
-    complete = sum(shares) > 1 - 1e-6
-    if train and (complete or train > total - validate - test):
-        train = total - validate - test
-    elif test and complete:
-        test = measurable - validate
-    return test, validate, train
-
-
-def _join(groups: Iterable[list[str]]) -> tuple[str, ...]:
-    return tuple(key for group in groups for key in group)
 
 
 def _sort(fold: Fold) -> Fold:
@@ -260,21 +125,14 @@ def _check(fold: Fold, number: int, config: Config, excluded: dict[str, str], la
         raise TomoscoutError(f"split {name}: {', '.join(sorted(overlap))} are in more than one part")
 
 
-def _holds(record: RunRecord, entry: TargetClass) -> bool:
-    """Whether a run has something of a class: a pick, or a segmentation."""
-    if entry.is_particle:
-        return any(record.picks[source].total for source in entry.sources if source in record.picks)
-    return is_annotated(entry, record)
-
-
 def _refuse_absent_classes(
     config: Config, plan: TargetPlan, records: list[RunRecord], fold: Fold, number: int, excluded: dict[str, str]
 ) -> None:
     by_key = {record.key: record for record in records}
     for entry in plan.classes:
-        if any(_holds(by_key[key], entry) for key in fold.train):
+        if any(holds(by_key[key], entry) for key in fold.train):
             continue
-        having = [record.key for record in records if _holds(record, entry)]
+        having = [record.key for record in records if holds(record, entry)]
         what = f"'{entry.name}' ({', '.join(map(str, entry.sources))})"
         if not having:
             raise TomoscoutError(f"targets: no run has any {what}; annotate one at least, or leave the object out")
@@ -315,14 +173,3 @@ def chosen_fold(options: Split, result: SplitResult, number: int | None = None) 
     if not 0 <= number < len(result.folds):
         raise TomoscoutError(f"split.fold: {number} asked for, but there are folds 0 to {len(result.folds) - 1}")
     return result.folds[number]
-
-
-def training_tomograms(config: Config, records: Iterable[RunRecord], fold: Fold) -> list[tuple[RunRecord, str]]:
-    """What a fold trains on: every kind of tomogram (its URI) that each of the runs has."""
-    by_key = {record.key: record for record in records}
-    return [(by_key[key], uri) for key in fold.train for uri in config.tomograms if uri in by_key[key].tomograms]
-
-
-def write_split(config: Config, result: SplitResult, output: Path) -> None:
-    """Write the split file."""
-    write_json(output, split_to_json(config.split, result))

@@ -11,14 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tomoscout.data.copick_config import read_objects
-from tomoscout.data.inventory import RunRecord
 from tomoscout.data.project import Project
 from tomoscout.options.config import Config
 from tomoscout.options.names import Source
-from tomoscout.plan.predictions import segmented_runs
+from tomoscout.plan.paths import read_manifest
+from tomoscout.plan.plan import Plan
 from tomoscout.report.colours import Colour, readable_colours
 from tomoscout.report.plots import Chart, Line
-from tomoscout.stages.batches import read_manifest
 
 _BINS = 40
 
@@ -38,18 +37,18 @@ class Found:
     colours: dict[str, Colour]
 
 
-def read_found(config: Config, records: Sequence[RunRecord], localized: Path) -> Found:
+def read_found(plan: Plan, localized: Path) -> Found:
     """Read the picks of all segmented runs. `localized`: the folder of the localize stage's manifests.
 
     Raises:
         TomoscoutError: a run has not been localised.
     """
+    config = plan.config
     projects = {name: Project(name, Path(path)) for name, path in config.projects.items()}
-    segmented = segmented_runs(config, records)
     thresholds: dict[str, float] = {}
     counts: dict[str, dict[str, int]] = {}
     scores: dict[str, list[NDArray[np.float64]]] = {}
-    for record in segmented:
+    for record in plan.segmented:
         manifest = read_manifest(localized, record, picks=dict, thresholds=dict)
         thresholds |= manifest["thresholds"]
         counts[record.key] = {}

@@ -14,6 +14,7 @@ from tomoscout.data.written import DAMAGED, OF_OTHERS, Written, kind_of
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import digest, read_json, write_json
 from tomoscout.options.config import Config
+from tomoscout.plan.paths import manifest_path
 
 
 class Batch:
@@ -40,7 +41,7 @@ class Batch:
 
     def manifest_path(self, record: RunRecord) -> Path:
         """Where the manifest of a run lies."""
-        return _manifest_path(self.output.parent, record)
+        return manifest_path(self.output.parent, record)
 
     @contextlib.contextmanager
     def attempt(self, record: RunRecord) -> Iterator[None]:
@@ -136,20 +137,3 @@ class Batch:
                 f"{len(self._failures)} of {len(self.records)} runs failed{done}: {'; '.join(self._failures)}"
             )
         write_json(self.output, {"batch": self.number, "runs": self._done})
-
-
-def read_manifest(folder: Path, record: RunRecord, **expected: type) -> dict[str, Any]:
-    """The manifest of a run in the folder of a stage. `expected`: as of `read_json`.
-
-    Raises:
-        TomoscoutError: the stage has not been run for it, or somebody changed the file.
-    """
-    path = _manifest_path(folder, record)
-    if not path.exists():
-        raise TomoscoutError(f"{path}: no manifest; {record.key} has not been through this stage")
-    manifest: dict[str, Any] = read_json(path, project=str, run=str, **expected)
-    return manifest
-
-
-def _manifest_path(folder: Path, record: RunRecord) -> Path:
-    return folder / record.project / f"{record.run}.json"

@@ -26,7 +26,6 @@ import torch
 from torch import nn
 
 from tomoscout.data.copick_config import read_objects
-from tomoscout.data.inventory import RunRecord
 from tomoscout.learning.validation import Validator
 from tomoscout.machine.device import choose_device
 from tomoscout.machine.errors import TomoscoutError
@@ -36,9 +35,8 @@ from tomoscout.models.octopi import OctopiModel, read_octopi_model
 from tomoscout.networks import build_network
 from tomoscout.networks.options import NetworkOptions
 from tomoscout.options.config import Config
-from tomoscout.plan.classes import TargetClass, plan_targets
-from tomoscout.plan.fingerprints import chooses_thresholds
-from tomoscout.plan.splits import chosen_fold, make_split
+from tomoscout.plan.classes import TargetClass
+from tomoscout.plan.plan import Plan
 from tomoscout.tasks.picking.data import TrainingData
 from tomoscout.tasks.picking.head import DEFAULT_THRESHOLD
 from tomoscout.tasks.picking.model import PickingModel
@@ -46,9 +44,7 @@ from tomoscout.tasks.picking.options import Train
 from tomoscout.tasks.picking.task import PickingTask
 
 
-def run_import(
-    config: Config, records: Sequence[RunRecord], source: Path, folder: Path, threads: int | None = None
-) -> PickingModel:
+def run_import_model(plan: Plan, source: Path, folder: Path, threads: int | None = None) -> PickingModel:
     """Write the model folder of octopi's `model_config.yaml`.
 
     Classes are octopi's, with the radii of the copick configs; an object that has none there is a continuous class.
@@ -59,13 +55,14 @@ def run_import(
     """
     if threads:
         torch.set_num_threads(threads)
+    config = plan.config
     theirs = read_octopi_model(source, None)
     classes = _classes(config, theirs, source)
     network = _network(theirs, classes, source)
     thresholds = {entry.name: DEFAULT_THRESHOLD for entry in classes if entry.is_particle}
     chosen_on: Sequence[str] = ()
-    if chooses_thresholds(config):
-        chosen, chosen_on = _validate(config, records, classes, network, theirs.network)
+    if config.chooses_thresholds:
+        chosen, chosen_on = _validate(plan, classes, network, theirs.network)
         thresholds |= chosen
     elif config.localize.threshold is None:
         print(
@@ -128,24 +125,22 @@ def _network(theirs: OctopiModel, classes: Sequence[TargetClass], source: Path) 
 
 
 def _validate(
-    config: Config,
-    records: Sequence[RunRecord],
+    plan: Plan,
     classes: Sequence[TargetClass],
     network: nn.Module,
     options: NetworkOptions,
 ) -> tuple[dict[str, float], Sequence[str]]:
     """Thresholds of the particles that the targets have, too, and the runs they are chosen on."""
-    plan = plan_targets(config, records)
-    sources = {entry.name: entry.sources for entry in plan.classes if entry.is_particle}
+    config, runs = plan.config, plan.fold()
+    sources = {entry.name: entry.sources for entry in plan.targets.classes if entry.is_particle}
     known = tuple(replace(e, sources=sources[e.name]) for e in classes if e.is_particle and e.name in sources)
     others = ", ".join(entry.name for entry in classes if entry.is_particle and entry.name not in sources)
     if others:
         print(f"note: the targets have no {others}: threshold {DEFAULT_THRESHOLD}", file=sys.stderr)
     if not known:
         return {}, ()
-    runs = chosen_fold(config.split, make_split(config, records, plan))
     train = Train(picking=config.train.picking, best_metric=f"fBeta{config.train.beta:g}")
-    task = PickingTask(TrainingData(config, replace(plan, classes=known), records, runs), train)
+    task = PickingTask(TrainingData(config, replace(plan.targets, classes=known), plan.records, runs), train)
     device = choose_device(config.segment.device)
     validator = Validator(task, options, train.DIMENSIONS, task.tile, device)
     channels = [entry.label - 1 for entry in known]

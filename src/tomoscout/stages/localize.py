@@ -11,9 +11,10 @@ from tomoscout.data.inventory import RunRecord
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import digest
 from tomoscout.options.config import Config
-from tomoscout.plan.fingerprints import localize_fingerprint
-from tomoscout.plan.predictions import predicted_picks, predicted_probabilities, segmented_runs
-from tomoscout.stages.batches import Batch, read_manifest
+from tomoscout.plan.paths import read_manifest
+from tomoscout.plan.plan import Plan
+from tomoscout.plan.predictions import predicted_picks, predicted_probabilities
+from tomoscout.stages.batches import Batch
 from tomoscout.tasks.picking.model import PickingModel, read_ensemble
 from tomoscout.tasks.picking.peaks import locate_picks
 
@@ -36,22 +37,21 @@ def chosen_thresholds(config: Config, model: PickingModel) -> dict[str, float]:
     return {**model.thresholds, **given}
 
 
-def run_localize(
-    config: Config, records: Sequence[RunRecord], models: Sequence[Path], segment_folder: Path, batch: int, output: Path
-) -> None:
+def run_localize(plan: Plan, models: Sequence[Path], segment_folder: Path, batch: int, output: Path) -> None:
     """Write the picks of a batch of runs; picks of the same object, user and session are replaced, by none if none
     are found.
 
     Raises:
         TomoscoutError: probabilities are missing or of another model.
     """
+    config = plan.config
     model, _ = read_ensemble(models)
     thresholds = chosen_thresholds(config, model)
-    fingerprint = localize_fingerprint(config)
-    work = Batch(config, segmented_runs(config, records), batch, output)
+    work = Batch(config, plan.segmented, batch, output)
     probabilities = predicted_probabilities(config)
     written = [predicted_picks(config, name) for name in model.thresholds]
     classes = [entry.to_json() for entry in model.classes]
+    fingerprint = plan.fingerprint("localize")
     made_by = [model.weights_digest, classes, model.picking.model_dump(), thresholds]
     for record in work.records:
         with work.attempt(record):

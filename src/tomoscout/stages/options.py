@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
 from tomoscout.options.names import RunName, TomogramUri
-from tomoscout.options.sections import FilePath, Section, Size
+from tomoscout.options.sections import HOW_MANY, IN_ANOTHER_FORM, WHERE_IT_RUNS, FilePath, Section, Size
 
 
 class Segment(Section):
     """How a model is applied to tomograms."""
 
-    runs: list[RunName] | None = None
+    runs: Annotated[list[RunName] | None, HOW_MANY] = None
     """Apply to these runs alone. Default: every run that has the tomogram."""
-    models: Literal["folds", "explored"] | list[FilePath] | None = None
+    models: Annotated[Literal["folds", "explored"] | list[FilePath] | None, IN_ANOTHER_FORM] = None
     """Which model is applied. Default: the one trained here. `folds`: all of the cross-validation together, an
     ensemble. `explored`: the best of the exploration, or its best `explore.top` together. Or a list of model folders
     from anywhere, and of models of octopi by their `model_config.yaml`, with `best_model.pth` beside it; several are an
     ensemble. With such a list `targets` can be left out: then nothing is trained."""
-    tomogram: str | None = None
+    tomogram: Annotated[str | None, IN_ANOTHER_FORM] = None
     """Which kind of tomogram. Default: the first of `tomograms`."""
     tile: list[Size] = Field(default=[160, 160, 160], min_length=3, max_length=3)
     """Largest tile in voxels, z, y, x; made smaller where memory is short."""
@@ -28,10 +28,10 @@ class Segment(Section):
     """Overlap of neighbouring tiles as a fraction of the tile."""
     flips: int = Field(default=1, ge=1, le=8)
     """Test-time augmentation: average over this many mirrored copies (1 = none, 8 = all)."""
-    keep_probabilities: bool = True
+    keep_probabilities: Annotated[bool, HOW_MANY] = True
     """Keep the class probabilities after picks are made from them. They let you try other thresholds without
     a GPU; without them a changed `localize` section segments again."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Annotated[Literal["auto", "cpu", "cuda"], WHERE_IT_RUNS] = "auto"
     """Where to run."""
 
     @field_validator("models")

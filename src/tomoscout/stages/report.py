@@ -9,26 +9,23 @@ from typing import Any
 import numpy as np
 
 from tomoscout.data.geometry import to_voxels
-from tomoscout.data.inventory import RunRecord
 from tomoscout.data.project import Project
 from tomoscout.machine.files import read_json, read_table
 from tomoscout.models.folder import read_description
-from tomoscout.options.config import Config
-from tomoscout.plan.classes import plan_targets
-from tomoscout.plan.predictions import predicted_picks, segmented_runs
+from tomoscout.plan.paths import read_manifest
+from tomoscout.plan.plan import Plan
+from tomoscout.plan.predictions import predicted_picks
 from tomoscout.report.colours import Colour, Mark
 from tomoscout.report.found import read_found
 from tomoscout.report.page import summarise_targets, write_report
 from tomoscout.report.pictures import Marked, SlicePicture, Spheres, marked_slices, picks_slices
-from tomoscout.stages.batches import read_manifest
-from tomoscout.stages.evaluate import found_by_model, read_pairs, scored_runs
+from tomoscout.stages.evaluate import read_pairs, scored_of_model
 from tomoscout.tasks.picking.score_tables import read_scores
 from tomoscout.tasks.picking.scores import match_picks
 
 
 def run_report(
-    config: Config,
-    records: Sequence[RunRecord],
+    plan: Plan,
     *,
     model: Path,
     localized: Path,
@@ -44,15 +41,13 @@ def run_report(
     Raises:
         TomoscoutError: a stage before this one has not been run.
     """
+    config = plan.config
     metrics = model / "metrics.csv"
     # A model from elsewhere may have come without.
     history = read_table(metrics) if metrics.exists() else []
     # Where a model from elsewhere is applied, the page shows what it found everywhere.
-    found = None if config.learns else read_found(config, records, localized)
-    if scores:
-        slices = _scored_slices(config, records, localized)
-    else:
-        slices = _found_slices(config, records, found.colours) if found else []
+    found = None if config.learns else read_found(plan, localized)
+    unscored = _found_slices(plan, found.colours) if found and not scores else []
     write_report(
         output,
         config.report.title,
@@ -60,24 +55,22 @@ def run_report(
         history,
         read_description(model),
         {**read_json(split), "fold": config.split.fold} if split else {},
-        _targets(config, records, targets) if targets else [],
-        slices,
+        _targets(plan, targets) if targets else [],
+        _scored_slices(plan, localized) if scores else unscored,
         found,
     )
 
 
-def _targets(config: Config, records: Sequence[RunRecord], folder: Path) -> list[dict[str, Any]]:
-    plan = plan_targets(config, records)
-    return summarise_targets(
-        read_manifest(folder, record, targets=list) for record in records if record.key in plan.inputs
-    )
+def _targets(plan: Plan, folder: Path) -> list[dict[str, Any]]:
+    return summarise_targets(read_manifest(folder, record, targets=list) for record in plan.targeted)
 
 
-def _found_slices(config: Config, records: Sequence[RunRecord], colours: Mapping[str, Colour]) -> list[SlicePicture]:
+def _found_slices(plan: Plan, colours: Mapping[str, Colour]) -> list[SlicePicture]:
     """Pictures of the first runs with the picks of each object in its colour."""
     pictures = []
+    config = plan.config
     spacing = config.voxel_spacing
-    for record in segmented_runs(config, records)[: config.report.runs]:
+    for record in plan.segmented[: config.report.runs]:
         project = Project(record.project, Path(config.projects[record.project]))
         groups = []
         for name, colour in colours.items():
@@ -90,8 +83,8 @@ def _found_slices(config: Config, records: Sequence[RunRecord], colours: Mapping
     return pictures
 
 
-def _scored_slices(config: Config, records: Sequence[RunRecord], localized: Path) -> list[SlicePicture]:
-    scored = found_by_model(config, scored_runs(config, records), localized)
+def _scored_slices(plan: Plan, localized: Path) -> list[SlicePicture]:
+    config, scored = plan.config, scored_of_model(plan, localized)
     predictions, references, _, _ = read_pairs(config, scored, localized)
     pictures = []
     for record in scored.records[: config.report.runs]:

@@ -19,15 +19,15 @@ from tomoscout.machine.files import digest
 from tomoscout.machine.progress import Progress
 from tomoscout.models.folder import load_network
 from tomoscout.options.config import Config
-from tomoscout.plan.fingerprints import object_labels, segment_fingerprint
-from tomoscout.plan.predictions import check_objects, predicted_probabilities, predicted_segmentation, segmented_runs
+from tomoscout.plan.fingerprints import segment_fingerprint
+from tomoscout.plan.plan import Plan
+from tomoscout.plan.predictions import check_objects, predicted_probabilities, predicted_segmentation
 from tomoscout.stages.batches import Batch
 from tomoscout.tasks.picking.model import PickingModel, read_ensemble
 
 
 def run_segment(
-    config: Config,
-    records: Sequence[RunRecord],
+    plan: Plan,
     folders: Sequence[Path],
     batch: int,
     output: Path,
@@ -40,6 +40,7 @@ def run_segment(
     """
     if threads:
         torch.set_num_threads(threads)
+    config = plan.config
     # The best so far of a running training is a link, which may come to point elsewhere in between.
     folders = [folder.resolve() for folder in folders]
     model, members = read_ensemble(folders)
@@ -48,11 +49,10 @@ def run_segment(
             f"{folders[0]}: trained at {' and '.join(map(str, model.voxel_spacings))} Å per voxel, but the tomogram to "
             f"segment is {config.segment_tomogram}"
         )
-    check_objects(config, records, model.classes, folders[0])
-    work = Batch(config, segmented_runs(config, records), batch, output)
-    labels = object_labels(config)
+    check_objects(config, plan.records, model.classes, folders[0])
+    work = Batch(config, plan.segmented, batch, output)
     made_by = [model.weights_digest, [entry.to_json() for entry in model.classes]]
-    inputs = {r.key: digest([made_by, segment_fingerprint(config, r, labels)]) for r in work.records}
+    inputs = {r.key: digest([made_by, segment_fingerprint(plan, r)]) for r in work.records}
     written = (predicted_probabilities(config), predicted_segmentation(config))
     pending = [r for r in work.records if not work.is_done(r, inputs[r.key], written)]
     if pending:

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from tomoscout.data.inventory import RunRecord
 from tomoscout.learning.progression import Outcome, Progression
 from tomoscout.learning.training import Job, resolve_options, train_network
 from tomoscout.machine.files import digest
 from tomoscout.models.base import base_digest, read_base
-from tomoscout.options.config import Config
-from tomoscout.plan.classes import plan_targets, print_warnings
 from tomoscout.plan.fingerprints import training_fingerprint
-from tomoscout.plan.splits import chosen_fold, make_split
-from tomoscout.stages.cross_validation import fold_name
+from tomoscout.plan.folds import fold_name
+from tomoscout.plan.paths import results_of
+from tomoscout.plan.plan import Plan
+from tomoscout.plan.targets import print_warnings
 from tomoscout.tasks.picking.data import TrainingData
 from tomoscout.tasks.picking.model import PickingModel
 from tomoscout.tasks.picking.task import PickingTask
@@ -36,8 +35,7 @@ class NamedLoss:
 
 
 def run_train(
-    config: Config,
-    records: Sequence[RunRecord],
+    plan: Plan,
     folder: Path,
     fold: int | None = None,
     threads: int | None = None,
@@ -55,15 +53,16 @@ def run_train(
     """
     if threads:
         torch.set_num_threads(threads)
-    plan = plan_targets(config, records)
-    print_warnings(plan)
-    runs = chosen_fold(config.split, make_split(config, records, plan), fold)
+    config, runs = plan.config, plan.fold(fold)
+    print_warnings(plan.targets)
     besides = [base_digest(config.train), *([loss.name] if loss else [])]
-    fingerprint = digest([training_fingerprint(config, records, plan, runs), *besides])
-    kind = digest([training_fingerprint(config, records, plan, runs, leave_out=("steps", "warmup")), *besides])
+    fingerprint = digest([training_fingerprint(plan, runs), *besides])
+    kind = digest([training_fingerprint(plan, runs, leave_out=("steps", "warmup")), *besides])
     base = read_base(config.train, PickingModel) if config.train.base else None
-    task = PickingTask(TrainingData(config, plan, records, runs), config.train, loss.module if loss else None)
-    uri = default_uri(folder.absolute().parent.parent)
+    task = PickingTask(
+        TrainingData(config, plan.targets, plan.records, runs), config.train, loss.module if loss else None
+    )
+    uri = default_uri(results_of(folder))
     job = Job(
         task,
         resolve_options(config.train, base, task),

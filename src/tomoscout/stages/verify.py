@@ -2,90 +2,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tomoscout.data.inventory import RunRecord
 from tomoscout.data.project import Project
 from tomoscout.data.written import Probabilities
 from tomoscout.machine.errors import TomoscoutError, shown
 from tomoscout.machine.files import digest_file, read_json
 from tomoscout.models.folder import read_description
-from tomoscout.options.config import Config
 from tomoscout.options.names import Source
-
-Comparison = tuple[str, str, str | None]
-"""What is compared, the digest in the manifest, and the digest of the data, None where it is gone."""
-
-Check = Callable[[Config, Project, RunRecord, dict[str, Any]], Iterator[Comparison]]
+from tomoscout.plan.paths import Results
+from tomoscout.plan.plan import Plan
+from tomoscout.plan.stages import STAGES, Stage, Stated
 
 
-def verify(config: Config, records: Sequence[RunRecord], results: Path) -> tuple[int, list[str]]:
-    """Check all manifests below `results`. Returns how many digests were compared, and a line per difference."""
+def verify(plan: Plan) -> tuple[int, list[str]]:
+    """Check all manifests of the results. Returns how many digests were compared, and a line per difference."""
     compared = 0
-    problems = []
-    by_key = {record.key: record for record in records}
-    for stage, check in (("targets", _targets), ("segment", _segment), ("localize", _localize)):
-        for path in sorted((results / stage).glob("*/*/*.json")):
+    problems: list[str] = []
+    for name, stage in STAGES.items():
+        for path in plan.results.manifests(name) if stage.written else ():
             manifest = read_json(path)
-            if (
-                not isinstance(manifest, dict)
-                or {"project", "run", "inputs"} - manifest.keys()
-                or "picture" in manifest
-            ):
-                continue
-            record = by_key.get(f"{manifest['project']}/{manifest['run']}")
-            if record is None:
-                problems.append(f"{path}: run {manifest['project']}/{manifest['run']} is no longer in the projects")
-                continue
-            project = Project(record.project, Path(config.projects[record.project]))
-            try:
-                for what, expected, found in check(config, project, record, manifest):
-                    compared += 1
-                    if found is None:
-                        problems.append(f"{path}: {what} is gone")
-                    elif expected != found:
-                        problems.append(f"{path}: {what} has changed since it was written")
-            except TomoscoutError as error:
-                problems.append(f"{path}: {error}")
-            except (KeyError, TypeError, AttributeError, ValueError) as error:
-                problems.append(f"{path}: not a manifest of the {stage} stage ({shown(error)})")
-    for path in sorted((results / "models").glob("*/model.yaml")):
-        compared += 1
+            if _is_manifest(manifest):
+                compared += _verify_run(plan, name, stage, path, manifest, problems)
+    return compared + _verify_models(plan.results, problems), problems
+
+
+def _is_manifest(found: object) -> bool:
+    """Whether a file is the manifest of a run, and not that of a picture."""
+    return isinstance(found, dict) and found.keys() >= {"project", "run", "inputs"} and "picture" not in found
+
+
+def _verify_run(plan: Plan, name: str, stage: Stage, path: Path, manifest: dict[str, Any], problems: list[str]) -> int:
+    """Compare what the manifest of a run states with what is there; returns how many digests were compared."""
+    compared = 0
+    record = plan.by_key.get(f"{manifest['project']}/{manifest['run']}")
+    if record is None:
+        problems.append(f"{path}: run {manifest['project']}/{manifest['run']} is no longer in the projects")
+        return 0
+    assert stage.written is not None
+    project = Project(record.project, Path(plan.config.projects[record.project]))
+    try:
+        for stated in stage.written(plan, manifest):
+            found = _digest(project, record.run, path.parent, stated)
+            compared += 1
+            if found is None:
+                problems.append(f"{path}: {stated.kind} {stated.name} is gone")
+            elif stated.digest != found:
+                problems.append(f"{path}: {stated.kind} {stated.name} has changed since it was written")
+    except TomoscoutError as error:
+        problems.append(f"{path}: {error}")
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        problems.append(f"{path}: not a manifest of the {name} stage ({shown(error)})")
+    return compared
+
+
+def _digest(project: Project, run: str, folder: Path, stated: Stated) -> str | None:
+    """The digest of something as it is now; None where it is gone."""
+    match stated.kind:
+        case "segmentation":
+            # By the name in the manifest: those of targets and models that the configuration no longer names stay good.
+            found = (entry for entry in project.segmentations(run) if str(entry) == stated.name)
+            return next((project.digest_written(run, entry) for entry in found), None)
+        case "probabilities":
+            return project.digest_written(run, Probabilities(stated.tomogram, stated.name))
+        case "picks":
+            source = Source.parse(stated.name)
+            return project.find_picks(run, source).digest if source in project.pick_sources(run) else None
+        case _:
+            path = folder / stated.name
+            return digest_file(path) if path.exists() else None
+
+
+def _verify_models(results: Results, problems: list[str]) -> int:
+    """Compare the weights of every model with its description; returns how many models there are."""
+    folders = results.trained_models()
+    for folder in folders:
+        path = folder / "model.yaml"
         try:
-            if read_description(path.parent).get("weights") != digest_file(path.with_name("weights.safetensors")):
+            if read_description(folder).get("weights") != digest_file(folder / "weights.safetensors"):
                 problems.append(f"{path}: weights.safetensors has changed since it was written")
         except (OSError, TomoscoutError) as error:
             problems.append(f"{path}: {error}")
-    return compared, problems
-
-
-def _targets(config: Config, project: Project, record: RunRecord, manifest: dict[str, Any]) -> Iterator[Comparison]:
-    for target in manifest["targets"]:
-        name = target["segmentation"]
-        yield f"segmentation {name}", target["digest"], _digest_labels(project, record, name)
-
-
-def _segment(config: Config, project: Project, record: RunRecord, manifest: dict[str, Any]) -> Iterator[Comparison]:
-    labels, facts = manifest["segmentation"], manifest["probabilities"]
-    yield f"segmentation {labels['name']}", labels["digest"], _digest_labels(project, record, labels["name"])
-    if config.segment.keep_probabilities:
-        found = project.digest_written(record.run, Probabilities(manifest["tomogram"], facts["name"]))
-        yield f"probabilities {facts['name']}", facts["digest"], found
-
-
-def _digest_labels(project: Project, record: RunRecord, name: str) -> str | None:
-    # By the name in the manifest: manifests of targets and models that the configuration no longer names stay good.
-    for entry in project.segmentations(record.run):
-        if str(entry) == name:
-            return project.digest_written(record.run, entry)
-    return None
-
-
-def _localize(config: Config, project: Project, record: RunRecord, manifest: dict[str, Any]) -> Iterator[Comparison]:
-    there = project.pick_sources(record.run)
-    for facts in manifest["picks"].values():
-        source = Source.parse(facts["source"])
-        found = project.find_picks(record.run, source).digest if source in there else None
-        yield f"picks {source}", facts["digest"], found
+    return len(folders)

@@ -18,10 +18,12 @@ from tomoscout.learning.volumes import LabelledVolume, VolumeSource, standardise
 from tomoscout.machine.files import digest
 from tomoscout.options.config import Config
 from tomoscout.options.names import TomogramUri
-from tomoscout.plan.classes import TargetClass, TargetPlan, ignored_classes, read_reference, sound_reference
-from tomoscout.plan.splits import Fold, training_tomograms
-from tomoscout.stages.targets import read_target
+from tomoscout.plan.classes import TargetClass
+from tomoscout.plan.folds import Fold, training_tomograms
+from tomoscout.plan.targets import TargetPlan, ignored_classes
 from tomoscout.tasks.picking.head import Reference
+from tomoscout.tasks.picking.reference import read_reference, sound_reference
+from tomoscout.tasks.picking.targets import read_target
 
 MOST_VOXELS = 50_000
 """Voxels of a continuous class kept per tomogram as places to centre crops on."""

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from tomoscout.data.picks import Picks
-from tomoscout.learning.losses import OwnLoss, build_loss
+from tomoscout.learning.losses.combined import OwnLoss, build_loss
 from tomoscout.learning.progression import COLUMNS, Validation
 from tomoscout.learning.tiles import argmax_labels
 from tomoscout.learning.volumes import ignored_label

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from tomoscout.learning.options import AUGMENTATION_SPACE, LOSS_SPACE, TRAINING_SPACE, Training
+from tomoscout.learning.losses import VOXEL_LOSSES
+from tomoscout.learning.losses import search_space as loss_space
+from tomoscout.learning.options import AUGMENTATION_SPACE, TRAINING_SPACE, Training
 from tomoscout.machine.errors import shown
 from tomoscout.options.names import Name, ObjectName, RunName
-from tomoscout.options.sections import Fraction, Section
+from tomoscout.options.sections import HOW_MANY, Fraction, NotSearched, Section
 from tomoscout.plan.options import check_sources, read_sources
 
 
@@ -33,18 +35,14 @@ class Train(Training):
     # No less than octopi searches.
     SPACE = {
         **TRAINING_SPACE,
-        **LOSS_SPACE,
+        **loss_space(),
         "foreground_weight": {
             "low": 1.0,
             "high": 256.0,
             "log": True,
-            "when": {"loss.name": ["CrossEntropy", "Focal", "WeightedFocalTversky"]},
+            "when": {"loss.name": VOXEL_LOSSES},
         },
         **AUGMENTATION_SPACE,
-    }
-    NOT_SEARCHED = {
-        **Training.NOT_SEARCHED,
-        **dict.fromkeys(("best_metric", "best_metric_on"), "trials are compared by it"),
     }
 
     patch: list[int] | Literal["auto"] = [64, 64, 64]
@@ -56,11 +54,11 @@ class Train(Training):
     size_balance: float = Field(default=1.0, ge=0, le=3)
     """How far small objects are favoured there: a voxel counts foreground_weight × (largest radius / own radius) to
     this power. 0 treats all voxels alike, 3 all objects."""
-    best_metric: str = "fBeta4"
+    best_metric: Annotated[str, NotSearched("trials are compared by it")] = "fBeta4"
     """The score that chooses the best weights and the thresholds. fBetaN: F-beta with beta N, averaged over the
     classes; 4 counts a missed particle far more than a false one. fBetaN_classK: that of the class with label K.
     avg_f1: the same as fBeta1."""
-    best_metric_on: Literal["particles", "voxels"] = "particles"
+    best_metric_on: Annotated[Literal["particles", "voxels"], NotSearched("trials are compared by it")] = "particles"
     """What best_metric counts: particles found, or voxels labelled right."""
 
     @field_validator("best_metric")
@@ -103,7 +101,7 @@ class Evaluate(Section):
 
     reference: str | list[str] | None = None
     """Reference picks, as in `targets.picks`. Default: the picks the targets were made from."""
-    runs: Literal["test", "validate", "train", "all"] | list[RunName] = "test"
+    runs: Annotated[Literal["test", "validate", "train", "all"] | list[RunName], HOW_MANY] = "test"
     """Which part of the split is scored, or a list of runs. `all` covers runs the model was trained on. Where the split
     has no test runs, the validation runs are scored and the report says so. Without `targets` there is no split: every
     segmented run that has reference picks is scored, or those listed."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from tomoscout.learning.crops import crop_batches
-from tomoscout.learning.losses import MarginalLoss
+from tomoscout.learning.losses.combined import MarginalLoss
 from tomoscout.learning.options import Training
 from tomoscout.learning.progression import Validation
 from tomoscout.learning.step_memory import Shape, label_targets

@@ -11,15 +11,9 @@ import pytest
 
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import read_json, write_json
+from tomoscout.plan.folds import check_folds, fold_name, fold_number
 from tomoscout.plan.options import Split
-from tomoscout.stages.cross_validation import (
-    check_folds,
-    fold_name,
-    fold_number,
-    format_summary,
-    run_summary,
-    summarise,
-)
+from tomoscout.stages.compare_folds import format_summary, run_compare_folds, summarise
 
 CLASSES = ["ribosome", "ferritin", "membrane"]
 # Ferritin is in no validation run of the second fold, the membrane in one alone.
@@ -83,7 +77,7 @@ def test_one_fold(tmp_path: Path) -> None:
 def test_the_table_in_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folders = folds(tmp_path)
     output = tmp_path / "results/unet-folds.csv"
-    run_summary(folders, output)
+    run_compare_folds(folders, output)
     rows = summarise(folders)
     with output.open(newline="") as file:
         read = list(csv.DictReader(file))
@@ -93,7 +87,7 @@ def test_the_table_in_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert "NaN" not in output.with_suffix(".json").read_text()
     assert capsys.readouterr().out == format_summary(rows)
     before = output.read_bytes(), output.with_suffix(".json").read_bytes()
-    run_summary(folders, output)
+    run_compare_folds(folders, output)
     assert (output.read_bytes(), output.with_suffix(".json").read_bytes()) == before
 
 
@@ -112,7 +106,7 @@ def test_scores_of_different_kinds_make_no_table(tmp_path: Path) -> None:
     folders = [*folds(tmp_path / "a"), *folds(tmp_path / "b", metric="avg_f1 of voxels")]
     output = tmp_path / "table.csv"
     with pytest.raises(TomoscoutError) as caught:
-        run_summary(folders, output)
+        run_compare_folds(folders, output)
     assert str(caught.value) == (
         f"{output}: the folds were chosen by different scores: avg_f1 of voxels, fBeta4 of particles"
     )
@@ -127,7 +121,7 @@ def test_a_fold_without_results(tmp_path: Path, content: str | None) -> None:
     if content is not None:
         path.write_text(content)
     with pytest.raises(TomoscoutError, match=r"unet-fold-1/results\.json: (no such file|not valid JSON)"):
-        run_summary(folders, tmp_path / "table.csv")
+        run_compare_folds(folders, tmp_path / "table.csv")
     assert not (tmp_path / "table.csv").exists()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,28 +14,6 @@ from tomoscout.machine.files import read_json, write_json, write_table
 from tomoscout.machine.tables import aligned
 from tomoscout.options.forms import checked
 from tomoscout.options.sections import Fraction
-from tomoscout.plan.options import Split
-
-
-def check_folds(options: Split) -> None:
-    """Refuse a cross-validation of a split that has no folds.
-
-    Raises:
-        TomoscoutError: it has none.
-    """
-    if not (options.folds or options.leave_one_out):
-        raise TomoscoutError("cross-validation needs split.folds (such as 5) or split.leave_one_out: true")
-
-
-def fold_name(model: str, fold: int | None) -> str:
-    """Name of the model of a fold; without one, of the single model."""
-    return model if fold is None else f"{model}-fold-{fold}"
-
-
-def fold_number(name: str, model: str) -> int | None:
-    """The fold that a model's name stands for; None for the single model."""
-    match = re.fullmatch(rf"{re.escape(model)}-fold-(\d+)", name)
-    return int(match[1]) if match else None
 
 
 class _Results(BaseModel):
@@ -85,7 +62,7 @@ def _row(name: str, scores: Sequence[float | None]) -> dict[str, Any]:
     }
 
 
-def run_summary(folders: Sequence[Path], output: Path) -> None:
+def run_compare_folds(folders: Sequence[Path], output: Path) -> None:
     """Write the table as `output` (.csv) and beside it as .json; prints it.
 
     Raises:

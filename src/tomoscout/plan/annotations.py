@@ -1,0 +1,116 @@
+"""What is annotated in a run, and which of its files stand for it: decided from the inventory alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from tomoscout.data.inventory import RunRecord, tomograms_of
+from tomoscout.data.written import Segmentation
+from tomoscout.machine.errors import TomoscoutError
+from tomoscout.options.config import Config
+from tomoscout.options.names import Source, TomogramUri
+
+if TYPE_CHECKING:
+    from tomoscout.plan.classes import TargetClass
+
+
+def is_annotated(entry: TargetClass, record: RunRecord) -> bool:
+    """Whether a run has picks (an empty file too) or a segmentation that a class is made from."""
+    if entry.is_particle:
+        return any(source in record.picks for source in entry.sources)
+    source = str(entry.sources[0])
+    return any(uri.rpartition("@")[0] == source for uri in record.segmentations)
+
+
+def holds(record: RunRecord, entry: TargetClass) -> bool:
+    """Whether a run has something of a class: a pick, or a segmentation."""
+    if entry.is_particle:
+        return any(record.picks[source].total for source in entry.sources if source in record.picks)
+    return is_annotated(entry, record)
+
+
+def has_tomogram(config: Config, record: RunRecord) -> bool:
+    """Whether a run has any of the kinds of tomogram to train on."""
+    return any(uri in record.tomograms for uri in config.tomograms)
+
+
+def reference_tomograms(config: Config, record: RunRecord) -> dict[float, str]:
+    """Voxel spacing in Å → the tomogram that sets the shape of a run's target there: the first of its spacing that
+    the run has, of `tomograms` and the one that is segmented. A run has one target for each.
+
+    Raises:
+        TomoscoutError: the run has no tomogram to train on.
+    """
+    if not has_tomogram(config, record):
+        raise TomoscoutError(f"{record.key}: no tomogram {' or '.join(config.tomograms)}; {tomograms_of(record)}")
+    found: dict[float, str] = {}
+    for uri in [*config.tomograms, config.segment_tomogram]:
+        if uri in record.tomograms:
+            found.setdefault(TomogramUri.parse(uri).voxel_spacing, uri)
+    return found
+
+
+def source_segmentation(entry: TargetClass, record: RunRecord, voxel_spacing: float) -> Segmentation | None:
+    """The binary segmentation of a run that a continuous class is made from: the one at this voxel spacing (Å), else
+    the finest, to be brought over. None where the run has none, and for particles."""
+    return None if entry.is_particle else _nearest(entry.sources[0], record, voxel_spacing, multilabel=False)
+
+
+def existing_target(config: Config, record: RunRecord, voxel_spacing: float) -> Segmentation | None:
+    """The multilabel segmentation of a run that `targets.existing` names, chosen as by `source_segmentation`."""
+    existing = config.targets.existing
+    return None if existing is None else _nearest(Source.parse(existing), record, voxel_spacing, multilabel=True)
+
+
+def _nearest(source: Source, record: RunRecord, voxel_spacing: float, *, multilabel: bool) -> Segmentation | None:
+    there = segmentations_of(record.segmentations, multilabel=multilabel)
+    spacings = [at for found, at in there if found == str(source)]
+    if not spacings:
+        return None
+    at = voxel_spacing if voxel_spacing in spacings else min(spacings)
+    return Segmentation(source.name, source.user or "", source.session or "", at, multilabel)
+
+
+def segmentations_of(segmentations: Iterable[str], *, multilabel: bool) -> Iterator[tuple[str, float]]:
+    """Source and voxel spacing of the binary or the multilabel ones among segmentations of the inventory."""
+    for uri in segmentations:
+        source, _, place = uri.rpartition("@")
+        if ("?" in place) == multilabel:
+            yield source, float(place.partition("?")[0])
+
+
+def target_segmentation(config: Config, voxel_spacing: float) -> Segmentation:
+    """The segmentation that holds the targets at a voxel spacing (Å)."""
+    options = config.targets
+    return Segmentation(options.name, options.user, options.session, voxel_spacing, True)
+
+
+def refuse_unreadable(records: Iterable[RunRecord], sources: Iterable[Source], option: str) -> None:
+    """Refuse picks or segmentations that cannot be read, of any of the runs.
+
+    Raises:
+        TomoscoutError: `option` names one that cannot be read.
+    """
+    names = {str(source) for source in sources}
+    broken = [reason for record in records for name, reason in record.unreadable.items() if name in names]
+    if broken:
+        more = f"; and {len(broken) - 1} others" if len(broken) > 1 else ""
+        raise TomoscoutError(f"{option}: {broken[0]}{more} (split.exclude leaves a run out)")
+
+
+def refuse_overwriting(config: Config, sources: Iterable[Source], option: str) -> None:
+    """Refuse predictions under the user and session of picks or segmentations that are read as truth.
+
+    Raises:
+        TomoscoutError: `option` reads what predictions would be written over.
+    """
+    predicted, target = (config.localize.user, config.session), config.targets
+    for source in sources:
+        if (source.user, source.session) == predicted:
+            raise TomoscoutError(
+                f"localize.user and localize.session: {source} is what {option} reads, and would be written over by "
+                "predictions; choose another localize.session"
+            )
+        if source == Source(target.name, target.user, target.session):
+            raise TomoscoutError(f"targets.name: {source} is what {option} reads; choose another name for the targets")

@@ -1,0 +1,61 @@
+"""Folds of a split, what they are called, and what they train on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from tomoscout.data.inventory import RunRecord
+from tomoscout.machine.errors import TomoscoutError
+from tomoscout.options.config import Config
+from tomoscout.plan.options import Split
+
+PARTS = ("train", "validate", "test")
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One division of the runs (`project/run`)."""
+
+    train: tuple[str, ...]
+    validate: tuple[str, ...]
+    test: tuple[str, ...]
+
+    def part(self, name: str) -> tuple[str, ...]:
+        """The runs of `train`, `validate`, `test`, or `all` three together."""
+        if name == "all":
+            return self.train + self.validate + self.test
+        runs: tuple[str, ...] = getattr(self, name)
+        return runs
+
+    def to_json(self) -> dict[str, list[str]]:
+        """The fold as it stands in the split file."""
+        return {part: list(self.part(part)) for part in PARTS}
+
+
+def check_folds(options: Split) -> None:
+    """Refuse a cross-validation of a split that has no folds.
+
+    Raises:
+        TomoscoutError: it has none.
+    """
+    if not (options.folds or options.leave_one_out):
+        raise TomoscoutError("cross-validation needs split.folds (such as 5) or split.leave_one_out: true")
+
+
+def fold_name(model: str, fold: int | None) -> str:
+    """Name of the model of a fold; without one, of the single model."""
+    return model if fold is None else f"{model}-fold-{fold}"
+
+
+def fold_number(name: str, model: str) -> int | None:
+    """The fold that a model's name stands for; None for the single model."""
+    match = re.fullmatch(rf"{re.escape(model)}-fold-(\d+)", name)
+    return int(match[1]) if match else None
+
+
+def training_tomograms(config: Config, records: Iterable[RunRecord], fold: Fold) -> list[tuple[RunRecord, str]]:
+    """What a fold trains on: every kind of tomogram (its URI) that each of the runs has."""
+    by_key = {record.key: record for record in records}
+    return [(by_key[key], uri) for key in fold.train for uri in config.tomograms if uri in by_key[key].tomograms]

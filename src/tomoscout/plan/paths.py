@@ -1,0 +1,127 @@
+"""Where results lie: the one place that knows the layout of the folder `results/`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tomoscout.data.inventory import RunRecord
+from tomoscout.machine.errors import TomoscoutError
+from tomoscout.machine.files import read_json
+
+
+@dataclass(frozen=True)
+class Results:
+    """A folder of results."""
+
+    folder: Path
+
+    @property
+    def settings(self) -> Path:
+        """The configuration as the jobs of the workflow read it."""
+        return self.folder / "config.json"
+
+    @property
+    def inventory(self) -> Path:
+        """The list of runs."""
+        return self.folder / "inventory.tsv"
+
+    @property
+    def phantom(self) -> Path:
+        """The copick config of the phantom."""
+        return self.folder / "phantom" / "copick.json"
+
+    @property
+    def models(self) -> Path:
+        """The folders of all models."""
+        return self.folder / "models"
+
+    @property
+    def studies(self) -> Path:
+        """The folders of all explorations."""
+        return self.folder / "explore"
+
+    def targets(self, name: str) -> Path:
+        """The manifests of the targets of a name."""
+        return self.folder / "targets" / name
+
+    def overlays(self, name: str) -> Path:
+        """The pictures of the targets of a name."""
+        return self.targets(name) / "pictures"
+
+    def split(self, name: str) -> Path:
+        """The file of a split."""
+        return self.folder / "splits" / f"{name}.json"
+
+    def model(self, name: str) -> Path:
+        """The folder of a model."""
+        return self.models / name
+
+    def study(self, name: str) -> Path:
+        """The folder of an exploration."""
+        return self.studies / name
+
+    def compared_folds(self, model: str) -> Path:
+        """The table of a cross-validation."""
+        return self.folder / "cross_validation" / f"{model}.csv"
+
+    def segment(self, session: str) -> Path:
+        """The manifests of the segment stage."""
+        return self.folder / "segment" / session
+
+    def localize(self, session: str) -> Path:
+        """The manifests of the localize stage."""
+        return self.folder / "localize" / session
+
+    def evaluate(self, session: str) -> Path:
+        """The scores."""
+        return self.folder / "evaluate" / session
+
+    def report(self, session: str) -> Path:
+        """The page of the report."""
+        return self.folder / "report" / f"{session}.html"
+
+    def tracked_model(self, name: str) -> Path:
+        """What says that a model is recorded in MLflow."""
+        return self.folder / "tracking" / f"{name}.json"
+
+    def tracked_study(self, name: str) -> Path:
+        """What says that the trials of an exploration are recorded in MLflow."""
+        return self.folder / "tracking" / "explore" / f"{name}.json"
+
+    def manifests(self, stage: str) -> list[Path]:
+        """The manifests of all runs that a stage has written, under all names."""
+        return sorted((self.folder / stage).glob("*/*/*.json"))
+
+    def trained_models(self) -> list[Path]:
+        """Folders of the models that are there."""
+        return sorted(path.parent for path in self.models.glob("*/model.yaml"))
+
+
+def results_of(folder: Path) -> Path:
+    """The folder of results that a model or an exploration lies in."""
+    return folder.absolute().parents[1]
+
+
+def batch_file(folder: Path, batch: str | int) -> Path:
+    """What a stage writes last for a batch of runs, in the folder of its manifests."""
+    return folder / f"batch-{int(batch):04d}.json"
+
+
+def manifest_path(folder: Path, record: RunRecord) -> Path:
+    """The manifest of a run in the folder of a stage."""
+    return folder / record.project / f"{record.run}.json"
+
+
+def read_manifest(folder: Path, record: RunRecord, **expected: type) -> dict[str, Any]:
+    """The manifest of a run in the folder of a stage. `expected`: as of `read_json`.
+
+    Raises:
+        TomoscoutError: the stage has not been run for it, or the file is not as it was written.
+    """
+    path = manifest_path(folder, record)
+    if not path.exists():
+        raise TomoscoutError(f"{path}: no manifest; {record.key} has not been through this stage")
+    manifest: dict[str, Any] = read_json(path, project=str, run=str, **expected)
+    return manifest

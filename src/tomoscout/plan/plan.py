@@ -1,0 +1,147 @@
+"""The plan: what follows from a configuration and the inventory, decided once and before anything large is read."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tomoscout.data.copick_config import read_objects
+from tomoscout.data.inventory import RunRecord
+from tomoscout.options.config import Config
+from tomoscout.plan.folds import Fold, fold_number
+from tomoscout.plan.paths import Results
+from tomoscout.plan.predictions import segmented_runs
+from tomoscout.plan.scored import Scored, scored_runs
+from tomoscout.plan.splits import SplitResult, chosen_fold, make_split
+from tomoscout.plan.stages import STAGES
+from tomoscout.plan.targets import TargetPlan, plan_targets, print_warnings
+
+
+class Plan:
+    """One configuration over the runs of one inventory, with the places of its results. Every stage receives it.
+
+    Everything is decided on first use, so that a job asks only for what it needs, and kept: a process makes one.
+
+    Raises:
+        TomoscoutError: from what decides something, where the configuration does not fit the data.
+    """
+
+    def __init__(
+        self, config: Config, records: Sequence[RunRecord], results: Path = Path("results"), *, warn: bool = False
+    ) -> None:
+        """`warn`: whether to print what a user should know of the targets, once they are decided."""
+        self.config = config
+        self.records = records
+        self.results = Results(results)
+        self._warn = warn
+
+    def with_options(self, **sections: Any) -> Plan:
+        """The plan of another training, with `train` or `tracking` replaced: the same classes, targets and split, of
+        which these options decide nothing."""
+        decided = self.targets, self.split
+        other = copy.copy(self)
+        other.config = self.config.model_copy(update=sections)
+        other.targets, other.split = decided
+        return other
+
+    def version(self, stage: str) -> int:
+        """The version of the numbers that a stage gives."""
+        return STAGES[stage].version
+
+    def fingerprint(self, stage: str, job: str = "") -> str:
+        """What a job of a stage depends on besides its input files. `job`: a batch, or a model, as the stage's jobs are
+        told apart."""
+        depends_on = STAGES[stage].depends_on
+        assert depends_on is not None, f"{stage}: nothing in the table says what it depends on"
+        return depends_on(self, job)
+
+    # Runs
+
+    @cached_property
+    def by_key(self) -> dict[str, RunRecord]:
+        """All runs by `project/run`."""
+        return {record.key: record for record in self.records}
+
+    @cached_property
+    def _by_batch(self) -> dict[int, list[RunRecord]]:
+        batches: dict[int, list[RunRecord]] = {}
+        for record in self.records:
+            batches.setdefault(record.batch, []).append(record)
+        return batches
+
+    def batch(self, number: str | int) -> list[RunRecord]:
+        """The runs of a batch."""
+        return self._by_batch[int(number)]
+
+    @cached_property
+    def targeted(self) -> list[RunRecord]:
+        """The runs that have a target."""
+        return [record for record in self.records if record.key in self.targets.inputs]
+
+    @property
+    def ever_targeted(self) -> list[RunRecord]:
+        """The runs that have a target, and those that had one, which is to be removed."""
+        folder = self.results.targets(self.config.targets.name)
+        made = {
+            f"{path.parent.name}/{path.stem}"
+            for name in self.config.projects
+            for path in (folder / name).glob("*.json")
+        }
+        return [record for record in self.records if record.key in self.targets.inputs or record.key in made]
+
+    @cached_property
+    def segmented(self) -> list[RunRecord]:
+        """The runs that are segmented and localised."""
+        return segmented_runs(self.config, self.records)
+
+    @cached_property
+    def segmented_keys(self) -> frozenset[str]:
+        """Their `project/run`."""
+        return frozenset(record.key for record in self.segmented)
+
+    @property
+    def shown(self) -> Sequence[RunRecord]:
+        """The runs that the report shows. Where a model from elsewhere is applied it shows what was found in every
+        run."""
+        return self.scored.records if self.config.learns else self.segmented
+
+    # Classes, targets and split
+
+    @cached_property
+    def targets(self) -> TargetPlan:
+        """Classes, and what their targets depend on."""
+        decided = plan_targets(self.config, self.records, self.version("targets"))
+        if self._warn:
+            print_warnings(decided)
+        return decided
+
+    @cached_property
+    def split(self) -> SplitResult:
+        """Which runs train, validate, test."""
+        return make_split(self.config, self.records, self.targets)
+
+    def fold(self, number: int | None = None) -> Fold:
+        """A fold by its number; without one, that of a single training."""
+        return chosen_fold(self.config.split, self.split, number)
+
+    def fold_of(self, model: str) -> Fold:
+        """The fold of a model: of the cross-validation, or the single one."""
+        return self.fold(fold_number(model, self.config.train.name))
+
+    # Predictions and scores
+
+    @cached_property
+    def object_labels(self) -> dict[str, dict[str, int | None]]:
+        """Per project the labels of its objects, with which segmentations are written."""
+        return {
+            project: {name: entry.label for name, entry in read_objects(Path(path)).items()}
+            for project, path in self.config.projects.items()
+        }
+
+    @cached_property
+    def scored(self) -> Scored:
+        """Which runs are scored, and by what."""
+        return scored_runs(self)

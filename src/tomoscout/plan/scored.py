@@ -1,0 +1,80 @@
+"""Which runs are scored, and by which reference picks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tomoscout.data.inventory import RunRecord, find_runs
+from tomoscout.machine.errors import TomoscoutError
+from tomoscout.plan.annotations import is_annotated, refuse_overwriting, refuse_unreadable
+from tomoscout.plan.classes import TargetClass, particle_classes
+
+if TYPE_CHECKING:
+    from tomoscout.plan.plan import Plan
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The runs that are scored, what kind of runs they are, and the classes with the sources of their references."""
+
+    records: tuple[RunRecord, ...]
+    kind: str
+    classes: tuple[TargetClass, ...]
+
+
+def scored_runs(plan: Plan) -> Scored:
+    """Decide what is scored: the part of the split asked for; validation runs where there are no test runs. Where a
+    model from elsewhere is applied and nothing is learnt, every segmented run that has reference picks.
+
+    Raises:
+        TomoscoutError: nothing is left to score, or there is nothing to score it by.
+    """
+    particles, annotated = _reference(plan)
+    keys, kind = _scored_keys(plan, annotated)
+    scored = tuple(record for record in plan.records if record.key in keys)
+    refuse_unreadable(scored, [source for entry in particles for source in entry.sources], "evaluate.reference")
+    return Scored(scored, kind, particles)
+
+
+def _reference(plan: Plan) -> tuple[tuple[TargetClass, ...], frozenset[str]]:
+    """Classes of the reference picks, and the runs (`project/run`) that have any."""
+    config, records = plan.config, plan.records
+    if config.evaluate.reference is None:
+        if not config.learns:
+            raise TomoscoutError(
+                "evaluate.reference: nothing to score against; give user/session or a list of objects, as the "
+                "configuration has no targets either"
+            )
+        return tuple(entry for entry in plan.targets.classes if entry.is_particle), plan.targets.annotated
+    classes, _ = particle_classes(config, records, config.evaluate.reference, "evaluate.reference")
+    refuse_overwriting(config, [source for entry in classes for source in entry.sources], "evaluate.reference")
+    return classes, frozenset(r.key for r in records if any(is_annotated(entry, r) for entry in classes))
+
+
+def _scored_keys(plan: Plan, with_reference: frozenset[str]) -> tuple[frozenset[str], str]:
+    """The runs that are scored, and what kind they are (of `scores.RUNS`)."""
+    config, segmented = plan.config, plan.segmented_keys
+    if isinstance(config.evaluate.runs, list):
+        listed = frozenset(r.key for r in find_runs(list(plan.records), config.evaluate.runs, "evaluate.runs"))
+        for key in sorted(listed - segmented):
+            raise TomoscoutError(f"evaluate.runs: {key} is not segmented; see segment.runs and its tomograms")
+        return listed, "listed"
+    if not config.learns:
+        if not (annotated := segmented & with_reference):
+            raise TomoscoutError("evaluate.reference: no run that is segmented has such picks; see segment.runs")
+        return annotated, "annotated"
+    fold = plan.fold()
+    kind: str = config.evaluate.runs
+    if config.segment.models == "folds" and (kind == "validate" or (kind == "test" and not fold.test)):
+        what = "there are no test runs" if kind == "test" else "validate"
+        raise TomoscoutError(
+            f"evaluate.runs: {what}, and every run but those of split.test trained some of the folds; list some there "
+            "(the scores of each fold are in the table of the cross-validation)"
+        )
+    if kind == "test" and not fold.test:
+        kind = "validate"
+    keys = segmented & set(fold.part(kind))
+    if not keys:
+        raise TomoscoutError(f"evaluate.runs: no {kind} run is segmented; see segment.runs and the split")
+    return keys, kind
