@@ -18,6 +18,7 @@ from tomoscout.data.project import Project
 from tomoscout.data.written import Segmentation
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import digest, digest_file, read_json, write_json
+from tomoscout.options.forms import read_entries
 from tomoscout.options.names import NAME_PATTERN, Source, TomogramUri
 from tomoscout.phantom.maps import kind_from_map
 from tomoscout.phantom.options import Phantom
@@ -171,7 +172,7 @@ def _refuse_other_content(folder: Path, made_with: dict[str, Any], runs: int) ->
         raise TomoscoutError(f"{path}: belongs to another project; expected an empty folder or a phantom")
     if not (path := folder / "phantom.json").exists():
         return
-    old = read_json(path, made_with=dict, runs=dict)
+    old = read_entries(path, "what a phantom was made with", made_with=dict, runs=dict)
     for key, value in made_with.items():
         if (was := old["made_with"].get(key)) != value:
             raise TomoscoutError(f"{path}: made with {key} {was}; expected {value} (remove the folder to make it anew)")

@@ -16,8 +16,8 @@ import yaml
 from pydantic import BaseModel, Field
 
 from tomoscout.machine.errors import TomoscoutError
-from tomoscout.machine.files import read_json, read_table
-from tomoscout.options.forms import checked
+from tomoscout.machine.files import read_table
+from tomoscout.options.forms import checked, read_form
 
 FINGERPRINT, MODEL, STUDY = "tomoscout.fingerprint", "tomoscout.model", "tomoscout.study"
 """Tags of a run of MLflow: the fingerprint and the name of the training, and the study of a trial."""
@@ -142,7 +142,7 @@ def _read_training(path: Path) -> dict[str, Any]:
 
 
 def _read_facts(path: Path) -> dict[str, Any]:
-    return checked(dict[str, Any], read_json(path), path, "a mapping") if path.exists() else {}
+    return read_form(dict[str, Any], path, "a mapping") if path.exists() else {}
 
 
 def _read_model(path: Path) -> dict[str, Any]:
