@@ -21,6 +21,7 @@ from tomoscout.machine.files import write_json
 from tomoscout.options.config import Config, load_config
 from tomoscout.plan.plan import Plan
 from tomoscout.stages.explore import picking_misfit, study_of
+from tomoscout.tasks.picking.options import Train
 from tomoscout.workflow import Workflow
 
 VALIDATIONS = 10

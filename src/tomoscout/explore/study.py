@@ -42,15 +42,9 @@ MOST_REFUSED = 100
 
 SEED_PRIME = 1_000_003
 
-<<<<<<< HEAD
-=======
 MEMORY = ("memory_gb", "gpu_memory_gb")
 """Options of a training that decide which proposals are refused."""
 
-VERSION = 2
-"""Raised when the same settings would propose other trials."""
-
->>>>>>> opts
 
 @dataclass(frozen=True)
 class Study:
