@@ -13,6 +13,8 @@ from tomoscout.learning.augmentations import search_space as augmentation_space
 from tomoscout.learning.losses import Loss, LossName, parse_losses
 from tomoscout.learning.losses import search_space as loss_space
 from tomoscout.learning.losses.tversky import Tversky
+from tomoscout.learning.optimisers import AdamW
+from tomoscout.learning.schedule import Schedule
 from tomoscout.machine.errors import shown
 from tomoscout.models.options import FineTuning
 from tomoscout.networks import parse_network
@@ -26,8 +28,8 @@ Network = Annotated[SerializeAsAny[NetworkOptions], BeforeValidator(parse_networ
 
 
 TRAINING_SPACE: dict[str, Any] = {
-    "learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
-    "weight_decay": {"low": 1e-4, "high": 1e-1, "log": True},
+    **Schedule.SPACE,
+    **AdamW.SPACE,
     "patch": {"low": 48, "high": 160, "step": 16},
     "batch_size": {"choices": [4, 8, 16, 24, 32, 48]},
     "background_fraction": {"low": 0.0, "high": 0.5},
@@ -105,34 +107,14 @@ class Recipe(Section):
             )
 
 
-class Optimisation(Section):
+class Optimisation(AdamW, Schedule):
     """What steers an optimisation. A step is one update of the weights."""
 
-    steps: int = Field(default=10_000, ge=1, le=10**9)
-    """Optimiser updates in all. octopi's epochs: epochs × training tomograms (15 at most count)."""
     batch_size: int = Field(default=8, ge=1, le=100_000)
     """Crops per step, drawn from all training tomograms alike."""
     accumulation: int = Field(default=1, ge=1, le=100_000)
     """Work through a batch in this many parts and add up their gradients: nearly the same step (losses that compare
     whole batches compare the parts) with less memory. Raised by itself where the device runs out of memory."""
-    learning_rate: float = Field(default=2e-3, gt=0)
-    """Peak learning rate of AdamW."""
-    schedule: Literal["cosine", "polynomial", "one-cycle", "plateau", "constant"] = "cosine"
-    """How the learning rate falls after the warm-up. plateau: lowered when validation stops improving."""
-    warmup: float = Field(default=0.03, ge=0)
-    """Over what the learning rate rises to its peak: below 1 a fraction of the steps, else a number of steps. With a
-    number (or 0) and the schedule `constant` or `plateau`, a training that is given more `steps` later goes on from
-    its checkpoint, and ends as if it had had them from the start."""
-    final_learning_rate: float = Field(default=0.01, ge=0, le=1)
-    """Learning rate at the end (plateau: at the least), as a fraction of the peak."""
-    polynomial_power: float = Field(default=0.9, gt=0, le=100)
-    """Power of the polynomial schedule."""
-    plateau_patience: int = Field(default=3, ge=1)
-    """Validations without a better score before the plateau schedule lowers the learning rate."""
-    plateau_factor: float = Field(default=0.5, gt=0, lt=1)
-    """What the plateau schedule multiplies it by."""
-    weight_decay: float = Field(default=1e-2, ge=0, le=10)
-    """Weight decay of AdamW."""
     gradient_clip: float = Field(default=1.0, ge=0)
     """Largest norm of the gradient; 0 for no limit."""
     ema_decay: float = Field(default=0.995, ge=0, lt=1)
@@ -145,13 +127,6 @@ class Optimisation(Section):
     """Let torch.compile translate the network first: minutes at the start for faster steps on some GPUs."""
     seed: Annotated[int, NotSearched("set train.seed, which all trials share")] = Field(default=42, ge=0, lt=2**32)
     """Seed of weights, crops and augmentation."""
-
-    @field_validator("warmup")
-    @classmethod
-    def _check_warmup(cls, value: float) -> float:
-        if value >= 1 and not value.is_integer():
-            raise ValueError(f"{value} is neither a fraction below 1 nor a whole number of steps")
-        return value
 
 
 _FOR_THE_MACHINE = NotSearched("it is for the machine")
