@@ -1,6 +1,6 @@
-"""tomoscout from Python: targets, training, cross-validation and exploration in a notebook or a script.
+"""tomoscout from Python: what the workflow does, in a notebook or a script.
 
-    from tomoscout.api import create_targets, cross_validate, train
+    from tomoscout.api import create_targets, evaluate, localize, segment, train
 
     config = {
         "projects": {"mydata": "/path/to/copick.json"},
@@ -10,14 +10,18 @@
     create_targets(config)
     trained = train(config, steps=2000, loss={"name": "Tversky", "alpha": 0.3, "beta": 0.7})
     trained.history[-1]["score"]
+    segment(config)
+    localize(config)
+    evaluate(config)["mean"]
 
 The files are those that the workflow writes, in the same places: what is made here, `snakemake` can go on with.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +32,7 @@ from tomoscout.machine.locks import alone_in
 from tomoscout.options.config import Config, load_config, parse_config
 from tomoscout.options.forms import read_entries
 from tomoscout.plan.folds import check_folds, fold_name
-from tomoscout.plan.paths import Results, batch_file
+from tomoscout.plan.paths import Results, batch_file, read_manifest
 from tomoscout.plan.plan import Plan
 from tomoscout.stages.compare_folds import run_compare_folds
 
@@ -164,6 +168,93 @@ def explore(config: Configuration, results: Path | str = "results", **options: A
             found.append(train_trial(plan, folder, number))
     summarise(folder, trials, top, settings.report.title, type(settings.train))
     return Explored(folder, found, [folder / name for name in best_names(top)])
+
+
+def segment(
+    config: Configuration, results: Path | str = "results", *, models: Sequence[Path | str] | None = None
+) -> dict[str, dict[str, Any]]:
+    """Apply a model, or several as an ensemble, to every run that `segment.runs` stands for: class probabilities and
+    labels in the projects' overlays. Runs that were done with the same model stay as they are.
+
+    Args:
+        config: options by section as in config/config.yaml, or the path of such a file.
+        results: folder of the results.
+        models: model folders; by default those that the workflow applies, as `segment.models` says. Of octopi's models
+            among those, folders are made first, where there are none yet.
+
+    Returns:
+        Per run (`project/run`) what was written.
+
+    Raises:
+        TomoscoutError: a model or a tomogram is missing or cannot be used.
+    """
+    from tomoscout.stages.segment import run_segment
+
+    plan = _plan(config, results)
+    folder = plan.results.segment(plan.config.session)
+    return _in_batches(plan, folder, partial(run_segment, plan, _models(plan, models)))
+
+
+def localize(
+    config: Configuration, results: Path | str = "results", *, models: Sequence[Path | str] | None = None
+) -> dict[str, dict[str, Any]]:
+    """Turn the class probabilities of every segmented run into scored picks in the projects' overlays; probabilities
+    are then removed, unless `segment.keep_probabilities` is set. Arguments as of `segment`.
+
+    Returns:
+        Per run (`project/run`) what was written: by object the source of the picks and how many there are.
+
+    Raises:
+        TomoscoutError: a run is not segmented, or with another model.
+    """
+    from tomoscout.stages.localize import run_localize
+
+    plan = _plan(config, results)
+    segmented, folder = plan.results.segment(plan.config.session), plan.results.localize(plan.config.session)
+    return _in_batches(plan, folder, partial(run_localize, plan, _models(plan, models), segmented))
+
+
+def evaluate(config: Configuration, results: Path | str = "results") -> dict[str, Any]:
+    """Score the picks of the runs that `evaluate.runs` stands for; prints the table.
+
+    Args:
+        config: options by section as in config/config.yaml, or the path of such a file.
+        results: folder of the results; scores go to `evaluate/` below it.
+
+    Returns:
+        The content of scores.json: `objects`, `runs`, and what they were scored with.
+
+    Raises:
+        TomoscoutError: a run is not localised, or there is nothing to score picks by.
+    """
+    from tomoscout.stages.evaluate import run_evaluate
+    from tomoscout.tasks.picking.score_tables import read_scores
+
+    plan = _plan(config, results)
+    folder = plan.results.evaluate(plan.config.session)
+    run_evaluate(plan, plan.results.localize(plan.config.session), folder)
+    return read_scores(folder)
+
+
+def _in_batches(plan: Plan, folder: Path, run: Callable[[int, Path], None]) -> dict[str, dict[str, Any]]:
+    """Run a stage for all batches of segmented runs. Returns the manifests, by run, that it wrote into the folder."""
+    for batch in sorted({record.batch for record in plan.segmented}):
+        run(batch, batch_file(folder, batch))
+    return {record.key: read_manifest(folder, record) for record in plan.segmented}
+
+
+def _models(plan: Plan, models: Sequence[Path | str] | None) -> list[Path]:
+    """The folders of the models that are applied, those of octopi's models made where there are none yet."""
+    if models is not None:
+        return [Path(folder) for folder in models]
+    from tomoscout.stages.applied_models import applied_models, imported_files, imported_models
+
+    for name, source in imported_models(plan.config).items():
+        if not (plan.results.model(name) / "model.yaml").exists():
+            from tomoscout.stages.import_model import run_import_model
+
+            run_import_model(plan, imported_files(source)[0], plan.results.model(name))
+    return applied_models(plan)
 
 
 def _plan(config: Configuration, results: Path | str, options: Mapping[str, Any] | None = None) -> Plan:

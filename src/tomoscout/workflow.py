@@ -20,18 +20,15 @@ from tomoscout.explore.study import Study
 from tomoscout.machine.errors import TomoscoutError, printing_never_fails
 from tomoscout.machine.files import to_json, write_text
 from tomoscout.models.base import base_files
-from tomoscout.models.octopi import WEIGHTS as OCTOPI_WEIGHTS
 from tomoscout.options.config import Config, parse_config
 from tomoscout.options.config_file import read_config_file
-from tomoscout.options.names import model_name, names_octopi
 from tomoscout.plan.fingerprints import training_targets
-from tomoscout.plan.folds import check_folds, fold_name, fold_number
+from tomoscout.plan.folds import fold_number
 from tomoscout.plan.paths import Results
 from tomoscout.plan.plan import Plan
-from tomoscout.plan.predictions import check_objects
 from tomoscout.plan.stages import STAGES
+from tomoscout.stages.applied_models import applied_models, fold_models, imported_files, imported_models
 from tomoscout.stages.explore import study_of
-from tomoscout.tasks.picking.model import PickingModel
 
 
 class Workflow:
@@ -144,68 +141,28 @@ class Workflow:
 
     # Models
 
-    def fold_models(self) -> list[str]:
-        """Folders of the models of all folds.
+    @cached_property
+    def applied_models(self) -> list[str]:
+        """Folders of the models that segment, as of `applied_models`."""
+        return [str(folder) for folder in applied_models(self.plan)]
 
-        Raises:
-            TomoscoutError: the split has no folds.
-        """
-        check_folds(self.config.split)
-        folds = range(len(self.plan.split.folds))
-        return [self._model(fold_name(self.config.train.name, fold)) for fold in folds]
+    def fold_models(self) -> list[str]:
+        """Folders of the models of all folds, as of `fold_models`."""
+        return [str(folder) for folder in fold_models(self.plan)]
 
     def fold_numbers(self, model: str) -> list[int]:
         """The fold that a model of the cross-validation is trained on; none for the single model."""
         number = fold_number(model, self.config.train.name)
         return [] if number is None else [number]
 
-    def applied_models(self) -> list[str]:
-        """Folders of the models that segment, together an ensemble."""
-        models = self.config.segment.models
-        if models == "folds":
-            return self.fold_models()
-        if models == "explored":
-            return self.best_models()
-        return self._listed_models or [self._model(self.config.train.name)]
-
     @cached_property
-    def _listed_models(self) -> list[str]:
-        """Folders of the models listed under segment.models: octopi's are imported first.
-
-        Raises:
-            TomoscoutError: nothing is learnt here, and one of them is missing, or finds what copick cannot keep.
-        """
-        folders = []
-        for path in self.config.segment.models or []:
-            if names_octopi(path):
-                folders.append(self._model(model_name(path)))
-                continue
-            folder = path.removesuffix("/model.yaml")
-            # What is learnt here may be among them, and not be there yet.
-            if not self.config.learns:
-                check_objects(self.config, self.plan.records, PickingModel.read(Path(folder)).classes, folder)
-            folders.append(folder)
-        return folders
-
-    @cached_property
-    def imported(self) -> dict[str, str]:
+    def imported(self) -> dict[str, Path]:
         """octopi's models among those that segment: the name of each here, and its model_config.yaml."""
-        models = self.config.segment.models
-        listed = models if isinstance(models, list) else []
-        return {model_name(path): path for path in listed if names_octopi(path)}
+        return imported_models(self.config)
 
     def imported_files(self, name: str) -> list[str]:
-        """Configuration and weights of a model of octopi's.
-
-        Raises:
-            TomoscoutError: one is missing.
-        """
-        config = Path(self.imported[name])
-        files = [config, config.with_name(OCTOPI_WEIGHTS)]
-        for path in files:
-            if not path.is_file():
-                raise TomoscoutError(f"segment.models: {path}: no such file; expected what octopi wrote")
-        return [str(path) for path in files]
+        """Configuration and weights of a model of octopi's, as of `imported_files`."""
+        return [str(path) for path in imported_files(self.imported[name])]
 
     def fine_tuned_model(self) -> str:
         """Folder of the model that is fine-tuned.
@@ -215,7 +172,7 @@ class Workflow:
         """
         if self.config.train.base is None:
             raise TomoscoutError("fine-tuning needs train.base: a model folder, or octopi's model_config.yaml")
-        return self._model(self.config.train.name)
+        return str(self.results.model(self.config.train.name))
 
     def tracked_models(self) -> list[str]:
         """Names of the models that are there: the single one and those of folds."""
@@ -226,9 +183,6 @@ class Workflow:
     def base_files(self) -> list[str]:
         """What a fine-tuning starts from."""
         return [str(path) for path in base_files(self.config.train)]
-
-    def _model(self, name: str) -> str:
-        return str(self.results.model(name))
 
     # The exploration
 

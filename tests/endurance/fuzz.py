@@ -173,7 +173,7 @@ def _dry_run() -> None:
                 flow.depends_on(stage, batch)
         for stage in ("overlays", "evaluate"):
             flow.batches(stage)
-        flow.applied_models()
+        _ = flow.applied_models
         for stage in ("split", "localize", "evaluate", "report"):
             flow.depends_on(stage)
         flow.base_files()

@@ -185,6 +185,7 @@ WORK = Workload(
     batch_size=8,
     parts=1,
     step=STEP,
+    decoding=32,
 )
 LARGE, SMALL = 4_000_000, 2_560_000
 TRAINING = 10 * LARGE * 3

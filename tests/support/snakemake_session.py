@@ -91,7 +91,7 @@ class Session:
         )
 
     def would_run(self, *arguments: str) -> list[str]:
-        """The jobs that a dry run announces, such as `make_targets 0001`, without the named targets."""
+        """The jobs that a dry run announces, such as `targets_runs 0001`, without the named targets."""
         output = self.snakemake("--dry-run", *arguments)
         jobs = []
         for block in re.split(r"\n\n|\n(?=\[)", output):

@@ -68,7 +68,7 @@ def failure(session: Session, *arguments: str) -> str:
 
 
 def test_the_plain_command_reports_what_was_found(new: Session) -> None:
-    expected = ["localize_runs", "segment_runs", "write_report"]
+    expected = ["localize_runs", "report_page", "segment_runs"]
     assert sorted({job.split()[0] for job in new.would_run()}) == expected
     new.snakemake()
     opened, names = project(new), list(read_objects(new.folder / "data/copick.json"))

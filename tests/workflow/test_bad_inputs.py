@@ -690,7 +690,7 @@ def test_a_target_that_disappeared_stops_a_training(annotated: SmallProject) -> 
     shutil.rmtree(annotated.target_folder("a"))
     assert error_of(train(annotated)) == (
         "demo/a: segmentation targets:tomoscout/1@10.0?multilabel=true is not there; run the targets stage again "
-        "(snakemake … --forcerun make_targets)"
+        "(snakemake … --forcerun targets_runs)"
     )
 
 

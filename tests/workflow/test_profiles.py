@@ -126,7 +126,7 @@ def test_every_entry_is_explained(name: str) -> None:
 @pytest.mark.parametrize("name", PROFILES)
 def test_the_workflow_runs_dry(name: str, volume: Volume) -> None:
     needs_plugins(name)
-    assert {"make_targets", "train_model", "trial", "write_report"} <= set(volume.planned(name, "all", "explore"))
+    assert {"targets_runs", "train_model", "trial", "report_page"} <= set(volume.planned(name, "all", "explore"))
 
 
 @pytest.mark.parametrize("name", PROFILES)
@@ -289,17 +289,17 @@ def test_kubernetes_jobs_get_their_gpu_and_find_their_files(tmp_path: Path) -> N
     volume = Volume(tmp_path)
     pods = tmp_path / "pods"
     pods.mkdir()
-    with cluster_in(pods, lost={"make_split"}) as cluster:
+    with cluster_in(pods, lost={"split_runs"}) as cluster:
         arguments = ("--seconds-between-status-checks", "1", "--latency-wait", "1")
         volume.snakemake("kubernetes", "train", *arguments, KUBECONFIG=str(cluster.kubeconfig))
         containers = cluster.containers()
-    assert sorted(map(rule_of, containers)) == ["make_split", "make_split", "make_targets", "train_model"]
+    assert sorted(map(rule_of, containers)) == ["split_runs", "split_runs", "targets_runs", "train_model"]
     limits = {rule_of(container): container["resources"]["limits"] for container in containers}
     assert limits["train_model"]["nvidia.com/gpu"] == "1"
     assert limits["train_model"]["memory"] == "32000M"
-    assert "nvidia.com/gpu" not in limits["make_targets"]
+    assert "nvidia.com/gpu" not in limits["targets_runs"]
     # The second attempt.
-    assert limits["make_split"]["memory"] == "2000M"
+    assert limits["split_runs"]["memory"] == "2000M"
     for container in containers:
         assert {"name": "tomoscout", "mountPath": "/fs"} in container["volumeMounts"]
         assert container["image"] == read_profile("kubernetes")["container-image"]

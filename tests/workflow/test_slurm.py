@@ -326,14 +326,14 @@ def test_a_disturbed_study_is_the_undisturbed_one(
 
     jobs = jobs_by_name()
     assert {name: [job["JobState"] for job in attempts] for name, attempts in jobs.items()} == {
-        "make_split": ["COMPLETED"],
+        "split_runs": ["COMPLETED"],
         **{f"trial {trial}": [*filter(None, [FIRST_ENDS.get(trial)]), "COMPLETED"] for trial in TRIALS},
     }
     assert [name for name, attempts in jobs.items() if attempts[-1]["Restarts"] != "0"] == ["trial 0006"]
     [killed, _] = jobs[f"trial {OUT_OF_MEMORY}"]
     assert f"StepId={killed['JobId']}.0 exceeded memory limit" in (slurm / "log/slurmd.log").read_text()
     for name, attempts in jobs.items():
-        expected = ("cpu", None) if name == "make_split" else ("gpu", "gres:gpu:pretended:1")
+        expected = ("cpu", None) if name == "split_runs" else ("gpu", "gres:gpu:pretended:1")
         assert {(job["Partition"], job.get("TresPerJob")) for job in attempts} == {expected}
 
     # There are no checkpoints but those of trainings that were told to end.

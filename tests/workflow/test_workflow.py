@@ -133,14 +133,14 @@ def test_every_target_can_be_asked_for_alone(tmp_path: Path, session: Session, t
     fresh.configure({"projects": {"phantom": str(session.folder / "results/phantom/copick.json")}})
     jobs = {job.split()[0] for job in fresh.would_run(target)}
     last = {
-        "targets": "draw_targets",
-        "splits": "make_split",
+        "targets": "overlays_runs",
+        "splits": "split_runs",
         "train": "train_model",
         "segment": "segment_runs",
         "localize": "localize_runs",
         "evaluate": "evaluate_picks",
-        "report": "write_report",
-        "all": "write_report",
+        "report": "report_page",
+        "all": "report_page",
     }[target]
     assert last in jobs
     assert ("train_model" in jobs) == (target not in ("targets", "splits"))
@@ -152,13 +152,13 @@ def test_changed_picks_of_a_training_run(session: Session) -> None:
         move_a_pick(path)
         jobs = session.would_run()
     batch = session.batch_of("phantom-000")
-    assert [job for job in jobs if job.startswith(("make_targets", "draw_targets"))] == [
-        f"draw_targets {batch}",
-        f"make_targets {batch}",
+    assert [job for job in jobs if job.startswith(("targets_runs", "overlays_runs"))] == [
+        f"overlays_runs {batch}",
+        f"targets_runs {batch}",
     ]
     # What follows: the training and all that comes of the model, but not the split.
     assert "train_model" in jobs
-    assert "make_split" not in jobs
+    assert "split_runs" not in jobs
     assert session.would_run() == []
 
 
@@ -168,14 +168,14 @@ def test_changed_picks_of_a_test_run_do_not_train_again(session: Session) -> Non
         move_a_pick(path)
         jobs = session.would_run()
     batch = session.batch_of("phantom-003")
-    assert jobs == [f"draw_targets {batch}", "evaluate_picks", f"make_targets {batch}", "write_report"]
+    assert jobs == ["evaluate_picks", f"overlays_runs {batch}", "report_page", f"targets_runs {batch}"]
 
 
 def test_changed_picks_of_a_test_run_in_a_batch_with_all_others(batch: Session) -> None:
     with kept(picks_file(batch, "phantom-003", "apo-ferritin")):
         move_a_pick(picks_file(batch, "phantom-003", "apo-ferritin"))
         after_test_run = {job.split()[0] for job in batch.would_run()}
-        assert after_test_run == {"make_targets", "draw_targets", "evaluate_picks", "write_report"}
+        assert after_test_run == {"targets_runs", "overlays_runs", "evaluate_picks", "report_page"}
         # What is changed beside it is seen all the same.
         with configured(batch, BATCH | {"localize": {"smoothing": 0.3}}):
             assert {job.split()[0] for job in batch.would_run()} == after_test_run | {"localize_runs"}
@@ -201,10 +201,13 @@ def test_an_added_run_leaves_the_others_alone(session: Session) -> None:
         jobs = session.would_run()
         batch = session.batch_of("phantom-new")
         # Without picks of its own it is only segmented; the split file says why it is left out.
-        assert jobs == sorted([f"segment_runs {batch}", f"localize_runs {batch}", "make_split", "write_report"])
+        assert jobs == sorted([f"segment_runs {batch}", f"localize_runs {batch}", "split_runs", "report_page"])
         project.write_picks("phantom-new", Source("apo-ferritin", "phantom", "0"), Picks.at([[100.0, 100.0, 100.0]]))
         jobs = session.would_run()
-        assert [job for job in jobs if "targets" in job] == [f"draw_targets {batch}", f"make_targets {batch}"]
+        assert [job for job in jobs if job.startswith(("targets", "overlays"))] == [
+            f"overlays_runs {batch}",
+            f"targets_runs {batch}",
+        ]
         assert "train_model" not in jobs
     finally:
         subprocess.run(["rm", "-r", str(folder)], check=True)
@@ -222,24 +225,24 @@ def test_a_changed_radius_scale_reruns_from_the_targets_on(session: Session) -> 
     with configured(session, {"targets": {"radius_scale": 0.7}}):
         jobs = {job.split()[0] for job in session.would_run()}
     assert jobs == {
-        "make_targets",
-        "draw_targets",
+        "targets_runs",
+        "overlays_runs",
         "train_model",
         "segment_runs",
         "localize_runs",
         "evaluate_picks",
-        "write_report",
+        "report_page",
     }
 
 
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"localize": {"threshold": 0.3}}, {"localize_runs", "evaluate_picks", "write_report"}),
-        ({"localize": {"smoothing": 0.3, "separation": 0.8}}, {"localize_runs", "evaluate_picks", "write_report"}),
-        ({"evaluate": {"beta": 1.0, "distance": 0.8, "runs": "all"}}, {"evaluate_picks", "write_report"}),
-        ({"report": {"title": "Another"}}, {"write_report"}),
-        ({"segment": {"flips": 2}}, {"segment_runs", "localize_runs", "evaluate_picks", "write_report"}),
+        ({"localize": {"threshold": 0.3}}, {"localize_runs", "evaluate_picks", "report_page"}),
+        ({"localize": {"smoothing": 0.3, "separation": 0.8}}, {"localize_runs", "evaluate_picks", "report_page"}),
+        ({"evaluate": {"beta": 1.0, "distance": 0.8, "runs": "all"}}, {"evaluate_picks", "report_page"}),
+        ({"report": {"title": "Another"}}, {"report_page"}),
+        ({"segment": {"flips": 2}}, {"segment_runs", "localize_runs", "evaluate_picks", "report_page"}),
         ({"train": {"checkpoint_seconds": 1}, "runs_per_job": 3}, set()),
     ],
 )
@@ -301,7 +304,7 @@ def test_every_example_runs_dry(tmp_path: Path, session: Session, example: Path)
     )
     jobs = fresh.would_run("all", *targets)
     assert any(job.startswith(made_by) for job in jobs)
-    assert ("targets" in values) == any(job.startswith("make_targets") for job in jobs)
+    assert ("targets" in values) == any(job.startswith("targets_runs") for job in jobs)
 
 
 def test_a_bad_configuration_ends_in_one_clear_line(session: Session) -> None:
@@ -592,7 +595,7 @@ def test_models_from_elsewhere_train_nothing(tmp_path: Path, session: Session) -
     projects = {"phantom": str(session.folder / "results/phantom/copick.json")}
     fresh.configure({"projects": projects, "segment": {"models": [str(model)]}})
     jobs = {job.split()[0] for job in fresh.would_run()}
-    assert jobs >= {"segment_runs", "localize_runs", "evaluate_picks", "write_report"}
+    assert jobs >= {"segment_runs", "localize_runs", "evaluate_picks", "report_page"}
     assert "train_model" not in jobs
 
 

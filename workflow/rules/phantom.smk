@@ -1,4 +1,4 @@
-rule make_phantom:
+rule phantom_project:
     output:
         str(MADE.phantom),
     log:

@@ -10,9 +10,9 @@ rule import_model:
         weights=f"{IMPORTED}/weights.safetensors",
         model=f"{IMPORTED}/model.yaml",
     log:
-        "<logs>/import/{imported}.log",
+        "<logs>/import_model/{imported}.log",
     benchmark:
-        "<benchmarks>/import/{imported}.tsv"
+        "<benchmarks>/import_model/{imported}.tsv"
     threads: 4
     resources:
         gpu=GPU_FOR_SEGMENTING * flow.config.chooses_thresholds,
@@ -31,7 +31,7 @@ rule import_model:
 
 rule segment_runs:
     input:
-        models=files(lambda wildcards: model_files(flow.applied_models())),
+        models=files(lambda wildcards: model_files(flow.applied_models)),
     output:
         PREDICTED if flow.config.segment.keep_probabilities else temp(PREDICTED),
     log:
@@ -56,7 +56,7 @@ rule segment_runs:
 rule localize_runs:
     input:
         segmented=PREDICTED,
-        models=files(lambda wildcards: model_files(flow.applied_models())),
+        models=files(lambda wildcards: model_files(flow.applied_models)),
     output:
         f"{LOCALIZED}/batch-{{batch}}.json",
     log:

@@ -1,6 +1,6 @@
-rule write_report:
+rule report_page:
     input:
-        models=files(lambda wildcards: model_files(flow.applied_models())),
+        models=files(lambda wildcards: model_files(flow.applied_models)),
         scores=[f"{SCORES}/scores.json"] if flow.config.is_scored else [],
         split=[SPLIT] if flow.config.learns else [],
         targets=files(lambda wildcards: batch_files(TARGETS, flow.batches("overlays"))) if flow.config.learns else [],

@@ -1,4 +1,4 @@
-rule make_targets:
+rule targets_runs:
     output:
         f"{TARGETS}/batch-{{batch}}.json",
     log:
@@ -17,7 +17,7 @@ rule make_targets:
         " --batch {wildcards.batch} --output {output:q} > {log:q} 2>&1"
 
 
-rule draw_targets:
+rule overlays_runs:
     input:
         f"{TARGETS}/batch-{{batch}}.json",
     output:
@@ -39,7 +39,7 @@ rule draw_targets:
         " --targets {params.targets:q} --batch {wildcards.batch} --output {output:q} > {log:q} 2>&1"
 
 
-rule make_split:
+rule split_runs:
     output:
         report(SPLIT, category="Data", caption="../report/split.rst", labels={"what": "Split"}),
     log:

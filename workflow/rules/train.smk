@@ -69,9 +69,9 @@ rule compare_folds:
         ),
         rows=str(Path(FOLDS).with_suffix(".json")),
     log:
-        f"<logs>/cross_validation/{flow.config.train.name}.log",
+        f"<logs>/compare_folds/{flow.config.train.name}.log",
     benchmark:
-        f"<benchmarks>/cross_validation/{flow.config.train.name}.tsv"
+        f"<benchmarks>/compare_folds/{flow.config.train.name}.tsv"
     resources:
         mem_mb=megabytes(1000),
         runtime=minutes(10),

@@ -27,7 +27,6 @@ from tomoscout.data.written import (
     DAMAGED,
     OF_OTHERS,
     OURS,
-    RULES,
     Probabilities,
     Segmentation,
     Written,
@@ -101,7 +100,7 @@ class Project:
         """
         found = self.made_from(run, wanted)
         what = f"{self.name}/{run}: {kind_of(wanted)} {wanted}"
-        again = f"run the {stage} stage again (snakemake … --forcerun {RULES[stage]})"
+        again = f"run the {stage} stage again (snakemake … --forcerun {stage}_runs)"
         if found is None:
             raise TomoscoutError(f"{what} is not there; {again}")
         if found != inputs:

@@ -17,9 +17,6 @@ OF_OTHERS = ""
 DAMAGED = "damaged"
 """The inputs of picks whose file cannot be read."""
 
-RULES = {"targets": "make_targets", "segment": "segment_runs", "localize": "localize_runs"}
-"""The workflow's rules of the stages that write into a project."""
-
 
 @dataclass(frozen=True)
 class Segmentation:

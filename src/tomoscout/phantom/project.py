@@ -1,4 +1,4 @@
-"""A copick project whose truth is known: simulated tomograms, their particles and membranes."""
+"""A copick project with known ground truth: simulated tomograms, their particles and membranes."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ USER = "phantom"
 SESSION = "0"
 MEMBRANE = "membrane"
 PROJECT = "phantom"
-# Raised whenever equal options would give another phantom.
+# Raised when equal options give another phantom.
 VERSION = 1
 
 
 @dataclass(frozen=True)
 class Simulation:
-    """One run: its tomogram, what is in it and where.
+    """One run: its tomogram and its ground truth.
 
     `tomogram` and `density` (protein about 1, solvent 0; membranes included) are (z, y, x); `picks` are by kind;
     `defocus` is in µm.
@@ -99,7 +99,7 @@ def simulate(kinds: list[Kind], options: Phantom, index: int) -> Simulation:
     """Simulate run number `index`. It depends on the seed and its number alone, however many runs there are."""
     shape = (options.shape[0], options.shape[1], options.shape[2])
     spacing = options.voxel_spacing
-    # A stream for each purpose, so that a change of one leaves the others as they were.
+    # A random stream per purpose: more draws from one do not change the others.
     place, shed, shoot, focus = (np.random.default_rng([options.seed, index, purpose]) for purpose in range(4))
 
     membranes = vesicles(options.membranes, shape, spacing, shed)
@@ -167,7 +167,7 @@ def _objects(kinds: list[Kind], options: Phantom) -> list[PickableObject]:
 
 
 def _refuse_other_content(folder: Path, made_with: dict[str, Any], runs: int) -> None:
-    """Keep other projects safe, and the truth of other options from staying beside the new one."""
+    """Refuse a folder that holds another project, or a phantom of other options."""
     if (path := folder / "copick.json").exists() and read_json(path).get("name") != PROJECT:
         raise TomoscoutError(f"{path}: belongs to another project; expected an empty folder or a phantom")
     if not (path := folder / "phantom.json").exists():

@@ -1,4 +1,7 @@
-"""What each result depends on, as digests: the workflow's params and the manifests' inputs come from here."""
+"""What each result depends on, as digests: the workflow's params and the manifests' inputs come from here.
+
+Which options are in them is said at the options: all but those marked `LeftOut`.
+"""
 
 from __future__ import annotations
 
@@ -46,14 +49,13 @@ def training_fingerprint(plan: Plan, fold: Fold, leave_out: Collection[str] = ()
     workflow its files are inputs."""
     config, inputs = plan.config, plan.targets.inputs
     used, uris = {*fold.train, *fold.validate}, [*config.tomograms, config.segment_tomogram]
-    without_effect = {"name", "device", "checkpoint_seconds", "memory_gb", "gpu_memory_gb"}
     ignored = {
         key: names for key in fold.train + fold.validate if (names := ignored_classes(config, plan.targets, key))
     }
     return digest(
         {
             "version": plan.version("train"),
-            "train": config.train.model_dump(mode="json", exclude={*without_effect, *leave_out}),
+            "train": config.train.decisive(leave_out=leave_out),
             "network_code": code_digest(config.train.network),
             "tomograms": uris,
             "classes": [entry.to_json() for entry in plan.targets.classes],
@@ -81,7 +83,7 @@ def of_import(plan: Plan, model: str = "") -> str:
         for path in config.projects.values()
         for entry in read_objects(Path(path)).values()
     ]
-    options = [config.voxel_spacing, config.targets.radius_scale, config.train.picking.model_dump(), config.train.beta]
+    options = [config.voxel_spacing, config.targets.radius_scale, config.train.picking.decisive(), config.train.beta]
     runs = plan.fold().validate if plan.config.chooses_thresholds else ()
     uri = config.segment_tomogram
     validation = {key: [plan.targets.inputs[key], plan.by_key[key].contents.get(uri)] for key in runs}
@@ -98,15 +100,16 @@ def segment_fingerprint(plan: Plan, record: RunRecord) -> str:
     """What the probabilities and labels of a run depend on besides the model."""
     config = plan.config
     uri = config.segment_tomogram
-    options = config.segment.model_dump(exclude={"device", "keep_probabilities", "runs", "tomogram", "models"})
     names = str(predicted_segmentation(config))
     tomogram = [uri, record.tomograms.get(uri), record.contents.get(uri)]
-    return digest([plan.version("segment"), tomogram, options, names, plan.object_labels[record.project]])
+    return digest(
+        [plan.version("segment"), tomogram, config.segment.decisive(), names, plan.object_labels[record.project]]
+    )
 
 
 def of_picks(plan: Plan, batch: str = "") -> str:
     """What picks depend on besides the probabilities and the model."""
-    return digest([plan.version("localize"), plan.config.localize.model_dump(), plan.config.session])
+    return digest([plan.version("localize"), plan.config.localize.decisive(), plan.config.session])
 
 
 def of_scores(plan: Plan, job: str = "") -> str:
@@ -116,7 +119,7 @@ def of_scores(plan: Plan, job: str = "") -> str:
         record.key: [[record.picks[s].digest for s in entry.sources if s in record.picks] for entry in scored.classes]
         for record in scored.records
     }
-    options = [config.evaluate.model_dump(exclude={"runs"}), config.targets.unannotated]
+    options = [config.evaluate.decisive(), config.targets.unannotated]
     classes = [entry.to_json() for entry in scored.classes]
     return digest([plan.version("evaluate"), options, scored.kind, references, classes])
 
@@ -126,4 +129,4 @@ def of_report(plan: Plan, job: str = "") -> str:
     config = plan.config
     shown = plan.scored.records if plan.config.is_scored else plan.segmented
     contents = [record.contents.get(config.segment_tomogram) for record in shown]
-    return digest([plan.version("report"), config.report.model_dump(), config.split.fold, contents])
+    return digest([plan.version("report"), config.report.decisive(), config.split.fold, contents])

@@ -69,7 +69,7 @@ def plan_targets(config: Config, records: Sequence[RunRecord], version: int) -> 
     _check_predictions(config, records, classes)
     names = [entry.name for entry in classes]
     stored = {project: stored_labels(Path(path), names) for project, path in config.projects.items()}
-    settings = [version, options.model_dump(exclude={"runs", "unannotated"}), [e.to_json() for e in classes]]
+    settings = [version, options.decisive(), [e.to_json() for e in classes]]
     shared = {project: digest([*settings, labels]) for project, labels in stored.items()}
     inputs = {record.key: _inputs(config, shared[record.project], classes, record) for record in concerned}
     if not inputs:

@@ -7,9 +7,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
+from tomoscout.learning.augmentations import search_space as augmentation_space
 from tomoscout.learning.losses import VOXEL_LOSSES
 from tomoscout.learning.losses import search_space as loss_space
-from tomoscout.learning.options import AUGMENTATION_SPACE, TRAINING_SPACE, Training
+from tomoscout.learning.options import TRAINING_SPACE, Training
 from tomoscout.machine.errors import shown
 from tomoscout.options.names import Name, ObjectName, RunName
 from tomoscout.options.sections import HOW_MANY, Fraction, NotSearched, Section
@@ -42,7 +43,7 @@ class Train(Training):
             "log": True,
             "when": {"loss.name": VOXEL_LOSSES},
         },
-        **AUGMENTATION_SPACE,
+        **augmentation_space(),
     }
 
     patch: list[int] | Literal["auto"] = [64, 64, 64]

@@ -1,4 +1,4 @@
-"""How good picks are: precision, recall, F-beta and average precision, per object, per run and over all."""
+"""Scores of picks: precision, recall, F-beta and average precision, per object, per run and over all."""
 
 from __future__ import annotations
 

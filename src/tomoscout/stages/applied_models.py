@@ -1,0 +1,71 @@
+"""Which models segment: those that are trained here, or models from elsewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tomoscout.explore.records import best_names
+from tomoscout.machine.errors import TomoscoutError
+from tomoscout.models.octopi import WEIGHTS as OCTOPI_WEIGHTS
+from tomoscout.options.config import Config
+from tomoscout.options.names import model_name, names_octopi
+from tomoscout.plan.folds import check_folds, fold_name
+from tomoscout.plan.plan import Plan
+from tomoscout.plan.predictions import check_objects
+from tomoscout.stages.explore import study_of
+from tomoscout.tasks.picking.model import PickingModel
+
+
+def applied_models(plan: Plan) -> list[Path]:
+    """Folders of the models that segment, together an ensemble.
+
+    Raises:
+        TomoscoutError: nothing is learnt here, and a listed model is missing, or finds what copick cannot keep.
+    """
+    models = plan.config.segment.models
+    if models == "folds":
+        return fold_models(plan)
+    if models == "explored":
+        study = plan.results.study(study_of(plan).name)
+        return [study / name for name in best_names(plan.config.explore.top)]
+    return [_listed_model(plan, path) for path in models or []] or [plan.results.model(plan.config.train.name)]
+
+
+def fold_models(plan: Plan) -> list[Path]:
+    """Folders of the models of all folds.
+
+    Raises:
+        TomoscoutError: the split has no folds.
+    """
+    check_folds(plan.config.split)
+    return [plan.results.model(fold_name(plan.config.train.name, fold)) for fold in range(len(plan.split.folds))]
+
+
+def _listed_model(plan: Plan, path: str) -> Path:
+    """Folder of a model of segment.models; one of octopi's is imported first."""
+    if names_octopi(path):
+        return plan.results.model(model_name(path))
+    folder = Path(path.removesuffix("/model.yaml"))
+    # What is learnt here may be among them, and not be there yet.
+    if not plan.config.learns:
+        check_objects(plan.config, plan.records, PickingModel.read(folder).classes, folder)
+    return folder
+
+
+def imported_models(config: Config) -> dict[str, Path]:
+    """octopi's models among those that segment: the name of each here, and its model_config.yaml."""
+    listed = config.segment.models if isinstance(config.segment.models, list) else []
+    return {model_name(path): Path(path) for path in listed if names_octopi(path)}
+
+
+def imported_files(source: Path) -> list[Path]:
+    """Configuration and weights of a model of octopi's, given its model_config.yaml.
+
+    Raises:
+        TomoscoutError: one is missing.
+    """
+    files = [source, source.with_name(OCTOPI_WEIGHTS)]
+    for path in files:
+        if not path.is_file():
+            raise TomoscoutError(f"segment.models: {path}: no such file; expected what octopi wrote")
+    return files
