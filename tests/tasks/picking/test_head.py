@@ -16,10 +16,11 @@ from scipy.optimize import linear_sum_assignment
 from tomoscout.data.picks import Picks
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.plan.classes import TargetClass
-from tomoscout.tasks.picking.head import PickingHead, Reference, robust_threshold
+from tomoscout.tasks.picking.decoding import locate_picks
+from tomoscout.tasks.picking.head import PickingHead, Reference
 from tomoscout.tasks.picking.matching import count_matches, precision_recall
 from tomoscout.tasks.picking.options import Picking, Train
-from tomoscout.tasks.picking.peaks import locate_picks
+from tomoscout.tasks.picking.thresholds import robust_threshold
 
 torch.set_num_threads(1)
 checked = settings(deadline=None, max_examples=40, derandomize=True)
