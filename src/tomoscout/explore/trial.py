@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tomoscout.explore.optuna_trials import frozen_trials, rebuild
 from tomoscout.explore.records import BY_PRUNER, GIVEN_UP, Ask, Result, trial_folder, trial_name
 from tomoscout.explore.start import check_study
-from tomoscout.explore.study import Study, frozen_trials, rebuild
+from tomoscout.explore.study import Study
 from tomoscout.learning.options import Training
 from tomoscout.machine.errors import TomoscoutError, TrainingFailed
 from tomoscout.machine.files import write_json
