@@ -22,9 +22,9 @@ from tomoscout.data.project import Project
 from tomoscout.options.names import Source
 from tomoscout.plan.classes import TargetClass
 from tomoscout.plan.plan import Plan
+from tomoscout.tasks.picking.decoding import locate_picks
 from tomoscout.tasks.picking.matching import count_matches, precision_recall
 from tomoscout.tasks.picking.options import Picking
-from tomoscout.tasks.picking.peaks import locate_picks
 
 if TYPE_CHECKING:
     import torch
