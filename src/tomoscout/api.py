@@ -28,9 +28,9 @@ from typing import TYPE_CHECKING, Any
 from tomoscout.data.inventory_refresh import refresh
 from tomoscout.explore.records import Result, best_names, trial_folder
 from tomoscout.machine.errors import TomoscoutError
-from tomoscout.machine.files import read_json
 from tomoscout.machine.locks import alone_in
 from tomoscout.options.config import Config, load_config, parse_config
+from tomoscout.options.forms import read_entries
 from tomoscout.plan.folds import check_folds, fold_name
 from tomoscout.plan.paths import Results, batch_file, read_manifest
 from tomoscout.plan.plan import Plan
@@ -307,7 +307,8 @@ def _train(plan: Plan, fold: int | None, loss: NamedLoss | None) -> TrainedModel
     folder = plan.results.model(fold_name(plan.config.train.name, fold))
     with alone_in(folder):
         outcome = run_train(plan, folder, fold, loss=loss)
-    found = read_json(folder / "results.json", best_step=int, score=float, scores=dict, thresholds=dict)
+    entries = {"best_step": int, "score": float, "scores": dict, "thresholds": dict}
+    found = read_entries(folder / "results.json", "the results of a training", **entries)
     return TrainedModel(
         folder,
         outcome.progression.history,

@@ -43,7 +43,7 @@ from gpu_tools import (
 )
 from measure import spread
 
-from tomoscout.learning.options import Augmentation
+from tomoscout.learning.augmentations import Augmentation
 from tomoscout.learning.precision import chosen_precision
 from tomoscout.learning.tiles import InputSizes, predict
 from tomoscout.machine.device import choose_device

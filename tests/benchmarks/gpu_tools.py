@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from tomoscout.learning.augment import augment
+from tomoscout.learning.augmentations import Augmentation
+from tomoscout.learning.augmentations.batch import augment
 from tomoscout.learning.checkpoint import Checkpoint
 from tomoscout.learning.losses.combined import build_loss
 from tomoscout.learning.losses.cross_entropy import CrossEntropy
-from tomoscout.learning.options import Augmentation
 from tomoscout.learning.precision import autocast, chosen_precision
 from tomoscout.learning.progression import Validation
 from tomoscout.learning.sampling import Centres, CropSampler, cut, largest_jitter

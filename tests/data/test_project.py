@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import tomoscout
 from support.project import SHAPE, SmallProject
 from tomoscout.data.copick_config import PickableObject, create_project, read_objects
 from tomoscout.data.picks import Picks
@@ -417,3 +419,11 @@ def test_equal_volumes_are_written_as_equal_bytes(tmp_path: Path) -> None:
     labels[:, :150] = 0
     wanted = Segmentation("targets", "tomoscout", "1", 10.0, True)
     assert len({project.write_segmentation("a", wanted, labels, {}) for _ in range(5)}) == 1
+
+
+def test_copick_and_zarr_are_imported_behind_one_door() -> None:
+    source = Path(tomoscout.__file__).parent
+    for library, modules in (("copick", ["copick_listing", "copick_project"]), ("zarr|numcodecs", ["zarr_files"])):
+        form = re.compile(rf"^\s*(import|from) ({library})\b", re.MULTILINE)
+        found = [path.stem for path in sorted(source.rglob("*.py")) if form.search(path.read_text())]
+        assert found == modules

@@ -117,27 +117,10 @@ def test_read_json_names_the_file(tmp_path: Path) -> None:
     path = tmp_path / "file.json"
     with pytest.raises(TomoscoutError, match=f"^{path}: no such file$"):
         read_json(path)
-    path.write_text('{"half": ')
-    with pytest.raises(TomoscoutError, match=f"^{path}: not valid JSON"):
-        read_json(path)
-
-
-def test_a_changed_file_is_named_with_what_is_wrong(tmp_path: Path) -> None:
-    path = tmp_path / "file.json"
-    for text, message in (
-        ("[1]", r"holds \[1\], expected a mapping with score, runs"),
-        ('{"score": 1}', "has no 'runs', expected a list"),
-        ('{"score": "high", "runs": []}', "score is 'high', expected a number"),
-        ('{"score": true, "runs": []}', "score is True, expected a number"),
-        ('{"score": null, "runs": []}', "score is None, expected a number"),
-        ('{"score": 1, "runs": {}}', "runs is {}, expected a list"),
-        ("[" * 100_000, r"not valid JSON \("),
-    ):
+    for text in ('{"half": ', "[" * 100_000, "[1e999]", "[NaN]"):
         path.write_text(text)
-        with pytest.raises(TomoscoutError, match=f"^{path}: {message}"):
-            read_json(path, score=float, runs=list)
-    path.write_text('{"score": 1, "runs": [], "more": 2}')
-    assert read_json(path, score=float, runs=list)["score"] == 1
+        with pytest.raises(TomoscoutError, match=rf"^{path}: not valid JSON \("):
+            read_json(path)
     path.write_bytes(b'{"score": "\xff"}')
     with pytest.raises(TomoscoutError, match=f"^{path}: text that is not UTF-8: byte 0xff at position 11"):
         read_json(path)

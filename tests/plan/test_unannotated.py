@@ -11,8 +11,8 @@ import torch
 
 from support.project import SmallProject, succeeded
 from tomoscout.data.picks import Picks
-from tomoscout.learning.augment import augment
-from tomoscout.learning.options import Augmentation
+from tomoscout.learning.augmentations import Augmentation
+from tomoscout.learning.augmentations.batch import augment
 from tomoscout.machine.files import read_json
 from tomoscout.options.config import Config
 from tomoscout.plan.fingerprints import training_fingerprint

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -434,6 +436,45 @@ def test_the_page_shows_every_score(tmp_path: Path) -> None:
     assert f"{scores['mean']['f']:.3f}mean F2 over objects" in page.text.replace("\n", "")
     equal = write(tmp_path / "report.html", example_scores()).tables[0]
     assert "Weight" not in equal[0] and equal[-2][0] == "mean"
+
+
+NEW_COLUMN = """
+import pathlib, sys
+import numpy as np
+from tomoscout.tasks.picking import score_columns as columns
+
+new = columns.Column("surplus", "Surplus picks", 9, lambda these: these.found + these.false + 4321)
+columns.COLUMNS += (new,)
+columns.RUN_COLUMNS += (new,)
+columns.PAGE_COLUMNS += (new,)
+
+from tomoscout.data.picks import Picks
+from tomoscout.report.page import write_report
+from tomoscout.tasks.picking.options import Evaluate
+from tomoscout.tasks.picking.score_tables import format_table, read_scores, write_scores
+from tomoscout.tasks.picking.scores import evaluate
+
+folder = pathlib.Path(sys.argv[1])
+picks = {"p/a": {"ribosome": Picks.at(np.zeros((1, 3)))}}
+write_scores(folder, evaluate(picks, picks, {"ribosome": 100.0}, Evaluate(), "test"))
+scores = read_scores(folder)
+write_report(folder / "report.html", "Scores", scores, [], {}, {}, [], [])
+print(format_table(scores))
+"""
+
+
+def test_a_new_column_of_scores_is_one_entry_of_a_list(tmp_path: Path) -> None:
+    result = subprocess.run([sys.executable, "-c", NEW_COLUMN, tmp_path], capture_output=True, text=True, check=True)
+    table = [line.split() for line in result.stdout.splitlines() if line.startswith(("object", "ribosome", "mean"))]
+    assert [row[-1] for row in table] == ["surplus", "4322", "4322"]
+    for name in ("objects.csv", "runs.csv"):
+        rows = (tmp_path / name).read_text().splitlines()
+        assert [row.split(",")[-1] for row in rows] == ["surplus", "4322"]
+    (head, *rows, _, pooled), (run_head, run) = Reader((tmp_path / "report.html").read_text()).tables
+    assert [row[-1] for row in (head, *rows, pooled, run_head, run)] == [
+        *("Surplus picks", "4,322", "4,322"),
+        *("Surplus picks", "4,322"),
+    ]
 
 
 def test_names_are_shown_as_text(tmp_path: Path) -> None:

@@ -1,1 +1,1 @@
-"""What is read and written: copick projects, their inventory, coordinates."""
+"""Copick projects: reading and writing, the inventory of their content, coordinates, labels."""

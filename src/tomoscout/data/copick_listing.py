@@ -1,8 +1,8 @@
-"""copick's projects on a file system, listed by folder, and no worse for a name that copick cannot read.
+"""Copick's listing of a project on a file system, replaced: tolerant of other names, and faster.
 
-Copick takes every name in a run's folder apart and ends with an error at the first that has another form: an empty
-folder `VoxelSpacing`, notes beside the picks. Here these are passed over and can be asked for. And it matches patterns
-of names, ten for a run, each of which takes longer than to list a folder.
+Copick parses every name in a run's folder and raises at the first of another form: an empty folder `VoxelSpacing`,
+notes beside the picks. Here such names are skipped and reported by `passed_over`. Copick also globs ten patterns per
+run, each of which takes longer than listing a folder once.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class TolerantVoxelSpacing(CopickVoxelSpacingFSSpec):  # type: ignore[misc]
 
 
 class TolerantRun(CopickRunFSSpec):  # type: ignore[misc]
-    """A run. `passed_over`: names that are no voxel spacings or picks, as far as these have been asked for."""
+    """A run. `passed_over`: names of files and folders that are neither voxel spacings nor picks."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -116,7 +116,7 @@ class TolerantRun(CopickRunFSSpec):  # type: ignore[misc]
                 yield CopickSegmentationFSSpec(run=self, meta=CopickSegmentationMeta(**fields), read_only=read_only)
 
     def _matching(self, folder: str, names: list[str], form: str) -> list[re.Match[str]]:
-        """The names that have a form; others are noted as passed over."""
+        """The names that match `form`; others are noted as passed over."""
         matches = [(name, re.fullmatch(form, name)) for name in names]
         self._passed_over |= {f"{folder}/{name}" for name, match in matches if not match}
         return [match for _, match in matches if match]

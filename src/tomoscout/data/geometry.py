@@ -1,4 +1,4 @@
-"""Å and voxels: every conversion between the two, and nothing else.
+"""Every conversion between Å and voxels.
 
 Arrays are (z, y, x); coordinates in files and in the API are (x, y, z) in Å; index = Å / voxel spacing
 without a half-voxel shift, as copick and its tools have it.

@@ -45,13 +45,13 @@ def _read_known(path: Path) -> list[RunRecord]:
     try:
         return read_inventory(path)
     except TomoscoutError as error:
-        # Of another version, or damaged: nobody should have to delete it.
+        # Of another version, or damaged: it is replaced.
         print(f"warning: {error}; made anew", file=sys.stderr)
         return []
 
 
 def _signatures(records: list[RunRecord]) -> dict[str, str]:
-    # Runs of a project that cannot be looked at cheaply share one signature, under the project's own key.
+    # Runs of a project in remote storage share one signature, under the project's own key.
     return {
         r.key if not r.signature.startswith("config:") else f"{r.project}/": r.signature.removeprefix("config:")
         for r in records
@@ -61,7 +61,7 @@ def _signatures(records: list[RunRecord]) -> dict[str, str]:
 def refresh(path: Path, projects: Mapping[str, str], runs_per_job: int, *, everything: bool = False) -> list[RunRecord]:
     """Bring the inventory at `path` up to date and return it; reads only runs whose folders changed.
 
-    A run keeps its batch for ever; runs not seen before go into new batches of `runs_per_job`.
+    A run keeps its batch; new runs go into new batches of `runs_per_job`.
 
     Raises:
         TomoscoutError: a project or a picks file cannot be read.
@@ -130,8 +130,8 @@ def _add_picks(project: Project, record: RunRecord, source: Source) -> None:
 
 
 def _in_corner(positions: NDArray[np.float64], tomograms: Mapping[str, Shape]) -> bool:
-    """Whether all positions (x, y, z) would lie in a tomogram if they were voxels, and so, as Å, in its corner, and
-    that is no chance."""
+    """Whether all positions (x, y, z), taken as voxels, lie in a tomogram, and so, as Å, in its corner: by chance the
+    probability of that is below `LEAST_CHANCE`."""
     for uri, shape in tomograms.items():
         chance = TomogramUri.parse(uri).voxel_spacing ** (-3 * len(positions))
         if chance < LEAST_CHANCE and (positions < np.array(shape[::-1])).all():
@@ -140,7 +140,7 @@ def _in_corner(positions: NDArray[np.float64], tomograms: Mapping[str, Shape]) -
 
 
 def _can_be_named(parse: Callable[[str], object], name: str, what: str) -> bool:
-    """Whether a configuration can name it; what none can name (it holds a space, say) is left out."""
+    """Whether a configuration can name it; a name with a space, for example, is reported and left out."""
     try:
         parse(name)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""What projects hold, as tables for a terminal."""
+"""The content of projects, as tables for a terminal."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ RUNS_SHOWN = 30
 
 
 def list_projects(records: Sequence[RunRecord], shown: int | None = RUNS_SHOWN) -> str:
-    """Per project its tomograms, picks and segmentations with the number of runs that have them, and what each run
-    holds, of the first `shown` runs (None: all)."""
+    """Per project its tomograms, picks and segmentations with the number of runs that have them, and the content of the
+    first `shown` runs (None: of all)."""
     by_project: dict[str, list[RunRecord]] = {}
     for record in records:
         by_project.setdefault(record.project, []).append(record)

@@ -10,7 +10,8 @@ import numpy as np
 from tomoscout.machine.errors import cut
 
 SPACING_TOLERANCE = 0.01
-"""Share by which the scale of an image may differ from the voxel spacing that its folder names: those are rounded."""
+"""Relative difference allowed between the scale of an image and the voxel spacing in the name of its folder, which is
+rounded."""
 
 _UNITS = {None: 1.0, "angstrom": 1.0, "nanometer": 10.0, "micrometer": 1e4}
 """Units of OME-Zarr in Å. Without a unit the numbers are taken as Å, as copick's programs take them."""
@@ -21,7 +22,7 @@ class VolumeError(Exception):
 
 
 def first_image(attributes: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What OME-Zarr says of the image; nothing where there is no such metadata."""
+    """The OME-Zarr metadata of the first image; empty where there is none."""
     images = attributes.get("multiscales")
     found = images[0] if isinstance(images, list) and images else {}
     return found if isinstance(found, dict) else {}

@@ -12,8 +12,8 @@ from tomoscout.machine.files import digest, digest_file
 
 
 def read_signatures(projects: Mapping[str, str]) -> dict[str, str]:
-    """A cheap look at local projects: `project/run` → signature of its folders (names, sizes and modification
-    times). A project kept elsewhere has the one entry `project/`, the digest of its config.
+    """Scan local projects: `project/run` → signature of its folders (names, sizes and modification times). A project in
+    remote storage has the one entry `project/`, the digest of its config.
 
     Raises:
         TomoscoutError: a copick config is missing or broken, a project's folder is not there or holds no run, or one
@@ -44,7 +44,7 @@ def read_signatures(projects: Mapping[str, str]) -> dict[str, str]:
 
 
 def _refuse_twice(owners: dict[Path, str], name: str, paths: Iterable[Path], what: str) -> None:
-    """Note whose the places of `paths` are; refuse one that is another's already."""
+    """Note `name` as the owner of `paths`; refuse a path that has another owner."""
     for path in paths:
         owner = owners.setdefault(path.resolve(), name)
         if owner != name:
@@ -62,7 +62,7 @@ def _folders(folder: Path) -> Iterator[os.DirEntry[str]]:
 
 
 def is_run_name(name: str) -> bool:
-    """Whether a folder may be a run's. Its name must be text, which the system does not ask for."""
+    """Whether a folder may be a run: its name is printable text, which file systems do not require."""
     return not name.startswith(".") and name.isprintable()
 
 
@@ -70,7 +70,7 @@ def _entries(folder: str) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
             return list(entries)
-    except OSError:  # Not ours to read.
+    except OSError:  # Not readable, or gone.
         return []
 
 
@@ -81,12 +81,12 @@ def _look_at_run(run: str) -> object:
         if not (part.name in ("Picks", "Segmentations") or part.name.startswith("VoxelSpacing")) or not part.is_dir():
             continue
         for entry in _entries(part.path):
-            # Probabilities are no input of anything, and are written often.
+            # Probabilities are no input, and are written often.
             if entry.name.startswith(".") or entry.name.endswith("_features.zarr"):
                 continue
             try:
                 facts = entry.stat()
-            except OSError:  # A link to nowhere.
+            except OSError:  # A broken link.
                 continue
             seen.append([part.name, entry.name, facts.st_size, facts.st_mtime_ns])
             if entry.name.endswith(".zarr"):
@@ -95,7 +95,7 @@ def _look_at_run(run: str) -> object:
 
 
 def _look_at_volume(folder: str) -> Iterator[int]:
-    """Size and time of the metadata and the first chunk of an image: programs write those in place, too."""
+    """Size and time of the metadata and the first chunk of an image: some programs write in place."""
     for name in ("0/.zarray", "0/0/0/0", "0/0.0.0"):
         try:
             facts = os.stat(f"{folder}/{name}")  # noqa: PTH116 paths cost more than the look itself

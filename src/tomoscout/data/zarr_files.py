@@ -28,16 +28,16 @@ LARGEST_CHUNK = 256
 
 
 LARGEST_SIDE = 100_000
-"""Voxels: more than any volume has along a side."""
+"""The most voxels along a side of a volume that is read."""
 
 SAMPLE = 2**14
-"""Bytes of a file that are looked at in one place."""
+"""Bytes that a digest samples in one place of a file."""
 
 
 @dataclass(frozen=True)
 class Volume:
     """The finest level of an OME-Zarr image. `shape`: without the leading axes of length 1 that are passed over.
-    `place`: the file system that it lies on, the folder of its chunks and what separates the numbers in their names."""
+    `place`: its file system, the folder of its chunks and the separator of the numbers in their names."""
 
     array: Any
     shape: tuple[int, ...]
@@ -55,12 +55,12 @@ class Volume:
         try:
             return np.asarray(self.array[(*leading, *region) or ...])
         except Exception as error:
-            # Every codec has errors of its own.
+            # Every codec has its own exceptions.
             raise VolumeError(f"a chunk cannot be decoded ({cut(str(error) or repr(error))})") from None
 
     def _check_chunks(self) -> None:
         fs, folder, separator = self.place
-        # Zarr counts every file of such a name, whatever else lies there.
+        # Other files may lie among the chunks.
         there = {path.removeprefix(folder).strip("/") for path in fs.find(folder)}
         form = re.compile(re.escape(separator).join([r"\d+"] * self.array.ndim))
         grid = self.array.cdata_shape
@@ -150,7 +150,7 @@ def _read_json(fs: Any, path: str, missing: Any) -> Any:
 
 
 def _separator(fs: Any, array: str, dimensions: int) -> str:
-    """What separates the numbers in the names of chunks, where the metadata does not say. Empty chunks may lack."""
+    """The separator of the numbers in the names of chunks, where the metadata lacks it. Empty chunks may be missing."""
     names = [path.rstrip("/").rpartition("/")[2] for path in fs.ls(array, detail=False)]
     return "/" if dimensions > 1 and any(name.isdigit() for name in names) else "."
 
@@ -158,12 +158,12 @@ def _separator(fs: Any, array: str, dimensions: int) -> str:
 def write_volume(
     path: Path, volume: NDArray[Any], voxel_spacing: float, attributes: Mapping[str, Any] | None = None
 ) -> None:
-    """Write one OME-NGFF 0.4 image with one resolution level into a temporary folder, then let it take the place of
-    what lies at `path`. `attributes` are kept beside the image under "tomoscout", with a digest of its content."""
+    """Write one OME-NGFF 0.4 image with one resolution level into a temporary folder, which then replaces the one at
+    `path`. `attributes` are kept beside the image under "tomoscout", with a digest of its content."""
     import zarr
     from numcodecs import blosc
 
-    # Several compressing threads give other bytes each time, and take longer.
+    # Several compressing threads are slower, and their bytes are not reproducible.
     blosc.use_threads = False
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary, old = _aside(path)
@@ -187,7 +187,7 @@ def write_volume(
             path.rename(old)
             temporary.rename(path)
     except OSError as error:
-        # That the disk is full shows while writing, where the system names no file.
+        # Errors while writing, such as a full disk, name no file.
         error.filename = error.filename or str(path)
         raise
     finally:
@@ -196,7 +196,7 @@ def write_volume(
 
 
 def remove_volume(path: Path) -> None:
-    """Remove an image if it exists: readers find it whole or not at all."""
+    """Remove an image if it exists, in one step for its readers."""
     temporary, old = _aside(path)
     shutil.rmtree(old, ignore_errors=True)
     if path.exists():
@@ -206,14 +206,14 @@ def remove_volume(path: Path) -> None:
 
 
 def _aside(path: Path) -> tuple[Path, Path]:
-    """Where an image is written, and where an earlier one waits for its end. One name each, so that what a killed
-    process left behind is cleared away."""
+    """The folders of a new image before, and of an earlier one after it is replaced. Their names are fixed, so that the
+    leftovers of a killed process are removed."""
     return path.with_name(f".{path.name}.tmp"), path.with_name(f".{path.name}.old")
 
 
 def _exchange(first: Path, second: Path) -> bool:
-    """Let two folders swap their names at once, so that a reader always finds one of them. False where the file system
-    cannot (NFS)."""
+    """Exchange the names of two folders atomically, so that a reader always finds one of them. False where the file
+    system cannot (NFS)."""
     swap = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     current_folder, rename_exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux's renameat2(2).
     return swap is not None and not swap(
@@ -227,8 +227,8 @@ def _chunk(size: int) -> int:
 
 def digest_samples(folder: Path) -> str:
     """A digest of an image's files: their names, their sizes, and of each the bytes at start, middle and end, all of a
-    small one. It does not depend on times, which change where a project is copied. What is written again with
-    other values changes it; a change of a few voxels of a large tomogram may not."""
+    small one. It does not depend on times, which change where a project is copied. Other values written to the
+    whole image change it; a change of a few voxels of a large tomogram may not."""
     values = hashlib.blake2b(digest_size=12)
     start = len(str(folder))
     for path in sorted(f"{place}/{name}" for place, _, names in os.walk(folder) for name in names):

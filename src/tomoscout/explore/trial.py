@@ -8,15 +8,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tomoscout.explore.optuna_trials import frozen_trials, rebuild
 from tomoscout.explore.records import BY_PRUNER, GIVEN_UP, Ask, Result, trial_folder, trial_name
 from tomoscout.explore.start import check_study
-from tomoscout.explore.study import Study, frozen_trials, rebuild
+from tomoscout.explore.study import Study
 from tomoscout.learning.options import Training
 from tomoscout.machine.errors import TomoscoutError, TrainingFailed
-from tomoscout.machine.files import read_json, write_json
+from tomoscout.machine.files import write_json
 from tomoscout.machine.locks import alone_in, owner_of
 from tomoscout.models.so_far import remove_so_far
-from tomoscout.options.forms import checked
+from tomoscout.options.forms import read_form
 
 if TYPE_CHECKING:
     from tomoscout.learning.progression import Outcome, Progression
@@ -80,7 +81,7 @@ def give_up(study_folder: Path, number: int, reason: str = "given up") -> bool:
 def _check_given_up(folder: Path) -> None:
     path = folder / GIVEN_UP
     if path.exists():
-        raise _GivenUp(checked(dict[str, str], read_json(path), path, "a trial that is given up").get("reason", ""))
+        raise _GivenUp(read_form(dict[str, str], path, "a trial that is given up").get("reason", ""))
 
 
 def _clear(folder: Path) -> None:

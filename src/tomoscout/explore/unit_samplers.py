@@ -76,7 +76,7 @@ class EvolutionSampler(_UnitSampler):
     0.10, 0.38).
 
     Optuna's GPSampler proposes from the seed and the trials alone, too, and after 50 trials was nearer to the optimum
-    than CMA-ES on 7 of 8 test functions (tests/benchmarks/functions.py), at 0.1 to 2 s per proposal. It is not used for
+    than CMA-ES on 8 of 9 test functions (tests/benchmarks/functions.py), at 0.1 to 2 s per proposal. It is not used for
     `cmaes`, as studies with that sampler would propose other trials; it can be added as a sampler of its own.
     """
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tomoscout.learning.augment import augment
+from tomoscout.learning.augmentations.batch import augment
 from tomoscout.learning.options import Training
 from tomoscout.learning.sampling import Centres, CropSampler, cut
 from tomoscout.learning.trainer import Batches

@@ -8,9 +8,13 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from annotated_types import MinLen
 from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, model_validator
 
+from tomoscout.learning.augmentations import Augmentation
+from tomoscout.learning.augmentations import search_space as augmentation_space
 from tomoscout.learning.losses import Loss, LossName, parse_losses
 from tomoscout.learning.losses import search_space as loss_space
 from tomoscout.learning.losses.tversky import Tversky
+from tomoscout.learning.optimisers import AdamW
+from tomoscout.learning.schedule import Schedule
 from tomoscout.machine.errors import shown
 from tomoscout.models.options import FineTuning
 from tomoscout.networks import parse_network
@@ -23,51 +27,12 @@ _NUMBERS = {2: "two", 3: "three"}
 Network = Annotated[SerializeAsAny[NetworkOptions], BeforeValidator(parse_network)]
 
 
-class Augmentation(Section):
-    """Random changes to every crop, made on the training device; 0 or false turns one off. None of the defaults moves
-    the missing wedge to another axis; rotate and tilt lean it by a few degrees."""
-
-    flip: bool = True
-    """Mirror along each axis with probability one half."""
-    rotate90: bool = False
-    """Quarter turns about the beam axis. Carries the missing wedge from x to y: only for wedge-free data."""
-    rotate: float = Field(default=10.0, ge=0, le=180)
-    """Turn about the beam axis by up to ± this many degrees. The missing wedge turns along."""
-    tilt: float = Field(default=5.0, ge=0, le=90)
-    """Tilt about y and x by up to ± this many degrees. The missing wedge tilts along."""
-    zoom: float = Field(default=0.0, ge=0, lt=1)
-    """Magnify by a factor from 1 ± this."""
-    intensity_scale: float = Field(default=0.1, ge=0, lt=1)
-    """Multiply intensities by a factor from 1 ± this."""
-    intensity_shift: float = Field(default=0.1, ge=0)
-    """Add an offset of up to ± this, in standard deviations of the tomogram."""
-    contrast: float = Field(default=0.0, ge=0, lt=1)
-    """Raise intensities, scaled to 0…1 within the crop, to a power from 1 ± this; the crop keeps its mean and standard
-    deviation."""
-    noise: float = Field(default=0.1, ge=0)
-    """Add Gaussian noise of up to this many standard deviations."""
-    blur: float = Field(default=0.0, ge=0, le=5)
-    """Blur with a Gaussian of up to this many voxels (below 0.2 nothing changes)."""
-    mixup: Fraction = 0.0
-    """Share of crops that are blended with another crop of the batch; the loss is blended alike (Zhang et al. 2018).
-    How much of each is drawn from Beta(0.2, 0.2), the larger part being the crop itself."""
-    probability: Fraction = 0.5
-    """Share of crops that each of these is applied to, drawn apart: rotation with tilt, zoom, the intensity changes,
-    noise, blur."""
-
-
 TRAINING_SPACE: dict[str, Any] = {
-    "learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
-    "weight_decay": {"low": 1e-4, "high": 1e-1, "log": True},
+    **Schedule.SPACE,
+    **AdamW.SPACE,
     "patch": {"low": 48, "high": 160, "step": 16},
     "batch_size": {"choices": [4, 8, 16, 24, 32, 48]},
     "background_fraction": {"low": 0.0, "high": 0.5},
-}
-AUGMENTATION_SPACE: dict[str, Any] = {
-    "augmentation.probability": {"low": 0.0, "high": 1.0},
-    "augmentation.rotate": {"low": 0.0, "high": 30.0},
-    "augmentation.tilt": {"low": 0.0, "high": 15.0},
-    "augmentation.noise": {"low": 0.0, "high": 0.5},
 }
 
 
@@ -142,34 +107,14 @@ class Recipe(Section):
             )
 
 
-class Optimisation(Section):
+class Optimisation(AdamW, Schedule):
     """What steers an optimisation. A step is one update of the weights."""
 
-    steps: int = Field(default=10_000, ge=1, le=10**9)
-    """Optimiser updates in all. octopi's epochs: epochs × training tomograms (15 at most count)."""
     batch_size: int = Field(default=8, ge=1, le=100_000)
     """Crops per step, drawn from all training tomograms alike."""
     accumulation: int = Field(default=1, ge=1, le=100_000)
     """Work through a batch in this many parts and add up their gradients: nearly the same step (losses that compare
     whole batches compare the parts) with less memory. Raised by itself where the device runs out of memory."""
-    learning_rate: float = Field(default=2e-3, gt=0)
-    """Peak learning rate of AdamW."""
-    schedule: Literal["cosine", "polynomial", "one-cycle", "plateau", "constant"] = "cosine"
-    """How the learning rate falls after the warm-up. plateau: lowered when validation stops improving."""
-    warmup: float = Field(default=0.03, ge=0)
-    """Over what the learning rate rises to its peak: below 1 a fraction of the steps, else a number of steps. With a
-    number (or 0) and the schedule `constant` or `plateau`, a training that is given more `steps` later goes on from
-    its checkpoint, and ends as if it had had them from the start."""
-    final_learning_rate: float = Field(default=0.01, ge=0, le=1)
-    """Learning rate at the end (plateau: at the least), as a fraction of the peak."""
-    polynomial_power: float = Field(default=0.9, gt=0, le=100)
-    """Power of the polynomial schedule."""
-    plateau_patience: int = Field(default=3, ge=1)
-    """Validations without a better score before the plateau schedule lowers the learning rate."""
-    plateau_factor: float = Field(default=0.5, gt=0, lt=1)
-    """What the plateau schedule multiplies it by."""
-    weight_decay: float = Field(default=1e-2, ge=0, le=10)
-    """Weight decay of AdamW."""
     gradient_clip: float = Field(default=1.0, ge=0)
     """Largest norm of the gradient; 0 for no limit."""
     ema_decay: float = Field(default=0.995, ge=0, lt=1)
@@ -183,13 +128,6 @@ class Optimisation(Section):
     seed: Annotated[int, NotSearched("set train.seed, which all trials share")] = Field(default=42, ge=0, lt=2**32)
     """Seed of weights, crops and augmentation."""
 
-    @field_validator("warmup")
-    @classmethod
-    def _check_warmup(cls, value: float) -> float:
-        if value >= 1 and not value.is_integer():
-            raise ValueError(f"{value} is neither a fraction below 1 nor a whole number of steps")
-        return value
-
 
 _FOR_THE_MACHINE = NotSearched("it is for the machine")
 
@@ -198,7 +136,7 @@ class Resources(Section):
     """Where a training runs and what it may take there."""
 
     checkpoint_seconds: Annotated[float, WHERE_IT_RUNS, _FOR_THE_MACHINE] = Field(default=60, ge=0)
-    """Seconds between checkpoints. Does not change the result, only what a killed job loses."""
+    """Seconds between checkpoints: what a killed job loses at most."""
     device: Annotated[Literal["auto", "cpu", "cuda"], WHERE_IT_RUNS, _FOR_THE_MACHINE] = "auto"
     """Where to train."""
     memory_gb: Annotated[float | None, WHERE_IT_RUNS, _FOR_THE_MACHINE] = Field(default=None, gt=0, le=1e6)
@@ -213,7 +151,7 @@ class Resources(Section):
 class Training(Resources, FineTuning, Optimisation, Recipe):
     """How a network is trained, whatever the task. A step is one optimiser update."""
 
-    SPACE: ClassVar[dict[str, Any]] = {**TRAINING_SPACE, **loss_space(), **AUGMENTATION_SPACE}
+    SPACE: ClassVar[dict[str, Any]] = {**TRAINING_SPACE, **loss_space(), **augmentation_space()}
     """What is searched unless `explore.space` says otherwise, in the order in which it is proposed. The families of
     networks list theirs as `SPACE`."""
 

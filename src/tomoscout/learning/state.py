@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from tomoscout.learning.optimisers import make_optimiser
 from tomoscout.learning.options import Optimisation
 from tomoscout.learning.precision import autocast, chosen_precision
 from tomoscout.learning.progression import Progression, Validation
@@ -42,12 +43,7 @@ class TrainingState:
         self.precision = chosen_precision(options.precision, device)
         self.trained = [(name, value) for name, value in network.named_parameters() if value.requires_grad]
         self.averaged = _copy_of(network)
-        self.optimiser = torch.optim.AdamW(
-            network.parameters(),
-            lr=options.learning_rate,
-            weight_decay=options.weight_decay,
-            fused=device.type == "cuda",
-        )
+        self.optimiser = make_optimiser(options, network.parameters(), device)
         # Half precision alone has so little range that small gradients vanish unless the loss is scaled up.
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision is torch.float16)
         self.progression = Progression(parts=parts)

@@ -11,13 +11,13 @@ import atexit
 import contextlib
 import os
 import platform
-import sys
 import time
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 from tomoscout.machine.locks import holder_of, take
+from tomoscout.machine.messages import say
 
 FOLDER = "TOMOSCOUT_AT_WORK"
 """Environment variable that names the folder of the lock files to the commands of a job."""
@@ -48,7 +48,7 @@ def begin_work() -> None:
     others, left_behind = _look(folder, own)
     if others and marks:
         more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
-        print(f"at work in this folder: {', '.join(others[:_NAMED])}{more}", file=sys.stderr, flush=True)
+        say(f"at work in this folder: {', '.join(others[:_NAMED])}{more}")
     if others or not left_behind:
         return
     # Older marks belong to other processes than those that were killed.

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tomoscout.machine.errors import TomoscoutError, foreseen, shown
+from tomoscout.machine.errors import TomoscoutError, foreseen
 
 
 @contextlib.contextmanager
@@ -74,40 +74,16 @@ def read_text(path: Path) -> str:
         raise TomoscoutError(f"{path}: {foreseen(error)}") from None
 
 
-def read_json(path: Path, **expected: type) -> Any:
-    """Read a JSON file. `expected`: entries that the mapping in it must have, with their types; a float may be any
-    number.
+def read_json(path: Path) -> Any:
+    """Read a JSON file. What it must hold is checked by options/forms.py.
 
     Raises:
-        TomoscoutError: the file is missing, is not JSON, holds a number that is not finite, which no file of ours does,
-            or lacks an expected entry: somebody changed it.
+        TomoscoutError: the file is missing, is not JSON, or holds a number that is not finite, as none of ours does.
     """
     try:
-        value = json.loads(read_text(path), parse_float=_finite, parse_constant=_finite)
+        return json.loads(read_text(path), parse_float=_finite, parse_constant=_finite)
     except (ValueError, RecursionError) as error:
         raise TomoscoutError(f"{path}: not valid JSON ({error})") from None
-    if expected:
-        check_entries(value, expected, path)
-    return value
-
-
-def check_entries(value: object, expected: Mapping[str, type], origin: object) -> None:
-    """Refuse what is no mapping with these entries of these types; `origin` names it in messages.
-
-    Raises:
-        TomoscoutError: it is none.
-    """
-    if not isinstance(value, dict):
-        raise TomoscoutError(f"{origin}: holds {shown(value)}, expected a mapping with {', '.join(expected)}")
-    for key, kind in expected.items():
-        if key not in value:
-            raise TomoscoutError(f"{origin}: has no '{key}', expected {_NAMES[kind]}")
-        found = value[key]
-        if not isinstance(found, (int, float) if kind is float else kind) or isinstance(found, bool):
-            raise TomoscoutError(f"{origin}: {key} is {shown(found)}, expected {_NAMES[kind]}")
-
-
-_NAMES = {dict: "a mapping", list: "a list", str: "text", int: "a whole number", float: "a number"}
 
 
 def _finite(text: str) -> float:

@@ -12,13 +12,13 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.locks import release, take
+from tomoscout.machine.messages import say, warn
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
@@ -76,7 +76,7 @@ def leased_gpu(device: str) -> Iterator[str | None]:
         if len(pool) > 1 or not _has_any(os.environ, SCHEDULERS):
             raise
         # The job has the only GPU for itself, unless several of its processes use it.
-        print(f"warning: {error}", file=sys.stderr, flush=True)
+        warn(str(error))
         yield None
         return
     earlier = os.environ.get(VISIBLE)
@@ -179,7 +179,7 @@ def _first_free(pool: Sequence[str]) -> tuple[str, io.FileIO]:
                 return gpu, lock
         if not told:
             taken = f"{', '.join(pool)} taken, the processes stand in {folder}/tomoscout-gpu-*.lock"
-            print(f"waiting for a GPU: {taken}", file=sys.stderr, flush=True)
+            say(f"waiting for a GPU: {taken}")
             told = True
         time.sleep(_PAUSE)
 

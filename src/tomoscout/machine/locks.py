@@ -15,12 +15,12 @@ import io
 import os
 import platform
 import stat
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from tomoscout.machine.errors import TomoscoutError
+from tomoscout.machine.messages import say, warn
 
 LOCK = ".lock"
 """Name of the file that the process at work in a folder locks."""
@@ -87,7 +87,7 @@ def _wait_for(path: Path, owner: str) -> io.FileIO | None:
             lock = take(path, owner)
         except OSError as error:
             if error.errno in _NO_LOCKS and not told:
-                _warn(f"warning: {path}: no lock ({error.strerror}); let nothing else work in this folder")
+                warn(f"{path}: no lock ({error.strerror}); let nothing else work in this folder")
                 path.write_text(owner, encoding="utf-8")
                 return None
             if error.errno not in _PASSING + _NO_LOCKS:
@@ -105,12 +105,8 @@ def _tell_holder(path: Path) -> bool:
         holder = path.read_text(encoding="utf-8") or "another process"
     except OSError:
         return False
-    _warn(f"waiting: {holder} is at work in {path.parent}; where it is not, as its machine is gone, remove {path}")
+    say(f"waiting: {holder} is at work in {path.parent}; where it is not, as its machine is gone, remove {path}")
     return True
-
-
-def _warn(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def take(path: Path, owner: str) -> io.FileIO | None:

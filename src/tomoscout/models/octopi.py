@@ -1,8 +1,8 @@
 """Models that octopi trained: its `model_config.yaml` and `best_model.pth`.
 
-octopi builds its networks with MONAI, as the families here do, so a model of octopi's is the options of a family and
-weights that fit it, and gives the same logits. An option with which the network would be another than the family's is
-refused, and so is one that is not known: it might change what the network computes without changing its weights.
+Such a model is read as the options of a network family (`octopi_networks`) and weights that fit it. Options that the
+family does not support, and unknown ones, are refused: they might change what the network computes without changing the
+shapes of its weights.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ class OctopiModel:
 
 
 def read_octopi_model(config_path: Path, weights: Path | None) -> OctopiModel:
-    """Read octopi's `model_config.yaml` and its weights, by default the `best_model.pth` beside it. Neither is ever
-    executed: the one is read as plain YAML, the other as tensors alone.
+    """Read octopi's `model_config.yaml` and its weights, by default the `best_model.pth` beside it. No code in them
+    is executed: the first is read as plain YAML, the second as tensors only.
 
     Raises:
         TomoscoutError: a file is missing or broken, an option of the network is not one that is supported, or the
@@ -67,11 +67,11 @@ def read_octopi_model(config_path: Path, weights: Path | None) -> OctopiModel:
     )
 
 
-# The configuration.
+# Configuration
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain YAML, and tuples as some YAML writers of Python mark them: they are lists."""
+    """Plain YAML; the tag of Python's tuples is read as a list."""
 
 
 def _list_of(loader: yaml.SafeLoader, node: yaml.SequenceNode) -> list[Any]:
@@ -83,7 +83,9 @@ _Loader.add_constructor("tag:yaml.org,2002:python/tuple", _list_of)
 
 def _read_config(path: Path) -> dict[Any, Any]:
     try:
-        config = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # A safe loader: it makes plain values alone.
+        config = yaml.load(
+            path.read_text(encoding="utf-8"), _Loader
+        )  # Derived from SafeLoader: it makes plain values only.
     except OSError as error:
         raise TomoscoutError(f"{path}: {error.strerror}; expected octopi's model_config.yaml") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -123,7 +125,7 @@ def _labels(path: Path, config: Mapping[Any, Any], outputs: int) -> dict[str, in
 
 
 def _voxel_spacings(path: Path, config: Mapping[Any, Any]) -> tuple[float, ...]:
-    """Those of `dataloader.tomo_uris`, which older versions do not write."""
+    """The voxel spacings of `dataloader.tomo_uris`, which older versions of octopi do not write."""
     loader = config.get("dataloader")
     uris = loader.get("tomo_uris") if isinstance(loader, dict) else None
     try:
@@ -133,7 +135,7 @@ def _voxel_spacings(path: Path, config: Mapping[Any, Any]) -> tuple[float, ...]:
     return tuple(dict.fromkeys(found))
 
 
-# Weights.
+# Weights
 
 
 def _weights(path: Path, network: NetworkOptions, outputs: int, config_path: Path) -> dict[str, torch.Tensor]:
@@ -173,7 +175,7 @@ def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
         raise TomoscoutError(f"{path}: no such file; expected the weights that octopi wrote") from None
     except pickle.UnpicklingError:
         raise TomoscoutError(f"{path}: holds more than tensors, or is no file of PyTorch; it was not loaded") from None
-    except Exception as error:  # Of many kinds, where bytes are wrong.
+    except Exception as error:  # Damaged files raise exceptions of many kinds.
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise TomoscoutError(f"{path}: cannot be read as weights ({reason})") from None
     if not isinstance(content, dict) or not all(isinstance(weight, torch.Tensor) for weight in content.values()):

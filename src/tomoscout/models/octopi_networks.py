@@ -90,7 +90,7 @@ def _dynunet(given: Mapping[str, Any]) -> dict[str, Any]:
         "family": "DynUNet",
         "strides": strides,
         "kernel_sizes": given["kernel_size"],
-        # MONAI leaves the last of too many aside.
+        # MONAI ignores surplus filters.
         "filters": None if filters is None else _list(given, "filters")[: len(strides)],
         "residual_blocks": given["res_block"],
         "norm": norm,
@@ -220,7 +220,7 @@ _ARCHITECTURES = {
         {"window_size": 7},
         _swin_unetr,
     ),
-    # Up to octopi 1.5.
+    # Until octopi 1.5.
     "AttentionUnet": _Architecture(("channels", "strides", "dropout"), {}, _attention_unet),
     "MedNeXt": _Architecture(
         (

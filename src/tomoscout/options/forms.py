@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError, create_model
 from pydantic_core import ErrorDetails
 
 from tomoscout.machine.errors import TomoscoutError
@@ -33,6 +33,23 @@ def read_form(form: type[_T], path: Path, what: str) -> _T:
         TomoscoutError: the file is missing, is not JSON, or its content has another form.
     """
     return checked(form, read_json(path), path, what)
+
+
+def read_entries(path: Path, what: str, **entries: Any) -> dict[str, Any]:
+    """Read a JSON file with a mapping that has these `entries`, given with their types, and may have more.
+
+    Raises:
+        TomoscoutError: as of `read_form`.
+    """
+    values: dict[str, Any] = read_json(path)
+    checked(_form_of(tuple(entries.items())), values, path, what)
+    return values
+
+
+@cache
+def _form_of(entries: tuple[tuple[str, Any], ...]) -> type[BaseModel]:
+    fields: dict[str, Any] = {name: (kind, ...) for name, kind in entries}
+    return create_model("Entries", **fields)
 
 
 def checked(form: type[_T], values: object, path: Path, what: str) -> _T:

@@ -1,4 +1,4 @@
-"""How a microscope turns densities into a tomogram: contrast transfer, missing wedge, noise."""
+"""The image formation of a phantom, from density to tomogram: contrast transfer, missing wedge, noise."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def contrast_transfer(frequency: NDArray[np.floating], defocus: float) -> NDArra
 def measured(kz: NDArray[Any], kx: NDArray[Any], tilt_range: float) -> NDArray[np.bool_]:
     """Which Fourier components a tilt series of ±`tilt_range` degrees measures: |kz| ≤ |kx| tan(tilt range).
 
-    The tilt axis is y and the beam runs along z, so ky plays no part.
+    The tilt axis is y and the beam runs along z, so ky does not matter.
     """
     return np.asarray(np.arctan2(np.abs(kz), np.abs(kx)) <= math.radians(tilt_range))
 

@@ -1,4 +1,4 @@
-"""Where the particles and vesicles of a phantom lie."""
+"""The placement of the particles and vesicles of a phantom."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ VESICLE_SIZE = (0.5, 0.9)
 
 @dataclass(frozen=True)
 class Membranes:
-    """The bilayers of a tomogram: how many, their density and which voxels they fill, both (z, y, x)."""
+    """The bilayers of a tomogram: their number, density and mask, both (z, y, x)."""
 
     count: int
     density: NDArray[np.float32]
@@ -40,8 +40,8 @@ def scatter(
     """Random sequential placement of spheres in a box, the largest first.
 
     `radii` (N,) and `extent` (3,) are in Å; `free` gives the room in Å around each of (M, 3) points. Returns centres
-    (N, 3) as x, y, z in Å, NaN for a sphere that found no room in so many tries. No two spheres overlap and all lie
-    within 0 … extent.
+    (N, 3) as x, y, z in Å, NaN for a sphere without room after a fixed number of tries. No two spheres overlap and all
+    lie within 0 … extent.
     """
     centres = np.full((len(radii), 3), np.nan)
     for index in np.argsort(-radii, kind="stable"):
@@ -86,7 +86,7 @@ def vesicles(count: int, shape: Shape, voxel_spacing: float, random: np.random.G
 
 
 def room_around(mask: NDArray[np.bool_], voxel_spacing: float) -> Callable[[Array], Array]:
-    """The distance in Å from any points (N, 3) as x, y, z in Å to the nearest voxel of `mask`, never too long."""
+    """The distance in Å from any points (N, 3) as x, y, z in Å to the nearest voxel of `mask`, as a lower bound."""
     from scipy.ndimage import distance_transform_edt
 
     distances = distance_transform_edt(~mask)

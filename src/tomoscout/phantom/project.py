@@ -1,4 +1,4 @@
-"""A copick project whose truth is known: simulated tomograms, their particles and membranes."""
+"""A copick project with known ground truth: simulated tomograms, their particles and membranes."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from tomoscout.data.project import Project
 from tomoscout.data.written import Segmentation
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import digest, digest_file, read_json, write_json
+from tomoscout.options.forms import read_entries
 from tomoscout.options.names import NAME_PATTERN, Source, TomogramUri
 from tomoscout.phantom.maps import kind_from_map
 from tomoscout.phantom.options import Phantom
@@ -30,13 +31,13 @@ USER = "phantom"
 SESSION = "0"
 MEMBRANE = "membrane"
 PROJECT = "phantom"
-# Raised whenever equal options would give another phantom.
+# Raised when equal options give another phantom.
 VERSION = 1
 
 
 @dataclass(frozen=True)
 class Simulation:
-    """One run: its tomogram, what is in it and where.
+    """One run: its tomogram and its ground truth.
 
     `tomogram` and `density` (protein about 1, solvent 0; membranes included) are (z, y, x); `picks` are by kind;
     `defocus` is in µm.
@@ -98,7 +99,7 @@ def simulate(kinds: list[Kind], options: Phantom, index: int) -> Simulation:
     """Simulate run number `index`. It depends on the seed and its number alone, however many runs there are."""
     shape = (options.shape[0], options.shape[1], options.shape[2])
     spacing = options.voxel_spacing
-    # A stream for each purpose, so that a change of one leaves the others as they were.
+    # A random stream per purpose: more draws from one do not change the others.
     place, shed, shoot, focus = (np.random.default_rng([options.seed, index, purpose]) for purpose in range(4))
 
     membranes = vesicles(options.membranes, shape, spacing, shed)
@@ -166,12 +167,12 @@ def _objects(kinds: list[Kind], options: Phantom) -> list[PickableObject]:
 
 
 def _refuse_other_content(folder: Path, made_with: dict[str, Any], runs: int) -> None:
-    """Keep other projects safe, and the truth of other options from staying beside the new one."""
+    """Refuse a folder that holds another project, or a phantom of other options."""
     if (path := folder / "copick.json").exists() and read_json(path).get("name") != PROJECT:
         raise TomoscoutError(f"{path}: belongs to another project; expected an empty folder or a phantom")
     if not (path := folder / "phantom.json").exists():
         return
-    old = read_json(path, made_with=dict, runs=dict)
+    old = read_entries(path, "what a phantom was made with", made_with=dict, runs=dict)
     for key, value in made_with.items():
         if (was := old["made_with"].get(key)) != value:
             raise TomoscoutError(f"{path}: made with {key} {was}; expected {value} (remove the folder to make it anew)")

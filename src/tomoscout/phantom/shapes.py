@@ -1,4 +1,4 @@
-"""What the particles of a phantom look like: densities in a frame of their own."""
+"""The particles of a phantom: densities in the particle's own frame."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def _distance(x: Array, y: Array, z: Array, centre: Array) -> Array:
 
 
 def _balls(x: Array, y: Array, z: Array, edge: float, centres: Array, radii: Array, weights: Array) -> Array:
-    """Balls of given centres (N, 3), radii and densities (N,), the densest winning where they overlap."""
+    """Balls of given centres (N, 3), radii and densities (N,), the maximum where they overlap."""
     density = np.zeros(np.broadcast_shapes(x.shape, y.shape, z.shape))
     for centre, radius, weight in zip(centres, radii, weights, strict=True):
         reach = np.array([-1, 1]) * (radius + edge)

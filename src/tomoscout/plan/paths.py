@@ -8,7 +8,7 @@ from typing import Any
 
 from tomoscout.data.inventory import RunRecord
 from tomoscout.machine.errors import TomoscoutError
-from tomoscout.machine.files import read_json
+from tomoscout.options.forms import read_entries
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,8 @@ def manifest_path(folder: Path, record: RunRecord) -> Path:
 
 
 def read_manifest(folder: Path, record: RunRecord, **expected: type) -> dict[str, Any]:
-    """The manifest of a run in the folder of a stage. `expected`: as of `read_json`.
+    """The manifest of a run in the folder of a stage. `expected`: further entries that it must have, with their
+    types.
 
     Raises:
         TomoscoutError: the stage has not been run for it, or the file is not as it was written.
@@ -123,5 +124,4 @@ def read_manifest(folder: Path, record: RunRecord, **expected: type) -> dict[str
     path = manifest_path(folder, record)
     if not path.exists():
         raise TomoscoutError(f"{path}: no manifest; {record.key} has not been through this stage")
-    manifest: dict[str, Any] = read_json(path, project=str, run=str, **expected)
-    return manifest
+    return read_entries(path, "a manifest", project=str, run=str, **expected)

@@ -1,1 +1,1 @@
-"""What was learnt, found and scored, for people to look at: pictures, plots and one self-contained page."""
+"""The report of a model: pictures, charts and one self-contained HTML page."""

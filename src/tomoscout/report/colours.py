@@ -35,7 +35,7 @@ _PALETTE: list[Colour] = [
 
 
 def readable_colours(colours: Sequence[Sequence[int]]) -> list[Colour]:
-    """The colours given, with those that would be lost on grey or that repeat an earlier one replaced."""
+    """The colours given; those that are greyish, dark or close to an earlier one are replaced."""
     chosen: dict[int, Colour] = {}
     for place, (red, green, blue, *_) in enumerate(colours):
         colour = (red, green, blue)
@@ -51,6 +51,3 @@ def readable_colours(colours: Sequence[Sequence[int]]) -> list[Colour]:
 
 def _apart(colour: Colour, others: Iterable[Colour], distance: int) -> bool:
     return all(sum(abs(a - b) for a, b in zip(colour, other, strict=True)) > distance for other in others)
-
-
-# Training

@@ -1,5 +1,4 @@
-"""What a model found where nothing was learnt: counts and scores of its picks, of which nobody may know whether they
-are right."""
+"""The picks of a model from elsewhere: their counts and scores, without reference picks."""
 
 from __future__ import annotations
 
@@ -25,7 +24,7 @@ _BINS = 40
 
 @dataclass(frozen=True)
 class Found:
-    """What was found.
+    """The picks of all segmented runs.
 
     `objects`: of every object its name (`object`), `picks` in all, how many `runs` have any, the median `per_run`, the
     `threshold`, and the median `score` (None without picks). `runs`: every run (`project/run`) with its counts, in the
@@ -39,7 +38,7 @@ class Found:
 
 
 def read_found(plan: Plan, localized: Path) -> Found:
-    """What the picks of all segmented runs hold. `localized`: the folder of the localize stage's manifests.
+    """Read the picks of all segmented runs. `localized`: the folder of the localize stage's manifests.
 
     Raises:
         TomoscoutError: a run has not been localised.

@@ -1,4 +1,4 @@
-"""The report: one HTML file that needs nothing but itself."""
+"""The report: one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def write_report(
         title: its heading.
         scores: what `evaluate` returned, or None where nothing was scored.
         history: the rows of metrics.csv (`step`, `loss`, `score`; empty values where a row has none).
-        model: the content of model.yaml, or any other facts, nested as they may be.
+        model: the content of model.yaml, or other nested facts.
         split: the content of the split file; `fold` says which of its folds was used, 0 unless given.
         targets: what `summarise_targets` returned; may be empty.
         slices: pictures of picks: those scored or, without scores, those found.
@@ -102,7 +102,7 @@ def _css(colour: Colour) -> str:
 
 
 def by_reason(excluded: Mapping[str, str]) -> list[tuple[str, list[str]]]:
-    """The reasons for which runs were left out, each with its runs."""
+    """The reasons for which runs were left out, each with its runs (`project/run`)."""
     reasons: dict[str, list[str]] = {}
     for run, reason in sorted(excluded.items()):
         reasons.setdefault(reason, []).append(run)

@@ -17,7 +17,7 @@ Picture = NDArray[np.uint8]
 """(y, x, 3)"""
 
 GREYS = 64
-"""Grey levels in a picture: enough for the eye, and half the bytes of 256 in noise."""
+"""Grey levels in a picture: no visible difference to 256, and half the size of a PNG of noise."""
 
 
 class Spheres(NamedTuple):
@@ -65,7 +65,7 @@ def draw_picks(picture: Picture, circles: Iterable[Circle], width: float = 2.5) 
         box = drawn[top : max(bottom, 0), left : max(right, 0)]
         y, x = np.ogrid[top : top + box.shape[0], left : left + box.shape[1]]
         y, x = y - circle.y, x - circle.x
-        # How much of a pixel the line covers, from the distance between the two.
+        # The fraction of a pixel that the line covers, from the distance between the two.
         covered = np.clip((width + 1) / 2 - np.abs(np.hypot(y, x) - circle.radius), 0, 1)
         if circle.dashed:
             covered *= np.arctan2(y, x) % (np.pi / 6) < np.pi / 9
@@ -74,7 +74,7 @@ def draw_picks(picture: Picture, circles: Iterable[Circle], width: float = 2.5) 
 
 
 def circles_at(spheres: Spheres, z: int, colour: Colour, scale: int = 1, *, dashed: bool = False) -> list[Circle]:
-    """Where spheres cut slice `z` of a tomogram, on a picture of that slice enlarged `scale` times."""
+    """The intersections of spheres with slice `z` of a tomogram, on a picture of that slice enlarged `scale` times."""
     centres = np.asarray(spheres.centres, dtype=np.float64).reshape(-1, 3)
     squared = np.asarray(spheres.radii, dtype=np.float64) ** 2 - (centres[:, 0] - z) ** 2
     cut = squared > 0
@@ -103,7 +103,7 @@ def picks_slices(
         run: named in the captions.
         voxel_spacing: in Å.
     """
-    # The rare ones last: a missed or false pick must not vanish under a found one.
+    # Missed and false picks are rarer and are drawn on top.
     groups = [Marked(found, FOUND), Marked(missed, MISSED), Marked(false, FALSE)]
     return marked_slices(tomogram, groups, count, run, voxel_spacing)
 
@@ -141,7 +141,7 @@ def marked_slices(
 
 
 def _telling_slices(spheres: Spheres, depth: int, count: int) -> list[int]:
-    """The slices that cut most particles near their middles, each new one for what the others do not show yet."""
+    """The slices that cut most particles near their centres, chosen greedily: each adds most to those before."""
     if not len(spheres.radii):
         return [depth // 2]
     steps = (np.arange(depth)[:, None] - spheres.centres[None, :, 0]) / spheres.radii

@@ -1,4 +1,4 @@
-"""Charts for the page: precision over recall and the course of a training."""
+"""Charts of the pages, drawn as SVG by their templates: precision over recall, the course of a training."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Dot:
 @dataclass(frozen=True)
 class Chart:
     """A line chart in the units of its data, lines from back to front; the page's template draws it as SVG.
-    `x_ticks`, `y_ticks`: places and labels, where round numbers would not do."""
+    `x_ticks`, `y_ticks`: positions and labels in place of round numbers."""
 
     title: str
     x_label: str

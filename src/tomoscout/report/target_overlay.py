@@ -67,7 +67,7 @@ def target_overlay(
 
 
 def _outlined(slab: NDArray[np.floating], labels: NDArray[np.integer], scale: int) -> NDArray[np.uint8]:
-    """A slice enlarged, the two outermost pixels of every label in its colour, and a gap below."""
+    """An enlarged slice: grey, with the two outermost pixels of every label in its colour, and a gap below."""
     pixels = _repeat(slice_image(slab)[..., 0] // (255 // (GREYS - 1)), scale)
     fine = _repeat(labels.astype(np.int32), scale)
     border = np.zeros(fine.shape, dtype=bool)
@@ -97,7 +97,7 @@ def _text_block(text: str, width: int) -> NDArray[np.uint8]:
 
 
 def _legend_block(names: Sequence[str], width: int) -> NDArray[np.uint8]:
-    """A swatch and a name per label, in as many lines as it takes."""
+    """The legend: a swatch and a name per label, wrapped to the width."""
     font = ImageFont.load_default(16)
     places = []
     x, y = 10, 4

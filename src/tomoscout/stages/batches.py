@@ -12,8 +12,9 @@ from tomoscout.data.inventory import RunRecord
 from tomoscout.data.project import Project
 from tomoscout.data.written import DAMAGED, OF_OTHERS, Written, kind_of
 from tomoscout.machine.errors import TomoscoutError
-from tomoscout.machine.files import digest, read_json, write_json
+from tomoscout.machine.files import digest, write_json
 from tomoscout.options.config import Config
+from tomoscout.options.forms import read_entries
 from tomoscout.plan.paths import manifest_path
 
 
@@ -75,7 +76,7 @@ class Batch:
 
     def _manifest(self, record: RunRecord) -> dict[str, Any] | None:
         path = self.manifest_path(record)
-        return read_json(path, project=str, run=str) if path.exists() else None
+        return read_entries(path, "a manifest", project=str, run=str) if path.exists() else None
 
     def claim(self, record: RunRecord, inputs: str, written: Sequence[Written], option: str) -> None:
         """Say what is about to be written into a project, so that a job that is killed finds it to be its own.

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tomoscout.explore.machine import misfit_of
+from tomoscout.explore.proposals import Misfit
 from tomoscout.explore.records import Ask, Result
 from tomoscout.explore.start import start, suggest
-from tomoscout.explore.study import Misfit, Study
+from tomoscout.explore.study import Study
 from tomoscout.explore.trial import run_trial
 from tomoscout.plan.fingerprints import training_fingerprint
 from tomoscout.plan.folds import training_tomograms

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from tomoscout.data.inventory import RunRecord
-from tomoscout.machine.files import read_json
 from tomoscout.options.config import Config
+from tomoscout.options.forms import read_entries
 from tomoscout.options.names import TomogramUri
 from tomoscout.plan.annotations import reference_tomograms, target_segmentation
 from tomoscout.plan.plan import Plan
@@ -66,7 +66,7 @@ def _remove_targets(config: Config, work: Batch, record: RunRecord, kept: Collec
     if not path.exists():
         return
     project = work.project(record)
-    for target in read_json(path, project=str, run=str).get("targets", []):
+    for target in read_entries(path, "a manifest", project=str, run=str).get("targets", []):
         spacing = TomogramUri.parse(target["tomogram"]).voxel_spacing
         written = target_segmentation(config, spacing)
         if str(written) != target["segmentation"] or spacing in kept:

@@ -17,7 +17,7 @@ from tomoscout.tracking.store import sync
 
 
 def _main() -> None:
-    # Sent to the whole job these are meant for the training, which may have more to record.
+    # A signal to the whole job is handled by the training, which may have more to record.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     order = json.loads(sys.stdin.readline())
@@ -31,7 +31,7 @@ def _main() -> None:
 
 
 def _end_with_training(limit: float) -> None:
-    """End this process, whatever it hangs on, when the training's end of the pipe closes or the time is up."""
+    """End this process, even if it hangs, when the training closes its end of the pipe or the time limit is over."""
     ended, _, _ = select.select([sys.stdin], [], [], limit)
     if not ended:
         os.write(sys.stderr.fileno(), f"no end after {limit:g} s\n".encode())

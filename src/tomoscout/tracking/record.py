@@ -1,4 +1,4 @@
-"""What a model folder tells about its training: all that is recorded of it."""
+"""The record of a training, read from its model folder."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ import yaml
 from pydantic import BaseModel, Field
 
 from tomoscout.machine.errors import TomoscoutError
-from tomoscout.machine.files import read_json, read_table
-from tomoscout.options.forms import checked
+from tomoscout.machine.files import read_table
+from tomoscout.options.forms import checked, read_form
 
 FINGERPRINT, MODEL, STUDY = "tomoscout.fingerprint", "tomoscout.model", "tomoscout.study"
-"""Tags that tell which training a run of MLflow stands for, and of which study a trial is."""
+"""Tags of a run of MLflow: the fingerprint and the name of the training, and the study of a trial."""
 
 RATE = "steps_per_second"
 
 NOT_OPTIONS = ("format", "name", "classes", "weights", "made_from", "made_with")
-"""Of `model.yaml`. The others are recorded as parameters where there is no `training.json`."""
+"""Keys of `model.yaml` that are not options. The others are recorded as parameters without a `training.json`."""
 
 LONGEST_VALUE = 6000
-"""Characters of a parameter's value in MLflow."""
+"""The most characters of a parameter's value in MLflow."""
 
 Curves = dict[str, dict[int, float]]
 """Points by name and step."""
@@ -36,8 +36,8 @@ Curves = dict[str, dict[int, float]]
 
 @dataclass(frozen=True)
 class Record:
-    """A training, in MLflow's words. `finished`: with a model. `ended`: when, with or without one; `written`: when the
-    curves were, both in seconds since 1970. `rate`: steps per second."""
+    """A training, in MLflow's terms. `finished`: whether it has made a model. `ended`: when it ended, with or without a
+    model; `written`: when its curves were written, both in seconds since 1970. `rate`: steps per second."""
 
     folder: Path
     name: str
@@ -51,7 +51,7 @@ class Record:
     written: float
 
     def moment(self, step: int) -> int:
-        """When a step was done, in ms since 1970: counted back from when the curves were written."""
+        """The time of a step, in ms since 1970, estimated from when the curves were written and the rate."""
         behind = (_last_step(self.curves) - step) / self.rate if self.rate else 0.0
         return int(1000 * (self.written - behind))
 
@@ -104,7 +104,7 @@ def _last_step(curves: Curves) -> int:
 
 
 class _Facts(BaseModel):
-    """What is read of `training.json`; nothing in it must be there."""
+    """The part of `training.json` that is read; every key may be missing."""
 
     name: str = ""
     fingerprint: str = ""
@@ -127,7 +127,7 @@ class _MadeFrom(BaseModel):
 
 
 class _Model(BaseModel):
-    """What is read of `model.yaml`, of earlier formats, too."""
+    """The part of `model.yaml` that is read, also of earlier formats."""
 
     name: str
     classes: list[_Named]
@@ -142,7 +142,7 @@ def _read_training(path: Path) -> dict[str, Any]:
 
 
 def _read_facts(path: Path) -> dict[str, Any]:
-    return checked(dict[str, Any], read_json(path), path, "a mapping") if path.exists() else {}
+    return read_form(dict[str, Any], path, "a mapping") if path.exists() else {}
 
 
 def _read_model(path: Path) -> dict[str, Any]:
@@ -202,7 +202,7 @@ def _params(facts: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _ended(folder: Path, finished: bool) -> float | None:
-    """When a training ended with a model, or a trial without one."""
+    """The time at which a training ended with a model, or a trial without one."""
     path = folder / ("model.yaml" if finished else "result.json")
     return path.stat().st_mtime if path.exists() else None
 
@@ -219,7 +219,7 @@ def _tags(facts: Mapping[str, Any], folder: Path, trial: Mapping[str, Any]) -> d
         tags |= {STUDY: folder.resolve().parent.name, "tomoscout.state": trial["state"]}
     if "device" in facts:
         tags["tomoscout.device"] = str(facts["device"])
-    # In a container a user may have a number and no name.
+    # In a container a user may have no name.
     with contextlib.suppress(KeyError, OSError):
         tags["mlflow.user"] = getpass.getuser()
     return tags

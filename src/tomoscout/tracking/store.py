@@ -1,4 +1,4 @@
-"""What is in MLflow already, and what is added to it."""
+"""The store of MLflow: it is compared with model folders, and what it lacks is added."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 WEIGHTS = "weights.safetensors"
 FILES = ("model.yaml", "results.json", "metrics.csv", "training.json", "history.png", WEIGHTS)
-"""Files of a finished model folder that are recorded; of a trial, of which there may be a thousand, all but the
-weights."""
+"""Files of a finished model folder that are recorded as artifacts; of a trial, of which there may be a thousand, all
+but the weights."""
 
 FILES_DIGEST = "tomoscout.files"
-"""Tag with the digest of the files that are."""
+"""Tag with the digest of the recorded files."""
 
 SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -38,10 +38,10 @@ SETTINGS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
-    # A connection that is kept would go on with a database that was deleted meanwhile.
+    # An open connection would go on with a database that was deleted meanwhile.
     "MLFLOW_SQLALCHEMYSTORE_POOLCLASS": "NullPool",
 }
-"""Environment in which MLflow is used, where the user has set nothing else."""
+"""Environment variables for MLflow; those that the user has set take precedence."""
 
 ATTEMPTS = 3
 LOCK_SECONDS = 20.0
@@ -71,9 +71,9 @@ def address(tracking: Tracking, default_uri: str) -> str:
 def sync(folder: Path, tracking: Tracking, default_uri: str) -> str:
     """Record in MLflow what lies in a model folder, finished or not; returns the id of MLflow's run.
 
-    What is recorded already stays as it is: done twice, or live before, there is one run and no point is doubled. The
-    run is found by the training's fingerprint and name. Where its curves are others than the folder's, the training
-    was started afresh meanwhile and gets a run of its own.
+    The operation is idempotent: recorded points are not recorded again. The run is found by the training's fingerprint
+    and name. Where its curves differ from the folder's, the training was restarted from its beginning, and gets a new
+    run.
 
     Raises:
         TomoscoutError: the folder holds no training, or the store refuses, stays locked or cannot be reached.
@@ -112,7 +112,7 @@ def sync_all(folders: Sequence[Path], tracking: Tracking, default_uri: str) -> d
 
 
 def reason(error: BaseException) -> str:
-    """What an error began with, in one line: MLflow wraps what went wrong into errors of its own."""
+    """The first cause of an error, in one line: MLflow wraps it into exceptions of its own."""
     while inner := error.__cause__ or (None if error.__suppress_context__ else error.__context__):
         error = inner
     text = " ".join(without_passwords(str(error)).split())
@@ -148,7 +148,7 @@ def _add(record: Record, uri: str, experiment: str) -> str:
             for step, value in points.items()
             if step not in known.get(name, {})
         ],
-        # MLflow lets tags change, and parameters not: those of the start stay.
+        # MLflow refuses to change parameters: those recorded first stay.
         params=[Param(name, value) for name, value in record.params.items() if name not in run.data.params],
         tags=[RunTag(name, value) for name, value in record.tags.items() if run.data.tags.get(name) != value],
         synchronous=True,
@@ -161,7 +161,7 @@ def _add(record: Record, uri: str, experiment: str) -> str:
 
 
 def _find_run(client: MlflowClient, experiment_id: str, record: Record) -> tuple[Run, Curves]:
-    """The run that stands for a training, made where there is none, and the points that it holds."""
+    """The run of a training, created if there is none, and the points that it holds."""
     for run in client.search_runs([experiment_id], f"tags.`{FINGERPRINT}` = '{record.fingerprint}'"):
         if run.data.tags.get(MODEL) != record.name:
             continue
@@ -179,7 +179,7 @@ def _find_run(client: MlflowClient, experiment_id: str, record: Record) -> tuple
 
 
 def _agree(known: Mapping[str, Mapping[int, float]], curves: Curves) -> bool:
-    """Whether curves are the same where both have points. The speed is never the same twice."""
+    """Whether curves are equal where both have points. The speed is not compared: it is not reproducible."""
     return all(
         math.isclose(value, curves[name].get(step, value), rel_tol=1e-9)
         for name, points in known.items()
@@ -226,7 +226,7 @@ def _connect(uri: str) -> MlflowClient:
     if path := _database(uri):
         if not path.exists():
             _make_database(path)
-        # Whatever is wrong with the file or its lock shows here at once; MLflow would try for minutes.
+        # A damaged or locked file fails here at once; MLflow would retry for minutes.
         with contextlib.closing(sqlite3.connect(path, timeout=LOCK_SECONDS, isolation_level=None)) as connection:
             connection.execute("BEGIN IMMEDIATE")
             connection.execute("ROLLBACK")
@@ -239,8 +239,8 @@ def _database(uri: str) -> Path | None:
 
 
 def _make_database(path: Path) -> None:
-    """MLflow makes its tables without a lock, and trainings may start together: each makes a database elsewhere, and
-    the first to put it in its place wins."""
+    """Create the database of a store. MLflow creates its tables without a lock, and trainings may start together: each
+    makes a database elsewhere, and the first to link it into place wins."""
     from mlflow import MlflowClient
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -252,8 +252,8 @@ def _make_database(path: Path) -> None:
 
 
 def _place(content: bytes, path: Path) -> None:
-    """Write a file that must not be there yet, whole or not at all."""
-    # As for any file that is made, and not private as temporary files are.
+    """Create a file atomically, unless it exists."""
+    # The permissions of an ordinary file: temporary files are private.
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".mlflow.") as folder:
         copy = Path(folder) / path.name
         with copy.open("wb") as handle:
@@ -265,6 +265,6 @@ def _place(content: bytes, path: Path) -> None:
         except FileExistsError:
             raise
         except OSError:
-            # No links on this file system: no way that is both whole and first.
+            # This file system has no links: creation is not atomic.
             with path.open("xb") as handle:
                 handle.write(content)

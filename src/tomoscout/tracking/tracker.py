@@ -19,8 +19,8 @@ from tomoscout.tracking.store import reason
 
 
 class Tracker:
-    """Records a training while it runs. But for `finish` nothing here waits; nothing raises, or outlives the training
-    however that ends. What goes wrong is one line on stderr, the first time."""
+    """Records a training while it runs. Only `finish` waits; no method raises, and no child outlives the training. The
+    first failure is reported in one line on stderr."""
 
     def __init__(
         self,
@@ -55,8 +55,8 @@ class Tracker:
     def update(self, history: Sequence[Mapping[str, float]], speed: Mapping[str, float] | None = None) -> None:
         """Write what is known so far to `metrics.csv` and `training.json`, and have it recorded.
 
-        `history`: rows of a `step` and any curves, from the first step on. While the last record is being made, or was
-        begun a moment ago, recording is left for the next time.
+        `history`: rows of a `step` and any curves, from the first step on. While a child is recording, or less than
+        `pause` after it was started, nothing is recorded.
         """
         try:
             self._write(history, speed)
@@ -78,7 +78,7 @@ class Tracker:
         write_json(self._folder / "training.json", self._facts | dict(speed or {}))
 
     def finish(self, seconds: float = 60.0) -> None:
-        """Record the finished folder, waiting for at most so many seconds."""
+        """Record the finished folder; waits at most this many seconds."""
         self.close()
         if not self._enabled:
             return
@@ -91,7 +91,7 @@ class Tracker:
         self.close()
 
     def close(self) -> None:
-        """End the child, whatever it is doing."""
+        """Kill the child."""
         if not self._is_idle() and self._child:
             self._child.kill()
             # Even a killed process stays while its file system hangs.
@@ -110,14 +110,14 @@ class Tracker:
             errors="replace",
         )
         # Not as arguments, which every user of the machine can read: the address may hold a password. The pipe stays
-        # open: its end tells the child that this process is no more.
+        # open: that it is closed tells the child that this process has ended.
         assert child.stdin
         child.stdin.write(json.dumps(self._order) + "\n")
         child.stdin.flush()
         return child
 
     def _is_idle(self) -> bool:
-        """Whether no child is at work. Passes on what the last one complained of."""
+        """Whether no child is running. Reports the failure of the last one."""
         if self._child is None:
             return True
         if self._child.poll() is None:

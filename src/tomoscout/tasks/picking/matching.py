@@ -1,4 +1,4 @@
-"""Predicted positions against reference positions: what is found, what is false, and how good that is.
+"""Predicted positions matched to reference positions: true and false positives, precision-recall curve, F-beta.
 
 Two ways of counting. One-to-one: a prediction and a reference are used once. Challenge: as the scorer of the
 CZII CryoET Object Identification challenge counts, where a prediction finds every reference within its reach.

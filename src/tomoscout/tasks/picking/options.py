@@ -7,23 +7,29 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
+from tomoscout.learning.augmentations import search_space as augmentation_space
 from tomoscout.learning.losses import VOXEL_LOSSES
 from tomoscout.learning.losses import search_space as loss_space
-from tomoscout.learning.options import AUGMENTATION_SPACE, TRAINING_SPACE, Training
+from tomoscout.learning.options import TRAINING_SPACE, Training
 from tomoscout.machine.errors import shown
 from tomoscout.options.names import Name, ObjectName, RunName
 from tomoscout.options.sections import HOW_MANY, Fraction, NotSearched, Section
 from tomoscout.plan.options import check_sources, read_sources
 
 
-class Picking(Section):
-    """How validation turns probabilities into picks and counts them. Kept with the model, so that picks are made as
-    they were when its thresholds were chosen."""
+class Peaks(Section):
+    """How picks are decoded: peaks of smoothed probabilities, the best of those near each other."""
 
     smoothing: float = Field(default=0.6, ge=0, le=2)
     """Standard deviation of the Gaussian that smooths probabilities, as a fraction of the target radius."""
     separation: float = Field(default=1.0, gt=0, le=4)
     """Two picks of an object lie at least this many radii apart."""
+
+
+class Picking(Peaks):
+    """How validation turns probabilities into picks and counts them. Kept with the model, so that picks are made as
+    they were when its thresholds were chosen."""
+
     distance: float = Field(default=0.5, gt=0)
     """A pick matches a reference pick within this many radii."""
 
@@ -42,7 +48,7 @@ class Train(Training):
             "log": True,
             "when": {"loss.name": VOXEL_LOSSES},
         },
-        **AUGMENTATION_SPACE,
+        **augmentation_space(),
     }
 
     patch: list[int] | Literal["auto"] = [64, 64, 64]

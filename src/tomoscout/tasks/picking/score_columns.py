@@ -93,7 +93,7 @@ MEANS = tuple(column.key for column in COLUMNS if column.is_ratio)
 PAGE_COLUMNS = tuple(sorted(COLUMNS, key=lambda column: (not column.is_ratio, column.place)))
 
 
-def numbers(matches: Sequence[Matches], beta: float, columns: Sequence[Column] = RUN_COLUMNS) -> dict[str, Any]:
+def numbers(matches: Sequence[Matches], beta: float, columns: Sequence[Column]) -> dict[str, Any]:
     """The numbers of several matches together, by key."""
     these = Pooled(matches, beta)
     return {column.key: column.value(these) for column in columns}

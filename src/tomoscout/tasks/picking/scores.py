@@ -1,4 +1,4 @@
-"""How good picks are: precision, recall, F-beta and average precision, per object, per run and over all."""
+"""Scores of picks: precision, recall, F-beta and average precision, per object, per run and over all."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tomoscout.data.picks import Picks
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.tasks.picking.matching import Matches, count_matches, precision_recall
 from tomoscout.tasks.picking.options import Evaluate
-from tomoscout.tasks.picking.score_columns import COLUMNS, MEANS, numbers
+from tomoscout.tasks.picking.score_columns import COLUMNS, MEANS, RUN_COLUMNS, numbers
 
 PicksOfRuns = Mapping[str, Mapping[str, Picks]]
 """Run (`project/run`) → object → picks. A run or object without picks may be left out."""
@@ -72,9 +72,9 @@ def evaluate(
         "runs_kind": runs_kind,
         "objects": objects,
         "mean": _mean(objects, options),
-        "pooled": numbers([match for name in radii for match in matches[name]], options.beta),
+        "pooled": numbers([match for name in radii for match in matches[name]], options.beta, RUN_COLUMNS),
         "runs": [
-            {"run": run, "object": name, **numbers([matches[name][number]], options.beta)}
+            {"run": run, "object": name, **numbers([matches[name][number]], options.beta, RUN_COLUMNS)}
             for number, run in enumerate(scored)
             for name in radii
         ],

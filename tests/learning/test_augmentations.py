@@ -11,8 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage, stats
 
-from tomoscout.learning.augment import MIXUP_ALPHA, augment, resample
-from tomoscout.learning.options import Augmentation
+from tomoscout.learning.augmentations import CHANGES, Augmentation, search_space
+from tomoscout.learning.augmentations.base import Change
+from tomoscout.learning.augmentations.batch import augment
+from tomoscout.learning.augmentations.mixup import MIXUP_ALPHA
+from tomoscout.learning.augmentations.turn import resample
 from tomoscout.machine.errors import TomoscoutError
 
 torch.set_num_threads(1)
@@ -464,3 +467,34 @@ def test_a_gpu_draws_what_a_cpu_draws() -> None:
         torch.testing.assert_close(on_gpu.cpu(), on_cpu, atol=1e-3, rtol=0)
         # A voxel half way between two may be rounded to either.
         assert all((a == b.cpu()).float().mean() > 0.999 for a, b in zip(targets, others, strict=True))
+
+
+@pytest.mark.parametrize("space", [(SIDE, SIDE, SIDE), (SIDE, SIDE)], ids=["3D", "2D"])
+@pytest.mark.parametrize("seed", range(4))
+def test_channels_are_moved_and_scaled_together(space: tuple[int, ...], seed: int) -> None:
+    """Each channel of a crop comes out as if it were alone, but for the noise."""
+    options = Augmentation(**(EVERYTHING_ON | {"noise": 0, "tilt": 10 if len(space) == 3 else 0}))
+    first, second = (random_images(shape=space, seed=number) for number in (seed, seed + 100))
+    labels = random_labels(shape=space)
+    both, targets = augment(torch.cat([first, 5 * second], 1), labels, options, seed, 3)
+    assert both.shape == (3, 2, *space)
+    for channel, image in enumerate([first, 5 * second]):
+        alone, expected = augment(image, labels, options, seed, 3)
+        torch.testing.assert_close(both[:, channel : channel + 1], alone)
+        assert all(torch.equal(target, other) for target, other in zip(targets, expected, strict=True))
+
+
+def test_channels_get_noise_of_their_own() -> None:
+    images = torch.zeros(4, 2, SIDE, SIDE)
+    noise = augment(images, torch.zeros(4, SIDE, SIDE), only(noise=1.0), 0, 0)[0]
+    assert noise.any() and not torch.equal(noise[:, 0], noise[:, 1])
+
+
+def test_what_is_searched_of_augmentation_is_said_by_each() -> None:
+    """In this order: proposals of a study depend on it."""
+    assert list(search_space()) == [f"augmentation.{name}" for name in ("probability", "rotate", "tilt", "noise")]
+    assert {name.removeprefix("augmentation.") for name in search_space()} <= set(Augmentation.model_fields)
+
+
+def test_every_augmentation_has_its_place_in_the_order() -> None:
+    assert {kind for kind in Augmentation.__mro__ if issubclass(kind, Change)} - {Change, Augmentation} == set(CHANGES)
