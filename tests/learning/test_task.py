@@ -288,7 +288,7 @@ def test_three_trials_of_a_search(tmp_path: Path) -> None:
         def run(options: Training, place: Path, watch: Any) -> Outcome:
             return train(place, watch, **{**options.model_dump(), "device": "cpu"})[0]
 
-        results.append(run_trial(study, folder, number, run))
+        results.append(run_trial(lambda: study, folder, number, run))
     assert [result.state for result in results[:1]] == ["COMPLETE"]
     assert {len(result.params) > 0 for result in results[1:]} == {True}
     for result in results:
