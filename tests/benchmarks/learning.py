@@ -238,7 +238,7 @@ def learning(folder: Path, seeds: int, octopi_seeds: int, steps: int, seconds: f
 def _train_ours(bench: Bench, held_out: HeldOut, seed: int, every: float) -> tuple[Training, Path]:
     import torch
 
-    from tomoscout.learning.volumes import standardise
+    from tomoscout.learning.normalisation import standardise
 
     watch = Watch(every)
     training_stage(bench, bench.changed(seed=seed, name=f"seed-{seed}"), watch.fit)
