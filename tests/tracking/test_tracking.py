@@ -532,7 +532,7 @@ def runs_are_unknown(results: Path) -> bool:
 def test_killed_it_leaves_no_process(folder: Path, hanging: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "600")
     script = (
-        "import json, pathlib, sys, tomoscout.tracking.store as t, tomoscout.tracking.options as o\n"
+        "import json, pathlib, sys, tomoscout.tracking.tracker as t, tomoscout.tracking.options as o\n"
         "folder, uri, facts = json.loads(sys.argv[1])\n"
         "t.Tracker(pathlib.Path(folder), o.Tracking(uri=uri), '', facts).update([])\n"
         "sys.stdin.read()"
