@@ -55,6 +55,7 @@ lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	PYTHONPATH=tests $(BIN)/lint-imports --no-logo
 	$(BIN)/snakefmt --check Snakefile workflow
 	mkdir -p .venv/lint
 	$(BIN)/snakemake --snakefile Snakefile --lint --configfile config/examples/demo.yaml --directory .venv/lint

@@ -11,8 +11,9 @@ import torch
 import yaml
 from monai.losses import TverskyLoss
 
+from support.octopi import UNET, write_model
 from support.training import Workspace, trained
-from tomoscout.api import TrainedModel, create_targets, cross_validate, explore, train
+from tomoscout.api import TrainedModel, create_targets, cross_validate, evaluate, explore, localize, segment, train
 from tomoscout.data.written import Segmentation
 from tomoscout.learning.losses.octopi import FocalTverskyLoss
 from tomoscout.machine.errors import TomoscoutError
@@ -159,6 +160,59 @@ def test_exploration(workspace: Workspace) -> None:
     assert [path.name for path in more.best] == ["best", "best-2"]
     recipe = yaml.safe_load((more.best[0] / "train.yaml").read_text())["train"]
     assert workspace.configure(train=recipe).train.learning_rate == recipe["learning_rate"]
+
+
+def apply_by_commands(workspace: Workspace) -> None:
+    """Segment, localise and score as the workflow does."""
+    options = ("--config", workspace.config_path, "--inventory", workspace.inventory_path)
+    folder, model = results(workspace), ("--model", workspace.model)
+    batch = ("--batch", "0", "--output")
+    workspace.command("segment", *options, *model, *batch, folder / "segment/unet/batch-0000.json", "--threads", "1")
+    segmented = ("--segmented", folder / "segment/unet")
+    workspace.command("localize", *options, *model, *segmented, *batch, folder / "localize/unet/batch-0000.json")
+    localized = ("--localized", folder / "localize/unet")
+    workspace.command("evaluate", *options, *localized, "--output", folder / "evaluate/unet")
+
+
+def test_a_model_is_applied_and_scored_as_by_the_command_line(workspace: Workspace, tmp_path: Path) -> None:
+    by_commands = workspace.copy(tmp_path / "by commands")
+    apply_by_commands(by_commands)
+    config, folder = values(workspace), results(workspace)
+    with pytest.raises(TomoscoutError, match=r"no manifest; phantom/phantom-002 has not been through this stage"):
+        localize(config, folder)
+    runs = ["phantom/phantom-002", "phantom/phantom-003"]
+    segmented = segment(config, folder)
+    assert list(segmented) == runs
+    localized = localize(workspace.config_path, str(folder), models=[workspace.model])
+    assert list(localized) == runs
+    scores = evaluate(config, folder)
+    for key in runs:
+        for stage, manifest in (("segment", segmented[key]), ("localize", localized[key])):
+            assert manifest == read_json(folder / stage / f"unet/{key}.json")
+            assert manifest == read_json(results(by_commands) / stage / f"unet/{key}.json")
+    for name in ("scores.json", "objects.csv", "runs.csv", "curves.csv"):
+        written = (folder / "evaluate/unet" / name).read_bytes()
+        assert written == (results(by_commands) / "evaluate/unet" / name).read_bytes(), name
+    assert scores["runs_scored"] == ["phantom/phantom-003"]
+    # What is there already stays.
+    written = (folder / f"segment/unet/{runs[0]}.json").stat().st_mtime_ns
+    assert segment(config, folder) == segmented
+    assert (folder / f"segment/unet/{runs[0]}.json").stat().st_mtime_ns == written
+
+
+def test_a_model_of_octopi_is_imported_before_it_is_applied(workspace: Workspace) -> None:
+    source = write_model(workspace.folder, UNET, labels={"ribosome": 1, "membrane": 2, "hemoglobin": 3})
+    source.write_text(source.read_text().replace("wbp@10.0", "wbp@20.0"))
+    config = values(workspace)
+    config["segment"] = {**config["segment"], "models": [str(source)], "runs": ["phantom-003"]}
+    config["localize"] = {"threshold": 0.9}
+    [(run, manifest)] = segment(config, results(workspace)).items()
+    [folder] = [
+        path.parent for path in (results(workspace) / "models").glob("*/model.yaml") if path.parent.name != "unet"
+    ]
+    model = PickingModel.read(folder)
+    assert (run, manifest["model"]) == ("phantom/phantom-003", model.weights_digest)
+    assert list(localize(config, results(workspace))[run]["picks"]) == ["hemoglobin", "ribosome"]
 
 
 def test_a_loss_of_the_user(workspace: Workspace) -> None:

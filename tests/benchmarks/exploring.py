@@ -23,9 +23,10 @@ from numpy.typing import NDArray
 from scipy.stats import wilcoxon
 
 from tomoscout.explore.options import Choice, Number
+from tomoscout.explore.proposals import propose
 from tomoscout.explore.records import Result, trial_folder
 from tomoscout.explore.space import SearchSpace
-from tomoscout.explore.study import Study, propose
+from tomoscout.explore.study import Study
 from tomoscout.tasks.picking.options import Train
 
 TRIALS = (50, 100)

@@ -22,9 +22,9 @@ from tomoscout.data.project import Project
 from tomoscout.options.names import Source
 from tomoscout.plan.classes import TargetClass
 from tomoscout.plan.plan import Plan
+from tomoscout.tasks.picking.decoding import locate_picks
 from tomoscout.tasks.picking.matching import count_matches, precision_recall
 from tomoscout.tasks.picking.options import Picking
-from tomoscout.tasks.picking.peaks import locate_picks
 
 if TYPE_CHECKING:
     import torch
@@ -238,7 +238,7 @@ def learning(folder: Path, seeds: int, octopi_seeds: int, steps: int, seconds: f
 def _train_ours(bench: Bench, held_out: HeldOut, seed: int, every: float) -> tuple[Training, Path]:
     import torch
 
-    from tomoscout.learning.volumes import standardise
+    from tomoscout.learning.normalisation import standardise
 
     watch = Watch(every)
     training_stage(bench, bench.changed(seed=seed, name=f"seed-{seed}"), watch.fit)

@@ -25,9 +25,9 @@ from tomoscout.options.config import load_config
 from tomoscout.options.names import Source
 from tomoscout.plan.classes import TargetClass
 from tomoscout.plan.predictions import predicted_probabilities
+from tomoscout.tasks.picking.decoding import locate_picks
 from tomoscout.tasks.picking.model import PickingModel
 from tomoscout.tasks.picking.options import Picking
-from tomoscout.tasks.picking.peaks import locate_picks
 from tomoscout.tasks.picking.spheres import Spheres, rasterise
 
 RUNS, PICKS = 20, 650

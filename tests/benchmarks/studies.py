@@ -15,8 +15,10 @@ from measure import COSTS, TOMOSCOUT, costs, run, spread, table
 from starting import ROOT
 
 from tomoscout.data.inventory import RunRecord, read_inventory
+from tomoscout.explore.optuna_trials import rebuild
+from tomoscout.explore.proposals import propose
 from tomoscout.explore.records import Ask, Result, trial_folder
-from tomoscout.explore.study import Study, propose, rebuild
+from tomoscout.explore.study import Study
 from tomoscout.machine.files import write_json
 from tomoscout.options.config import Config, load_config
 from tomoscout.plan.plan import Plan

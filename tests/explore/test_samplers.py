@@ -16,10 +16,10 @@ from optuna.trial import TrialState
 from scipy.stats import qmc
 
 from tomoscout.explore.options import Choice, Explore, Fixed, Number
+from tomoscout.explore.optuna_trials import suggest_value
 from tomoscout.explore.pruners import PRUNERS
 from tomoscout.explore.samplers import NOT_LEARNING, SAMPLERS, make_sampler
 from tomoscout.explore.space import Entry, SearchSpace, label
-from tomoscout.explore.study import _suggest
 from tomoscout.explore.unit_samplers import EvolutionSampler, SobolSampler
 
 Values = dict[str, Any]
@@ -58,7 +58,7 @@ def search(
     for number in range(trials):
         study.sampler = make_sampler(settings_of(sampler, seed, startup), space, 1000 * seed + number, number)
         trial = study.ask()
-        values = space.values(lambda name, domain: _suggest(trial, name, domain), {})  # noqa: B023 used at once
+        values = space.values(lambda name, domain: suggest_value(trial, name, domain), {})  # noqa: B023 used at once
         value = objective(values)
         study.tell(trial, value, state=TrialState.PRUNED if value is None else TrialState.COMPLETE)
         found.append((values, value))
@@ -289,6 +289,6 @@ def test_labels_of_choices_come_back_as_values() -> None:
     seen = []
     for _ in range(12):
         trial = study.ask()
-        seen.append(_suggest(trial, "kind", Choice(choices=["a", "b", [1, 2]])))
+        seen.append(suggest_value(trial, "kind", Choice(choices=["a", "b", [1, 2]])))
         assert trial.params["kind"] == label(seen[-1])
     assert {str(value) for value in seen} == {"a", "b", "[1, 2]"}

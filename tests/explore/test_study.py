@@ -23,6 +23,8 @@ from scipy.stats import qmc
 
 from support.project import SmallProject, error_of, succeeded, tomoscout
 from support.study import EXPLORE, TRAIN, configure, fits, outcome, run
+from tomoscout.explore.optuna_trials import frozen_trials, rebuild
+from tomoscout.explore.proposals import MOST_REFUSED, SEED_PRIME, Misfit, propose
 from tomoscout.explore.records import (
     Ask,
     Refused,
@@ -33,7 +35,7 @@ from tomoscout.explore.records import (
     trial_numbers,
 )
 from tomoscout.explore.samplers import make_sampler
-from tomoscout.explore.study import MOST_REFUSED, SEED_PRIME, Misfit, Study, frozen_trials, propose, rebuild
+from tomoscout.explore.study import Study
 from tomoscout.explore.summary import MODEL_FILES, run_summary
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import digest_folder, write_json

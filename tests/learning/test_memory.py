@@ -22,7 +22,8 @@ from torch.profiler import ProfilerActivity, profile
 from tomoscout.learning.losses.combined import build_loss
 from tomoscout.learning.losses.cross_entropy import CrossEntropy
 from tomoscout.learning.losses.weighted_focal_tversky import WeightedFocalTversky
-from tomoscout.learning.memory import LIBRARIES, PLACES, Limits, MemoryPlan, Workload, plan_memory, plan_training
+from tomoscout.learning.memory import plan_memory, plan_training
+from tomoscout.learning.memory_needs import LIBRARIES, PLACES, Limits, MemoryPlan, Workload
 from tomoscout.learning.step_memory import MARGIN, StepMemory, label_targets, step_memory
 from tomoscout.learning.tiles import InputSizes
 from tomoscout.learning.volumes import Storage
@@ -440,7 +441,7 @@ import copy, sys, torch
 from pathlib import Path
 from tomoscout.machine.device import own_memory
 from tomoscout.learning.losses.combined import build_loss
-from tomoscout.learning.memory import LIBRARIES
+from tomoscout.learning.memory_needs import LIBRARIES
 from tomoscout.learning.step_memory import step_memory, label_targets
 from tomoscout.networks import build_network, parse_network
 from tomoscout.learning.losses.cross_entropy import CrossEntropy

@@ -24,6 +24,7 @@ from tomoscout.explore.study import Study
 from tomoscout.explore.trial import run_trial
 from tomoscout.learning.crops import crop_batches
 from tomoscout.learning.losses.combined import build_loss
+from tomoscout.learning.normalisation import standardise
 from tomoscout.learning.options import Training
 from tomoscout.learning.progression import Outcome, Progression, Validation
 from tomoscout.learning.sampling import Centres, largest_jitter
@@ -32,7 +33,7 @@ from tomoscout.learning.tiles import InputSizes, argmax_labels, predict
 from tomoscout.learning.trainer import Batches
 from tomoscout.learning.training import Job, plan_of, resolve_options, train_network
 from tomoscout.learning.validation import Validator
-from tomoscout.learning.volumes import Storage, VolumeSource, ignored_label, labelled_volumes, standardise
+from tomoscout.learning.volumes import Storage, VolumeSource, ignored_label, labelled_volumes
 from tomoscout.models.base import read_base
 from tomoscout.models.folder import Described, Model, load_network, load_weights
 from tomoscout.tracking.options import Tracking
@@ -287,7 +288,7 @@ def test_three_trials_of_a_search(tmp_path: Path) -> None:
         def run(options: Training, place: Path, watch: Any) -> Outcome:
             return train(place, watch, **{**options.model_dump(), "device": "cpu"})[0]
 
-        results.append(run_trial(study, folder, number, run))
+        results.append(run_trial(lambda: study, folder, number, run))
     assert [result.state for result in results[:1]] == ["COMPLETE"]
     assert {len(result.params) > 0 for result in results[1:]} == {True}
     for result in results:

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from support.project import largest_file
 from tomoscout.learning import volumes
+from tomoscout.learning.normalisation import standardise
 from tomoscout.learning.sampling import Crop, cut
-from tomoscout.learning.volumes import LabelledVolume, Storage, Tier, labelled_volume, remove_volumes, standardise
+from tomoscout.learning.volumes import LabelledVolume, Storage, Tier, labelled_volume, remove_volumes
 from tomoscout.machine.errors import TomoscoutError
 
 torch.set_num_threads(1)

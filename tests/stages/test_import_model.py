@@ -13,7 +13,7 @@ import yaml
 from support.octopi import DYNUNET, SEGRESNET, UNET, as_octopi_builds, write_model
 from support.project import SmallProject, error_of, succeeded
 from tomoscout.data.written import Probabilities
-from tomoscout.learning.volumes import standardise
+from tomoscout.learning.normalisation import standardise
 from tomoscout.options.config import parse_config
 from tomoscout.options.names import model_name
 from tomoscout.tasks.picking.model import PickingModel

@@ -23,8 +23,8 @@ from tomoscout.options.names import Source
 from tomoscout.plan.plan import Plan
 from tomoscout.stages.localize import chosen_thresholds, run_localize
 from tomoscout.stages.segment import run_segment
+from tomoscout.tasks.picking.decoding import locate_picks
 from tomoscout.tasks.picking.model import PickingModel
-from tomoscout.tasks.picking.peaks import locate_picks
 
 URI = "wbp@20.0"
 PROBABILITIES = Probabilities(URI, "tomoscout-unet")

@@ -11,8 +11,8 @@ import torch
 
 from support.training import Workspace, trained
 from tomoscout.data.written import Probabilities
+from tomoscout.learning.normalisation import standardise
 from tomoscout.learning.tiles import InputSizes, argmax_labels, predict
-from tomoscout.learning.volumes import standardise
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import read_json
 from tomoscout.models.folder import load_network

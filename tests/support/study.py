@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from support.project import SmallProject
+from tomoscout.explore.proposals import Misfit, propose
 from tomoscout.explore.records import (
     Ask,
     Result,
     trial_folder,
 )
-from tomoscout.explore.study import Misfit, Study, propose
+from tomoscout.explore.study import Study
 from tomoscout.plan.plan import Plan
 from tomoscout.stages.explore import study_of
 from tomoscout.tasks.picking.options import Train

@@ -20,12 +20,12 @@ from support.study import configure, outcome, run
 from tomoscout.data.picks import Picks
 from tomoscout.explore.records import Ask, trial_folder
 from tomoscout.explore.summary import MODEL_FILES
-from tomoscout.explore.summary import run_summary as compare_folds
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import read_table, write_json, write_table
 from tomoscout.models.folder import load_network, save_weights
 from tomoscout.report.page import write_report
 from tomoscout.report.plots import history_charts
+from tomoscout.stages.compare_folds import run_compare_folds as compare_folds
 from tomoscout.tasks.picking.model import PickingModel, read_ensemble
 from tomoscout.tasks.picking.options import Evaluate
 from tomoscout.tasks.picking.score_tables import read_scores, write_scores

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tomoscout.explore.study import Misfit
+from tomoscout.explore.proposals import Misfit
 from tomoscout.learning.options import Training
 from tomoscout.machine.errors import TomoscoutError
 
@@ -25,7 +25,7 @@ def misfit_of(train: Training, make_task: Callable[[Any], Task]) -> Misfit:
     def misfit(options: Training) -> str | None:
         import torch
 
-        from tomoscout.learning.memory import Limits
+        from tomoscout.learning.memory_needs import Limits
         from tomoscout.learning.training import plan_of, resolve_options
 
         device = torch.device("cpu" if on_cpu else "cuda")

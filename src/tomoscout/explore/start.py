@@ -6,8 +6,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from tomoscout.explore.proposals import Misfit, propose
 from tomoscout.explore.records import Ask, trial_folder, trial_name
-from tomoscout.explore.study import Misfit, Study, propose
+from tomoscout.explore.study import Study
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import write_json
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from tomoscout.explore.optuna_trials import distribution_of, frozen_trials
 from tomoscout.explore.records import (
     BASELINE,
     Ask,
@@ -22,7 +23,7 @@ from tomoscout.explore.records import (
     trial_folder,
     trial_name,
 )
-from tomoscout.explore.study import Study, distribution_of, frozen_trials
+from tomoscout.explore.study import Study
 from tomoscout.learning.options import Training
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import write_table, write_text

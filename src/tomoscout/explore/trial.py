@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tomoscout.explore.optuna_trials import frozen_trials, rebuild
 from tomoscout.explore.records import BY_PRUNER, GIVEN_UP, Ask, Result, trial_folder, trial_name
 from tomoscout.explore.start import check_study
-from tomoscout.explore.study import Study, frozen_trials, rebuild
+from tomoscout.explore.study import Study
 from tomoscout.learning.options import Training
 from tomoscout.machine.errors import TomoscoutError, TrainingFailed
 from tomoscout.machine.files import write_json
@@ -34,9 +35,9 @@ Train = Callable[[Training, Path, "Callable[[Progression], None]"], "Outcome"]
 """Trains what a trial was asked for: options, folder, and what is to be called after every validation."""
 
 
-def run_trial(study: Study, study_folder: Path, number: int, train: Train) -> Result:
+def run_trial(make_study: Callable[[], Study], study_folder: Path, number: int, train: Train) -> Result:
     """Train what a trial was asked for, taking it up where it was interrupted, and write its result. A trial is done
-    once: a result that is there stays.
+    once: a result that is there stays, and the study, which needs the data, is not made.
 
     Raises:
         TomoscoutError: the study is of other settings, or data is missing: not the trial's fault.
@@ -47,6 +48,7 @@ def run_trial(study: Study, study_folder: Path, number: int, train: Train) -> Re
     if not (folder / "result.json").exists():
         try:
             _check_given_up(folder)
+            study = make_study()
             check_study(study, study_folder)
             result = _train(study, study_folder, ask, train)
         except _GivenUp as reason:

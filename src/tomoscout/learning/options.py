@@ -136,7 +136,7 @@ class Resources(Section):
     """Where a training runs and what it may take there."""
 
     checkpoint_seconds: Annotated[float, WHERE_IT_RUNS, _FOR_THE_MACHINE] = Field(default=60, ge=0)
-    """Seconds between checkpoints. Does not change the result, only what a killed job loses."""
+    """Seconds between checkpoints: what a killed job loses at most."""
     device: Annotated[Literal["auto", "cpu", "cuda"], WHERE_IT_RUNS, _FOR_THE_MACHINE] = "auto"
     """Where to train."""
     memory_gb: Annotated[float | None, WHERE_IT_RUNS, _FOR_THE_MACHINE] = Field(default=None, gt=0, le=1e6)

@@ -20,7 +20,8 @@ from torch import nn
 from tomoscout.learning.checkpoint import Checkpoint
 from tomoscout.learning.finish import FinishRequest
 from tomoscout.learning.history import draw_history
-from tomoscout.learning.memory import Limits, MemoryPlan, plan_training
+from tomoscout.learning.memory import plan_training
+from tomoscout.learning.memory_needs import Limits, MemoryPlan
 from tomoscout.learning.options import Training
 from tomoscout.learning.progression import COLUMNS, Outcome, Progression, Speed
 from tomoscout.learning.task import Task

@@ -13,7 +13,7 @@ from tomoscout.learning.losses import LOSSES
 from tomoscout.networks import FAMILIES, family_module
 from tomoscout.networks.options import NetworkOptions
 from tomoscout.options.config import Config
-from tomoscout.options.sections import Section
+from tomoscout.options.sections import WHERE_IT_RUNS, Section
 
 EXAMPLES: dict[str, Any] = {
     "projects": {"mydata": "/path/to/copick.json"},
@@ -58,7 +58,7 @@ def _yaml_lines(section: type[Section], path: str, depth: int) -> Iterator[str]:
     for name, field in section.model_fields.items():
         key = field.alias or name
         nested = _section_of(field)
-        yield "\n" + _comment(field.description or (nested.__doc__ if nested else "") or "", depth)
+        yield "\n" + _comment(_meaning(field) or (nested.__doc__ if nested else "") or "", depth)
         if nested:
             yield f"{indent}{key}:\n"
             yield from _yaml_lines(nested, f"{path}{key}.", depth + 1)
@@ -79,7 +79,7 @@ def markdown() -> str:
 def _choice(name: str, section: type[Section]) -> str:
     """A section among several to choose from, as a heading and a table."""
     rows = "".join(
-        f"| `{key}` | `{json.dumps(_default(field), ensure_ascii=False)}` | {_cell(field.description)} |\n"
+        f"| `{key}` | `{json.dumps(_default(field), ensure_ascii=False)}` | {_cell(_meaning(field))} |\n"
         for key, field in section.model_fields.items()
         if key not in ("family", "name")
     )
@@ -116,7 +116,7 @@ def _tables(section: type[Section], title: str, path: str) -> Iterator[str]:
             nested.append((inner, f"{path}{key}."))
             continue
         default = "required" if field.is_required() else f"`{json.dumps(_default(field), ensure_ascii=False)}`"
-        yield f"| `{path}{key}` | {default} | {_cell(field.description)} |\n"
+        yield f"| `{path}{key}` | {default} | {_cell(_meaning(field))} |\n"
     for inner, place in nested:
         yield from _tables(inner, "", place)
 
@@ -133,6 +133,12 @@ def _default(field: FieldInfo) -> Any:
     if isinstance(value, list):
         return [entry.model_dump() if isinstance(entry, Section) else entry for entry in value]
     return value
+
+
+def _meaning(field: FieldInfo) -> str:
+    """What an option means, and whether it only says where work is done."""
+    where = " Another value makes no result out of date." if WHERE_IT_RUNS in field.metadata else ""
+    return f"{field.description or ''}{where}"
 
 
 def _one_line(text: str | None) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tomoscout.data.inventory import RunRecord
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.options.forms import read_entries
+
+if TYPE_CHECKING:
+    from tomoscout.data.inventory import RunRecord
 
 
 @dataclass(frozen=True)

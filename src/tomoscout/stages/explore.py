@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tomoscout.explore.machine import misfit_of
+from tomoscout.explore.proposals import Misfit
 from tomoscout.explore.records import Ask, Result
 from tomoscout.explore.start import start, suggest
-from tomoscout.explore.study import Misfit, Study
+from tomoscout.explore.study import Study
 from tomoscout.explore.trial import run_trial
 from tomoscout.plan.fingerprints import training_fingerprint
 from tomoscout.plan.folds import training_tomograms
@@ -56,7 +57,7 @@ def picking_misfit(plan: Plan) -> Misfit:
 
 def train_trial(plan: Plan, folder: Path, number: int) -> Result:
     """Train what a trial was asked for, as of `explore.trial.run_trial`."""
-    config, study = plan.config, study_of(plan)
+    config = plan.config
     machine = config.train.model_dump(include={"device", "checkpoint_seconds"})
     # The summary records all trials: many at once would wait for each other's lock on a file.
     enabled = config.tracking.enabled and bool(config.tracking.uri)
@@ -66,6 +67,6 @@ def train_trial(plan: Plan, folder: Path, number: int) -> Result:
         from tomoscout.stages.train import run_train
 
         own = plan.with_options(train=options.model_copy(update=machine), tracking=tracking)
-        return run_train(own, folder, threads=study.settings["threads"], watch=watch)
+        return run_train(own, folder, threads=config.explore.threads, watch=watch)
 
-    return run_trial(study, folder, number, train)
+    return run_trial(lambda: study_of(plan), folder, number, train)

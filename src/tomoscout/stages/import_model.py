@@ -38,10 +38,10 @@ from tomoscout.options.config import Config
 from tomoscout.plan.classes import TargetClass
 from tomoscout.plan.plan import Plan
 from tomoscout.tasks.picking.data import TrainingData
-from tomoscout.tasks.picking.head import DEFAULT_THRESHOLD
 from tomoscout.tasks.picking.model import PickingModel
 from tomoscout.tasks.picking.options import Train
 from tomoscout.tasks.picking.task import PickingTask
+from tomoscout.tasks.picking.thresholds import DEFAULT_THRESHOLD
 
 
 def run_import_model(plan: Plan, source: Path, folder: Path, threads: int | None = None) -> PickingModel:

@@ -15,8 +15,8 @@ from tomoscout.plan.paths import read_manifest
 from tomoscout.plan.plan import Plan
 from tomoscout.plan.predictions import predicted_picks, predicted_probabilities
 from tomoscout.stages.batches import Batch
+from tomoscout.tasks.picking.decoding import locate_picks
 from tomoscout.tasks.picking.model import PickingModel, read_ensemble
-from tomoscout.tasks.picking.peaks import locate_picks
 
 
 def chosen_thresholds(config: Config, model: PickingModel) -> dict[str, float]:

@@ -11,8 +11,8 @@ import torch
 
 from tomoscout.data.inventory import RunRecord
 from tomoscout.data.labels import stored_labels, to_stored
+from tomoscout.learning.normalisation import standardise
 from tomoscout.learning.tiles import Ensemble, InputSizes, argmax_labels, predict
-from tomoscout.learning.volumes import standardise
 from tomoscout.machine.device import choose_device
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import digest

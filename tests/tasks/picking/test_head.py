@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,13 +12,13 @@ from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
+from support.counting import f_beta
 from tomoscout.data.picks import Picks
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.plan.classes import TargetClass
-from tomoscout.tasks.picking.head import PickingHead, Reference, robust_threshold
-from tomoscout.tasks.picking.matching import count_matches, precision_recall
+from tomoscout.tasks.picking.decoding import locate_picks
+from tomoscout.tasks.picking.head import PickingHead, Reference
 from tomoscout.tasks.picking.options import Picking, Train
-from tomoscout.tasks.picking.peaks import locate_picks
 
 torch.set_num_threads(1)
 checked = settings(deadline=None, max_examples=40, derandomize=True)
@@ -63,10 +62,6 @@ def counted(predicted: np.ndarray, truth: np.ndarray, distance: float) -> int:
     near = np.linalg.norm(predicted[:, None] - truth[None], axis=2) <= distance
     rows, columns = linear_sum_assignment(~near)
     return int(near[rows, columns].sum())
-
-
-def f_beta(found: int, predicted: int, truth: int, beta: float) -> float:
-    return (1 + beta**2) * found / (predicted + beta**2 * truth) if found else 0.0
 
 
 CENTRES = [[60, 60, 60], [150, 220, 140], [280, 90, 100], [240, 240, 60]]
@@ -120,48 +115,6 @@ def test_scores_are_those_of_the_picks_made_at_the_thresholds(seed: int, metric:
     assert result.scores == pytest.approx({each: f_beta(found[each], kept[each], 10, beta) for each in found})
     expected = np.mean(list(result.scores.values())) if label is None else result.scores[classes[label - 1].name]
     assert result.score == pytest.approx(expected)
-
-
-def slow_threshold(scores: np.ndarray, true: np.ndarray, references: int, beta: float) -> np.ndarray:
-    """F-beta at 0.05, 0.06 … 0.95, each averaged with its neighbours by a Gaussian of 0.05."""
-    grid = [0.05 + 0.01 * n for n in range(91)]
-    values = [
-        f_beta(int(true[scores >= value - 1e-12].sum()), int((scores >= value - 1e-12).sum()), references, beta)
-        for value in grid
-    ]
-    averaged = []
-    for n in range(91):
-        total = weights = 0.0
-        for offset in range(-15, 16):
-            weight = math.exp(-0.5 * (offset / 5) ** 2)
-            total += weight * values[min(max(n + offset, 0), 90)]
-            weights += weight
-        averaged.append(total / weights)
-    return np.array([grid, values, averaged])
-
-
-@given(st.integers(0, 10_000), st.integers(1, 12), st.integers(0, 20), st.sampled_from([0.5, 1.0, 4.0]))
-@checked
-def test_thresholds_maximise_averaged_f_beta(seed: int, right: int, wrong: int, beta: float) -> None:
-    random = np.random.default_rng(seed)
-    truth = np.arange(right + 3)[:, None] * [1000.0, 0, 0]
-    predicted = np.concatenate([truth[:right], truth[:1] + [500, 0, 0] + np.arange(wrong)[:, None] * [1000.0, 0, 0]])
-    scores = np.concatenate([random.beta(4, 3, right), random.beta(2, 4, wrong)])
-    curve = precision_recall([count_matches(predicted, scores, truth, 20.0)])
-    grid, values, averaged = slow_threshold(scores, np.arange(len(scores)) < right, right + 3, beta)
-    threshold, score = robust_threshold(curve, beta)
-    chosen = int(np.argmin(abs(grid - threshold)))
-    assert threshold == pytest.approx(grid[chosen])
-    assert score == pytest.approx(values[chosen])
-    assert averaged[chosen] == pytest.approx(averaged.max())
-
-
-def test_a_threshold_keeps_its_distance_from_the_weakest_pick() -> None:
-    scores = np.array([0.9, 0.85, 0.8, 0.75])
-    truth = np.arange(4)[:, None] * [1000.0, 0, 0]
-    threshold, score = robust_threshold(precision_recall([count_matches(truth, scores, truth, 1.0)]), 4)
-    assert score == 1
-    assert threshold < 0.65
 
 
 def test_a_class_that_validation_does_not_hold_has_no_score_and_the_default_threshold() -> None:

@@ -10,8 +10,9 @@ from scipy.ndimage import gaussian_filter
 
 from tomoscout.plan.classes import TargetClass
 from tomoscout.tasks.picking import peaks
+from tomoscout.tasks.picking.decoding import locate_picks
 from tomoscout.tasks.picking.options import Picking
-from tomoscout.tasks.picking.peaks import LOWEST_SCORE, find_peaks, locate_picks, suppress
+from tomoscout.tasks.picking.peaks import LOWEST_SCORE, find_peaks, suppress
 
 checked = settings(deadline=None, max_examples=40, derandomize=True)
 few = settings(deadline=None, max_examples=15, derandomize=True)

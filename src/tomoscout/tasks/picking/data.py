@@ -13,8 +13,9 @@ from tomoscout.data.geometry import inside, to_voxels
 from tomoscout.data.inventory import RunRecord
 from tomoscout.data.picks import Picks
 from tomoscout.data.project import Project
+from tomoscout.learning.normalisation import standardise
 from tomoscout.learning.sampling import Centres, largest_jitter
-from tomoscout.learning.volumes import LabelledVolume, VolumeSource, standardise
+from tomoscout.learning.volumes import LabelledVolume, VolumeSource
 from tomoscout.machine.files import digest
 from tomoscout.options.config import Config
 from tomoscout.options.names import TomogramUri

@@ -17,14 +17,19 @@ from tomoscout.options.sections import HOW_MANY, Fraction, NotSearched, Section
 from tomoscout.plan.options import check_sources, read_sources
 
 
-class Picking(Section):
-    """How validation turns probabilities into picks and counts them. Kept with the model, so that picks are made as
-    they were when its thresholds were chosen."""
+class Peaks(Section):
+    """How picks are decoded: peaks of smoothed probabilities, the best of those near each other."""
 
     smoothing: float = Field(default=0.6, ge=0, le=2)
     """Standard deviation of the Gaussian that smooths probabilities, as a fraction of the target radius."""
     separation: float = Field(default=1.0, gt=0, le=4)
     """Two picks of an object lie at least this many radii apart."""
+
+
+class Picking(Peaks):
+    """How validation turns probabilities into picks and counts them. Kept with the model, so that picks are made as
+    they were when its thresholds were chosen."""
+
     distance: float = Field(default=0.5, gt=0)
     """A pick matches a reference pick within this many radii."""
 

@@ -1,16 +1,10 @@
-"""Probabilities to scored positions."""
+"""Peaks of probabilities: positions with scores, after smoothing, refined between voxels, without those too near a
+better one (non-maximum suppression)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 import numpy as np
 from numpy.typing import NDArray
-
-from tomoscout.data.geometry import to_angstrom
-from tomoscout.data.picks import Picks
-from tomoscout.plan.classes import TargetClass
-from tomoscout.tasks.picking.options import Picking
 
 LOWEST_SCORE = 0.05
 """Peaks below this are noise at any threshold worth choosing."""
@@ -20,32 +14,6 @@ WIDEST_PEAK = 8
 
 REACH = 2.5
 """Standard deviations at which the smoothing Gaussian ends."""
-
-
-def locate_picks(
-    probabilities: NDArray[np.uint8],
-    classes: Sequence[TargetClass],
-    voxel_spacing: float,
-    options: Picking,
-    thresholds: Mapping[str, float] | None = None,
-) -> dict[str, Picks]:
-    """Picks in Å of every particle class from quantised probabilities (class, z, y, x).
-
-    `thresholds`: smallest score by class name; without them all peaks worth a threshold are returned.
-    """
-    found = {}
-    for entry, probability in zip(classes, probabilities, strict=True):
-        if entry.radius is None or entry.target_radius is None:
-            continue
-        indices, scores = find_peaks(
-            probability,
-            entry.target_radius / voxel_spacing,
-            smoothing=options.smoothing,
-            separation=options.separation * entry.radius / voxel_spacing,
-            threshold=LOWEST_SCORE if thresholds is None else thresholds[entry.name],
-        )
-        found[entry.name] = Picks.at(to_angstrom(indices, voxel_spacing), scores)
-    return found
 
 
 def find_peaks(
@@ -154,7 +122,8 @@ def _refinement(volume: NDArray[np.float32], peaks: NDArray[np.int64]) -> NDArra
 
 
 def suppress(positions: NDArray[np.float64], separation: float) -> NDArray[np.int64]:
-    """Indices of the positions (N, 3), best first, that no kept earlier one lies nearer than `separation` to."""
+    """Non-maximum suppression: indices of the positions (N, 3), best first, that no kept earlier one lies nearer than
+    `separation` to."""
     if len(positions) < 2:
         return np.arange(len(positions))
     from scipy.spatial import cKDTree

@@ -1,0 +1,248 @@
+"""What takes the memory of machine, GPU and disk in a training, and what there is of it."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from tomoscout.learning.options import Training
+from tomoscout.learning.step_memory import Shape, StepMemory
+from tomoscout.learning.tiles import InputSizes
+from tomoscout.learning.volumes import Storage, Tier
+from tomoscout.machine.device import GIB, GPU_CONTEXT, GpuMemory, memory_limit, own_memory
+
+LIBRARIES = 256 * 2**20
+"""Bytes that the libraries of a training take once they are at work, on the device and in main memory each: compiled
+kernels, their scratch space, threads."""
+
+PROCESS = 500 * 2**20
+"""Bytes of main memory that Python, PyTorch and MONAI hold before a training begins."""
+
+_UNLIMITED = 2**62
+
+# Bytes per voxel.
+# A volume being read and prepared: two copies of a channel in float32, a few parts of one, and the labels twice.
+_READING, _READING_CHANNEL = 4, 8
+# A prediction on its way to probabilities: two float32 copies. Its input: a padded copy of each channel.
+_BEING_QUANTISED, _PADDED = 8, 4
+
+
+Place = Literal["GPU", "main memory", "disk"]
+Phase = Literal["always", "reading", "training", "predicting", "decoding"]
+PLACES: tuple[Place, ...] = ("GPU", "main memory", "disk")
+PHASES: tuple[Phase, ...] = ("always", "reading", "training", "predicting", "decoding")
+
+_SMALLER_STEP = "make train.patch or the network smaller"
+_LESS_VALIDATION = "validate on fewer or smaller tomograms (split.validate)"
+THE_PLACE: dict[Place, str] = {"GPU": "the GPU", "main memory": "main memory", "disk": "the disk"}
+
+
+@dataclass(frozen=True)
+class Use:
+    """What something takes, and where. What is used in a phase alone gives way to the next. `remedy`: what makes it
+    smaller."""
+
+    what: str
+    place: Place
+    size: int
+    phase: Phase = "always"
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bytes that a training may take. `memory` is what the process may take besides what it holds already, `process`,
+    where `train.memory_gb` states how much both may be; `gpu_memory` is for tensors, without what the driver takes;
+    `gpu`: the one that is here, if any."""
+
+    memory: int
+    gpu_memory: int
+    disk: int
+    gpu: GpuMemory | None = None
+    process: int = 0
+    stated_memory: int | None = None
+
+    @classmethod
+    def here(cls, options: Training, device: torch.device, folder: Path) -> Limits:
+        """Those of this machine, or of the options. `folder` is for mapped files; what lies there may be replaced."""
+        existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        held = sum(path.stat().st_size for path in folder.glob("*") if path.is_file())
+        gpu = GpuMemory.of(device, options.gpu_memory_gb) if device.type == "cuda" else None
+        disk = shutil.disk_usage(existing).free + held
+        memory, process = memory_limit(options.memory_gb), own_memory()
+        return cls(memory, gpu.limit if gpu else 0, disk, gpu, process, _stated_bytes(options))
+
+    @classmethod
+    def stated(cls, options: Training) -> Limits:
+        """Those that the options state for machines that are not there; what is not stated has no limit."""
+        gpu = GIB * options.gpu_memory_gb - GPU_CONTEXT if options.gpu_memory_gb else _UNLIMITED
+        memory = GIB * options.memory_gb - PROCESS if options.memory_gb else _UNLIMITED
+        return cls(max(0, round(memory)), max(0, round(gpu)), _UNLIMITED, None, PROCESS, _stated_bytes(options))
+
+    def of(self, place: Place) -> int:
+        """The limit of a place."""
+        return {"GPU": self.gpu_memory, "main memory": self.memory, "disk": self.disk}[place]
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What a training holds and does.
+
+    `training`, `validation`: voxels (*space) of the volumes, which have so many `channels`. `classes`: without
+    background. `tile`: what validation predicts at once, with that much `overlap`, in sizes that the network takes.
+    `parts`: those of a batch. `labelled`: whether validation needs labels. `decoding`: bytes per voxel that it takes to
+    decode a prediction.
+    """
+
+    training: Sequence[Shape]
+    validation: Sequence[Shape]
+    classes: int
+    patch: Shape
+    tile: Shape
+    overlap: float
+    sizes: InputSizes
+    batch_size: int
+    parts: int
+    step: StepMemory
+    labelled: bool = False
+    channels: int = 1
+    decoding: int = 0
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """What will live where. `parts`: parts that a batch is worked through in. `tile`: what validation predicts at once.
+    `reasons`: why it is not as asked for, or not at a faster place."""
+
+    work: Workload
+    limits: Limits
+    storage: Storage
+    parts: int
+    tile: tuple[int, ...]
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def device(self) -> Place:
+        """Where the network works."""
+        return "GPU" if self.storage.device.type == "cuda" else "main memory"
+
+    def uses(self) -> list[Use]:
+        """Everything that takes memory."""
+        return [use for use in (*self._held(), *self._training(), *self._validating()) if use.size]
+
+    def _held(self) -> Iterator[Use]:
+        work = self.work
+        places: dict[Tier, Place] = {"device": self.device, "memory": "main memory", "files": "disk"}
+        size = sum(self.storage.size(shape, work.patch) for shape in work.training)
+        yield Use(f"{len(work.training)} training tomograms", places[self.storage.tier], size)
+        voxels = sum(math.prod(shape) for shape in work.validation)
+        per_voxel = 4 * work.channels + self.storage.label_kind.itemsize * work.labelled
+        yield Use(
+            f"{len(work.validation)} validation tomograms", "main memory", voxels * per_voxel, remedy=_LESS_VALIDATION
+        )
+        yield Use("network and optimiser", self.device, work.step.state, remedy=_SMALLER_STEP)
+        # The new ones are copied before the old ones go.
+        yield Use("best weights", "main memory", work.step.state * 2 // 5, remedy=_SMALLER_STEP)
+        yield Use("libraries", "main memory", LIBRARIES)
+        if self.device == "GPU":
+            yield Use("libraries of the GPU", "GPU", LIBRARIES)
+        largest = max((math.prod(shape) for shape in (*work.training, *work.validation)), default=0)
+        read = largest * (_READING + _READING_CHANNEL * work.channels)
+        yield Use("reading a tomogram", "main memory", read, "reading")
+
+    def _training(self) -> Iterator[Use]:
+        work = self.work
+        crops = math.ceil(work.batch_size / self.parts)
+        at_once = "" if self.parts == 1 else f", {crops} at a time"
+        what = f"a step of {work.batch_size} crops of {_text(work.patch)} voxels{at_once}"
+        size = work.step.training(work.batch_size, self.parts)
+        yield Use(what, self.device, size, "training", _SMALLER_STEP)
+
+    def _validating(self) -> Iterator[Use]:
+        work = self.work
+        if not work.validation:
+            return
+        tiles = [self._tile_of(shape) for shape in work.validation]
+        network = max(work.step.predicting(tile) for tile in tiles)
+        padded = max(
+            math.prod(max(n, t) for n, t in zip(shape, tile, strict=True))
+            for shape, tile in zip(work.validation, tiles, strict=True)
+        )
+        # Sums and weights are half as wide on a GPU; the quantised classes come last.
+        sums = padded * (work.classes + 1) * (2 if self.device == "GPU" else 4)
+        quantised = padded * (_BEING_QUANTISED + work.classes)
+        yield Use(f"a tile of {_text(self.tile)} voxels", self.device, network, "predicting", _SMALLER_STEP)
+        yield Use("blended tiles", self.device, sums + quantised, "predicting", _LESS_VALIDATION)
+        kept = sum(math.prod(shape) for shape in work.validation) * work.classes
+        copies = padded * _PADDED * work.channels
+        if self.device == "GPU":
+            # Locked memory is handed out in powers of two.
+            copies += 2 ** math.ceil(math.log2(copies))
+        yield Use("probabilities of validation", "main memory", kept + copies, "predicting", _LESS_VALIDATION)
+        decoded = kept + padded * work.decoding
+        yield Use("the same while it is decoded", "main memory", decoded, "decoding", _LESS_VALIDATION)
+
+    def _tile_of(self, shape: Shape) -> list[int]:
+        """What is predicted at once of a tomogram."""
+        return [length for _, length in self.work.sizes.tiles(shape, self.tile, self.work.overlap)]
+
+    def needed(self, place: Place, phase: Phase | None = None) -> int:
+        """Bytes taken at a place: at most, or in one phase."""
+        sizes: dict[Phase, int] = dict.fromkeys(PHASES, 0)
+        for use in self.uses():
+            if use.place == place:
+                sizes[use.phase] += use.size
+        always = sizes.pop("always")
+        return always + (max(sizes.values()) if phase is None else sizes[phase])
+
+    def overfull(self, phase: Phase | None = None) -> Place | None:
+        """A place that would have to hold more than it can: at any time, or GPU or main memory in one phase."""
+        places = PLACES if phase is None else PLACES[:2]
+        return next((place for place in places if self.needed(place, phase) > self.limits.of(place)), None)
+
+    def shortage(self, place: Place, phase: Phase | None = None) -> str:
+        """What a place would have to hold and what it can."""
+        needed, limits = self.needed(place, phase), self.limits
+        if place == "main memory" and limits.stated_memory is not None:
+            # The process has taken a part of what is stated, if not more.
+            return (
+                f"main memory would have to hold {in_gib(needed + limits.process)} of "
+                f"{in_gib(limits.stated_memory)} GiB, {in_gib(limits.process)} of it for Python and its libraries"
+            )
+        return f"{THE_PLACE[place]} would have to hold {in_gib(needed)} of {in_gib(limits.of(place))} GiB"
+
+    def lines(self) -> list[str]:
+        """The announcement: what each place holds of what it can, what takes it, and why it is not elsewhere."""
+        totals = [(place, self.needed(place)) for place in PLACES]
+        most = ", ".join(f"{place} {in_gib(size)} of {in_gib(self.limits.of(place))}" for place, size in totals if size)
+        table = [
+            f"  {use.place:<11} {in_gib(use.size):>8}  {use.what}{_when(use)}"
+            for use in sorted(self.uses(), key=lambda use: PLACES.index(use.place))
+        ]
+        return [f"memory at most, in GiB: {most}", *table, *(f"  {reason}" for reason in self.reasons)]
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines())
+
+
+def _stated_bytes(options: Training) -> int | None:
+    return None if options.memory_gb is None else round(options.memory_gb * GIB)
+
+
+def _text(shape: Shape) -> str:
+    return "×".join(map(str, shape))
+
+
+def in_gib(size: int) -> str:
+    """Bytes in GiB, for people."""
+    return f"{size / GIB:.2f}"
+
+
+def _when(use: Use) -> str:
+    return "" if use.phase == "always" else f" (while {use.phase})"
