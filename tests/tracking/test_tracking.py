@@ -416,7 +416,7 @@ def test_mlflow_reports_to_nobody_and_prints_nothing(folder: Path, results: Path
     """In a process of its own, since MLflow sends nothing from within a test anyway."""
     write_progress(folder, 20)
     script = (
-        "import os, sys, pathlib, tomoscout.tracking as t, tomoscout.tracking.options as o\n"
+        "import os, sys, pathlib, tomoscout.tracking.store as t, tomoscout.tracking.options as o\n"
         "before = dict(os.environ)\n"
         f"t.sync(pathlib.Path({str(folder)!r}), o.Tracking(), {default_uri(results)!r})\n"
         "from mlflow.telemetry.client import get_telemetry_client\n"
@@ -532,7 +532,7 @@ def runs_are_unknown(results: Path) -> bool:
 def test_killed_it_leaves_no_process(folder: Path, hanging: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "600")
     script = (
-        "import json, pathlib, sys, tomoscout.tracking as t, tomoscout.tracking.options as o\n"
+        "import json, pathlib, sys, tomoscout.tracking.tracker as t, tomoscout.tracking.options as o\n"
         "folder, uri, facts = json.loads(sys.argv[1])\n"
         "t.Tracker(pathlib.Path(folder), o.Tracking(uri=uri), '', facts).update([])\n"
         "sys.stdin.read()"
