@@ -23,11 +23,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tomoscout.data.inventory_refresh import refresh
 from tomoscout.explore.records import Result, best_names, trial_folder
-from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.locks import alone_in
 from tomoscout.options.config import Config, load_config, parse_config
 from tomoscout.options.forms import read_entries
@@ -35,9 +34,7 @@ from tomoscout.plan.folds import check_folds, fold_name
 from tomoscout.plan.paths import Results, batch_file, read_manifest
 from tomoscout.plan.plan import Plan
 from tomoscout.stages.compare_folds import run_compare_folds
-
-if TYPE_CHECKING:
-    from tomoscout.stages.train import NamedLoss
+from tomoscout.stages.own_loss import NamedLoss, own_loss
 
 Configuration = Config | Mapping[str, Any] | str | Path
 
@@ -125,7 +122,7 @@ def train(
         TomoscoutError: data is missing or unusable, or an option is wrong.
         tomoscout.learning.trainer.Interrupted: it was told to stop (Ctrl-C in a terminal); the checkpoint is written.
     """
-    loss = _own_loss(options, loss_name)
+    loss = own_loss(options, loss_name)
     return _train(_plan(config, results, options), fold, loss)
 
 
@@ -138,7 +135,7 @@ def cross_validate(
     Raises:
         TomoscoutError: as `train`, or there are no folds.
     """
-    loss = _own_loss(options, loss_name)
+    loss = own_loss(options, loss_name)
     plan = _plan(config, results, options)
     check_folds(plan.config.split)
     models = [_train(plan, fold, loss) for fold in range(len(plan.split.folds))]
@@ -269,35 +266,6 @@ def _plan(config: Configuration, results: Path | str, options: Mapping[str, Any]
         settings = parse_config(values | {"train": values["train"] | dict(options)}, "config")
     folder = Path(results)
     return Plan(settings, refresh(Results(folder).inventory, settings.projects, settings.runs_per_job), folder)
-
-
-def _own_loss(options: dict[str, Any], name: str | None) -> NamedLoss | None:
-    """The loss of the user among the options, taken out of them.
-
-    Raises:
-        TomoscoutError: it has no name, or there is a name without a loss of that kind, or the loss is no module.
-    """
-    loss = options.get("loss")
-    if loss is None or isinstance(loss, str | Mapping | list):
-        if name is not None:
-            raise TomoscoutError("loss_name: for a loss of your own (a torch.nn.Module) alone")
-        return None
-    from torch import nn
-
-    from tomoscout.stages.train import NamedLoss
-
-    if not isinstance(loss, nn.Module):
-        raise TomoscoutError(
-            f"loss: found {loss.__name__ if isinstance(loss, type) else type(loss).__name__}, expected a "
-            "torch.nn.Module (an object, not a class), the name of a loss, or a mapping"
-        )
-    if not name:
-        raise TomoscoutError(
-            f"loss_name: missing; what {type(loss).__name__} computes cannot be seen from outside, so give it a name "
-            'of yours, such as loss_name="my-loss-1", and another when it changes'
-        )
-    del options["loss"]
-    return NamedLoss(loss, name)
 
 
 def _train(plan: Plan, fold: int | None, loss: NamedLoss | None) -> TrainedModel:

@@ -115,7 +115,7 @@ def study_files(*names):
 
 
 def before_trial(wildcards):
-    """What a proposal waits for. Its trial reads the same, which somebody may have removed."""
+    """What a proposal waits for. Its trial reads the same, which a user may have removed."""
     folder = flow.results.study(wildcards.study)
     ask, result = flow.trials_before(wildcards.trial)
     found = {}

@@ -25,14 +25,13 @@ from tomoscout.phantom.options import Phantom
 from tomoscout.phantom.physics import image
 from tomoscout.phantom.placement import Membranes, extent_of, orientations, room_around, scatter, vesicles
 from tomoscout.phantom.shapes import Kind, built_in, render
+from tomoscout.plan.stages import STAGES
 
 ALGORITHM = "wbp"
 USER = "phantom"
 SESSION = "0"
 MEMBRANE = "membrane"
 PROJECT = "phantom"
-# Raised when equal options give another phantom.
-VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ def make_phantom(folder: Path, options: Phantom, progress: Callable[[str], None]
     """
     kinds = make_kinds(options)
     made_with = {
-        "version": VERSION,
+        "version": STAGES["phantom"].version,
         **options.decisive(),
         "maps": {name: digest_file(Path(path)) for name, path in options.maps.items()},
     }

@@ -4,8 +4,8 @@ A stage has one name: that of its rule, command, module and logs, and of its fol
 where it has them. A new stage is a module in `stages/` with `run_<name>(plan, …)`, a row here, a rule in
 `workflow/rules/` and a command in `cli/`.
 
-One version integer is not here: `learning/volumes.py` has that of its files of prepared tomograms, as `learning/`
-imports nothing of the plan.
+One version integer is not here: `learning/normalisation.py` has that of the normalisation of tomograms, which files of
+prepared tomograms carry, as `learning/` imports nothing of the plan.
 """
 
 from __future__ import annotations

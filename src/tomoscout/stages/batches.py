@@ -22,7 +22,7 @@ class Batch:
     """The runs of one job. Beside the job's output every run has a manifest, `project/run.json`, that holds the
     digest of what it was made from under "inputs": a job that is run again does only what is not there yet. Under
     "claims" it has, for everything that was written into the project, the inputs with which it may be found there:
-    what is found with others is somebody else's."""
+    what is found with others was written by others."""
 
     def __init__(self, config: Config, records: Iterable[RunRecord], number: int, output: Path) -> None:
         """`records`: the runs of the stage, of all batches."""

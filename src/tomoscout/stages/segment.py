@@ -101,7 +101,7 @@ def _segment_run(
     attributes = {"classes": classes, "model": model.weights_digest, "inputs": inputs}
     labels = argmax_labels(probabilities)
     volume, segmentation = predicted_probabilities(config), predicted_segmentation(config)
-    # Once more, as somebody may have written there meanwhile.
+    # Once more: another program may have written there meanwhile.
     work.claim(record, inputs, [volume, segmentation], "localize.session")
     return {
         "tomogram": uri,

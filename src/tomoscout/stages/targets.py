@@ -24,8 +24,8 @@ def run_targets(plan: Plan, batch: int, output: Path) -> None:
     spacing that is no longer listed.
 
     Raises:
-        TomoscoutError: a source is broken or does not fit the tomogram, or somebody else's segmentation has the name
-            of the targets.
+        TomoscoutError: a source is broken or does not fit the tomogram, or the project has a segmentation of their
+            name that these results have not made.
     """
     wanted = plan.targets.inputs
     work = Batch(plan.config, plan.records, batch, output)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from tomoscout.learning.progression import Outcome, Progression
 from tomoscout.learning.training import Job, resolve_options, train_network
@@ -18,20 +16,12 @@ from tomoscout.plan.folds import fold_name
 from tomoscout.plan.paths import results_of
 from tomoscout.plan.plan import Plan
 from tomoscout.plan.targets import print_warnings
+from tomoscout.stages.own_loss import NamedLoss
 from tomoscout.tasks.picking.data import TrainingData
 from tomoscout.tasks.picking.model import PickingModel
 from tomoscout.tasks.picking.task import PickingTask
 from tomoscout.tracking.store import default_uri
 from tomoscout.tracking.tracker import Tracker
-
-
-@dataclass(frozen=True)
-class NamedLoss:
-    """A loss of the user: called with logits (B, C+1, z, y, x) and labels (B, z, y, x); the name stands for all that it
-    computes in the fingerprint of the training."""
-
-    module: nn.Module
-    name: str
 
 
 def run_train(
