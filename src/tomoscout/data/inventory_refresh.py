@@ -17,6 +17,7 @@ from tomoscout.data.project import Project
 from tomoscout.data.signatures import is_run_name, read_signatures
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import write_table
+from tomoscout.machine.messages import warn
 from tomoscout.options.names import Source, TomogramUri
 
 LEAST_CHANCE = 1e-4
@@ -46,7 +47,7 @@ def _read_known(path: Path) -> list[RunRecord]:
         return read_inventory(path)
     except TomoscoutError as error:
         # Of another version, or damaged: it is replaced.
-        print(f"warning: {error}; made anew", file=sys.stderr)
+        warn(f"{error}; made anew")
         return []
 
 
@@ -75,7 +76,7 @@ def refresh(path: Path, projects: Mapping[str, str], runs_per_job: int, *, every
         found = project.run_names()
         runs = [run for run in found if is_run_name(run)]
         for run in set(found) - set(runs):
-            print(f"warning: {name}: run {run!a} is left out: its name is no text", file=sys.stderr)
+            warn(f"{name}: run {run!a} is left out: its name is no text")
         for number, run in enumerate(runs, 1):
             signature = f"config:{remote}" if remote else seen.get(f"{name}/{run}", "")
             old = known.get(f"{name}/{run}")
@@ -109,9 +110,9 @@ def _read_run(project: Project, run: str, batch: int, signature: str) -> RunReco
             except TomoscoutError as error:
                 record.unreadable[str(entry)] = str(error)
     for name, reason in record.unreadable.items():
-        print(f"warning: {where}: {name} is left out: {reason}", file=sys.stderr)
+        warn(f"{where}: {name} is left out: {reason}")
     for name, reason in record.doubtful.items():
-        print(f"warning: {where}: picks {name}: {reason}", file=sys.stderr)
+        warn(f"{where}: picks {name}: {reason}")
     return record
 
 
@@ -144,7 +145,7 @@ def _can_be_named(parse: Callable[[str], object], name: str, what: str) -> bool:
     try:
         parse(name)
     except ValueError as error:
-        print(f"warning: {what} is left out: {error}", file=sys.stderr)
+        warn(f"{what} is left out: {error}")
         return False
     return True
 

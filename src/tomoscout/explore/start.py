@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from tomoscout.explore.records import Ask, trial_folder, trial_name
 from tomoscout.explore.study import Study
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import write_json
+from tomoscout.machine.messages import say
 
 
 def check_study(study: Study, folder: Path) -> None:
@@ -53,6 +53,6 @@ def suggest(study: Study, folder: Path, number: int, trials: int, make_misfit: C
         for n in missing:
             ask = propose(study, folder, n, misfit)
             for entry in ask.refused:
-                print(f"trial {trial_name(n)}: refused: {entry.reason}", file=sys.stderr)
+                say(f"trial {trial_name(n)}: refused: {entry.reason}")
             ask.write(trial_folder(folder, n) / "ask.json")
     return Ask.read(trial_folder(folder, number))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 import zipfile
 from collections.abc import Callable
@@ -14,6 +13,7 @@ import torch
 
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import atomic_path
+from tomoscout.machine.messages import say, warn
 
 
 class Checkpoint:
@@ -72,11 +72,11 @@ class Checkpoint:
         if state["fingerprint"] == self.fingerprint:
             return True
         if self.kind is None or state.get("kind") != self.kind:
-            print(f"{path}: checkpoint of other settings or data, not used", file=sys.stderr)
+            say(f"{path}: checkpoint of other settings or data, not used")
             return False
         reason = obstacle(state)
         if reason:
-            print(f"{path}: the training starts anew: {reason}", file=sys.stderr)
+            say(f"{path}: the training starts anew: {reason}")
         return not reason
 
     def remove_previous(self) -> None:
@@ -98,6 +98,6 @@ class Checkpoint:
         except Exception as error:
             # Whatever the reader trips over, the training can still be done, from an earlier step.
             reason = " ".join(str(error).split())[:100]
-            print(f"warning: {path}: damaged checkpoint, not used ({type(error).__name__}: {reason})", file=sys.stderr)
+            warn(f"{path}: damaged checkpoint, not used ({type(error).__name__}: {reason})")
             return None
         return state

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import read_json, write_json
 from tomoscout.machine.locks import owner_of
+from tomoscout.machine.messages import say
 from tomoscout.tracking.record import read_record
 
 FINISH = "finish.json"
@@ -40,7 +40,7 @@ class FinishRequest:
         self._path = folder / FINISH
         self._fingerprint = fingerprint
         if self._path.exists() and not self():
-            print(f"{self._path}: asked for with other settings or data, without effect", file=sys.stderr)
+            say(f"{self._path}: asked for with other settings or data, without effect")
             self._path.unlink()
 
     def __call__(self) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 import shutil
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -31,6 +30,7 @@ from tomoscout.learning.volumes import remove_volumes
 from tomoscout.machine.device import choose_device
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import write_json, write_table
+from tomoscout.machine.messages import say, warn
 from tomoscout.models.base import Base, frozen_parameters, starting_weights
 from tomoscout.models.folder import save_weights
 from tomoscout.models.so_far import SO_FAR, remove_so_far, replace_so_far
@@ -125,7 +125,7 @@ def train_network(job: Job, watch: Callable[[Progression], None] = lambda progre
     device = choose_device(options.device)
     network, loss, memory = plan_of(task, options, device, job.scratch)
     if base:
-        print(starting_weights(base, task.class_names, network.state_dict()), file=sys.stderr)
+        say(starting_weights(base, task.class_names, network.state_dict()))
     frozen = frozen_parameters(options, task.outputs, task.channels)
     _announce(job, memory, device)
     validator = Validator(task, options.network, options.DIMENSIONS, memory.tile, device)
@@ -170,12 +170,11 @@ def train_network(job: Job, watch: Callable[[Progression], None] = lambda progre
 
 
 def _announce(job: Job, memory: MemoryPlan, device: torch.device) -> None:
-    print(
+    say(
         f"training {job.name} on {_device_name(device)}: {job.options.network.family}, "
         f"{len(job.train)} runs ({len(memory.work.training)} tomograms), {job.options.steps} steps of "
         f"{job.options.batch_size} crops; {len(job.validate)} validation runs every "
-        f"{job.options.validate_every} steps\n{memory}",
-        file=sys.stderr,
+        f"{job.options.validate_every} steps\n{memory}"
     )
 
 
@@ -212,7 +211,7 @@ def _keep_best(job: Job, outcome: Outcome) -> None:
     try:
         replace_so_far(job.folder, lambda folder: _write_model(job, outcome, folder, complete=False))
     except OSError as error:
-        print(f"warning: {job.folder / SO_FAR}: not written ({error.strerror or error})", file=sys.stderr)
+        warn(f"{job.folder / SO_FAR}: not written ({error.strerror or error})")
 
 
 @contextmanager
@@ -254,7 +253,7 @@ def _write_model(job: Job, outcome: Outcome, folder: Path, *, complete: bool = T
     if job.base:
         results["base_score"] = progression.base_score
         if complete:
-            print(_compare_with_base(progression, job.base, job), file=sys.stderr)
+            say(_compare_with_base(progression, job.base, job))
     write_json(folder / "results.json", results)
     facts = {"score": progression.best_score, "step": progression.best_step, **state}
     made_from = {"fingerprint": job.fingerprint, "base": job.options.base, **job.made_from, **facts}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 import shutil
-import sys
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from tomoscout.learning.normalisation import STANDARDISE_VERSION, standardise
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import atomic_path, digest, digest_file, read_json, write_json
+from tomoscout.machine.messages import warn
 from tomoscout.machine.progress import Progress
 from tomoscout.networks.options import axes
 
@@ -199,7 +199,7 @@ class _VolumeFiles:
         except (TomoscoutError, OSError, KeyError, TypeError):
             damaged = True
         if damaged:
-            print(f"warning: {self.manifest}: {self.name} is damaged there and made again", file=sys.stderr)
+            warn(f"{self.manifest}: {self.name} is damaged there and made again")
             return None
         return self._open()
 

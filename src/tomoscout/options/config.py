@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -13,6 +12,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from tomoscout.explore.options import Explore
 from tomoscout.machine.errors import TomoscoutError, shown
+from tomoscout.machine.messages import note
 from tomoscout.networks.options import NetworkOptions
 from tomoscout.options.config_file import ConfigFile, as_written, read_config_file
 from tomoscout.options.messages import first_error, key_of
@@ -148,7 +148,7 @@ def parse_config(values: object, origin: str, files: Sequence[ConfigFile] = (), 
         raise TomoscoutError(f"{origin}: nested too deeply for a configuration") from None
     if not quiet:
         for line in dict.fromkeys(map(_describe_note, notes)):
-            print(f"note: {line}", file=sys.stderr)
+            note(f"{line}")
     return config
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from tomoscout.data.inventory import RunRecord, find_runs
 from tomoscout.data.labels import stored_labels
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import digest
+from tomoscout.machine.messages import warn
 from tomoscout.options.config import Config
 from tomoscout.options.names import Source
 from tomoscout.plan.annotations import (
@@ -141,7 +141,7 @@ def ignored_classes(config: Config, plan: TargetPlan, run: str) -> tuple[str, ..
 def print_warnings(plan: TargetPlan) -> None:
     """Tell people what they should know of a plan."""
     for warning in plan.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        warn(f"{warning}")
 
 
 def _warnings_of_unannotated(

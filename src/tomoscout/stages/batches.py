@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from tomoscout.data.project import Project
 from tomoscout.data.written import DAMAGED, OF_OTHERS, Written, kind_of
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import digest, write_json
+from tomoscout.machine.messages import say
 from tomoscout.options.config import Config
 from tomoscout.options.forms import read_entries
 from tomoscout.plan.paths import manifest_path
@@ -51,7 +51,7 @@ class Batch:
             yield
         except TomoscoutError as error:
             self._failures.append(str(error))
-            print(f"failed: {error}", file=sys.stderr)
+            say(f"failed: {error}")
 
     def is_done(self, record: RunRecord, inputs: str, written: Sequence[Written | Path]) -> bool:
         """Whether a run was made from the same inputs before and all that was written is there as it was.
@@ -64,7 +64,7 @@ class Batch:
             return False
         if manifest.get("inputs") == inputs and all(self._is_there(record, inputs, what) for what in written):
             self._done[record.key] = digest(manifest)
-            print(f"{record.key}: up to date", file=sys.stderr)
+            say(f"{record.key}: up to date")
             return True
         write_json(self.manifest_path(record), {**manifest, "inputs": None})
         return False

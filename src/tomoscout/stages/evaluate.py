@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple
 from tomoscout.data.picks import Picks
 from tomoscout.data.project import Project
 from tomoscout.machine.errors import TomoscoutError
+from tomoscout.machine.messages import note
 from tomoscout.options.config import Config
 from tomoscout.plan.annotations import is_annotated
 from tomoscout.plan.paths import read_manifest
@@ -37,7 +37,7 @@ def scored_of_model(plan: Plan, localized: Path) -> Scored:
     if not known:
         raise TomoscoutError(f"evaluate.reference: the model looks for none of its objects: {others}")
     if others:
-        print(f"note: not scored, as the model does not look for them: {others}", file=sys.stderr)
+        note(f"not scored, as the model does not look for them: {others}")
     return replace(scored, classes=known)
 
 

@@ -17,7 +17,6 @@ what is done here instead:
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +28,7 @@ from tomoscout.data.copick_config import read_objects
 from tomoscout.learning.validation import Validator
 from tomoscout.machine.device import choose_device
 from tomoscout.machine.errors import TomoscoutError
+from tomoscout.machine.messages import note, say
 from tomoscout.models.base import Base, starting_weights
 from tomoscout.models.folder import save_weights
 from tomoscout.models.octopi import OctopiModel, read_octopi_model
@@ -65,10 +65,9 @@ def run_import_model(plan: Plan, source: Path, folder: Path, threads: int | None
         chosen, chosen_on = _validate(plan, classes, network, theirs.network)
         thresholds |= chosen
     elif config.localize.threshold is None:
-        print(
-            f"note: {source} has no thresholds: {DEFAULT_THRESHOLD} for every object; give localize.threshold, or "
-            "targets, on whose validation runs they are chosen",
-            file=sys.stderr,
+        note(
+            f"{source} has no thresholds: {DEFAULT_THRESHOLD} for every object; give localize.threshold, or "
+            "targets, on whose validation runs they are chosen"
         )
     weights = save_weights(folder, network.cpu().state_dict())
     made_from = {"octopi": str(source), "thresholds_chosen_on": list(chosen_on)}
@@ -117,7 +116,7 @@ def _radius(config: Config, name: str, source: Path) -> float | None:
 def _network(theirs: OctopiModel, classes: Sequence[TargetClass], source: Path) -> nn.Module:
     unnamed = sorted({*range(1, theirs.outputs)} - {*theirs.labels.values()})
     if unnamed:
-        print(f"note: channels {unnamed} of {source} are of no class and left out", file=sys.stderr)
+        note(f"channels {unnamed} of {source} are of no class and left out")
     network = build_network(theirs.network, len(classes) + 1)
     base = Base(str(source), theirs.network, theirs.labels, theirs.outputs, theirs.weights)
     starting_weights(base, [entry.name for entry in classes], network.state_dict())
@@ -136,7 +135,7 @@ def _validate(
     known = tuple(replace(e, sources=sources[e.name]) for e in classes if e.is_particle and e.name in sources)
     others = ", ".join(entry.name for entry in classes if entry.is_particle and entry.name not in sources)
     if others:
-        print(f"note: the targets have no {others}: threshold {DEFAULT_THRESHOLD}", file=sys.stderr)
+        note(f"the targets have no {others}: threshold {DEFAULT_THRESHOLD}")
     if not known:
         return {}, ()
     train = Train(picking=config.train.picking, best_metric=f"fBeta{config.train.beta:g}")
@@ -149,5 +148,5 @@ def _validate(
     thresholds: dict[str, float] = found["thresholds"]
     for name, threshold in thresholds.items():
         score = f"F{config.train.beta:g} {found['scores'][name]:.3f}" if name in found["scores"] else "no reference"
-        print(f"{name}: threshold {threshold:g} ({score} on the validation runs)", file=sys.stderr)
+        say(f"{name}: threshold {threshold:g} ({score} on the validation runs)")
     return thresholds, runs.validate

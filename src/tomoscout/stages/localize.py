@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from tomoscout.data.inventory import RunRecord
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import digest
+from tomoscout.machine.messages import say
 from tomoscout.options.config import Config
 from tomoscout.plan.paths import read_manifest
 from tomoscout.plan.plan import Plan
@@ -69,7 +69,7 @@ def run_localize(plan: Plan, models: Sequence[Path], segment_folder: Path, batch
             manifest = _localize_run(config, model, thresholds, work, record, inputs)
             work.finish(record, inputs, written, manifest)
             counts = ", ".join(f"{facts['count']} {name}" for name, facts in manifest["picks"].items())
-            print(f"{record.key}: {counts}", file=sys.stderr)
+            say(f"{record.key}: {counts}")
     work.write()
     if not config.segment.keep_probabilities:
         for record in work.records:

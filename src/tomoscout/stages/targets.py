@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from tomoscout.data.inventory import RunRecord
+from tomoscout.machine.messages import say
 from tomoscout.options.config import Config
 from tomoscout.options.forms import read_entries
 from tomoscout.options.names import TomogramUri
@@ -51,7 +51,7 @@ def _update_targets(plan: Plan, work: Batch, record: RunRecord) -> None:
     )
     _remove_targets(config, work, record, kept=spacings)
     work.finish(record, inputs, written, {"targets": targets})
-    print(f"{record.key}: {'; '.join(map(_describe, targets))}", file=sys.stderr)
+    say(f"{record.key}: {'; '.join(map(_describe, targets))}")
 
 
 def _describe(target: dict[str, Any]) -> str:
@@ -77,4 +77,4 @@ def _remove_targets(config: Config, work: Batch, record: RunRecord, kept: Collec
         # Also where it is gone: a process that was killed while it removed it may have left something behind.
         project.delete(record.run, written)
         if there:
-            print(f"{record.key}: {written} is not wanted any more, removed", file=sys.stderr)
+            say(f"{record.key}: {written} is not wanted any more, removed")

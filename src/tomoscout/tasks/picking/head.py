@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +16,7 @@ from tomoscout.learning.progression import COLUMNS, Validation
 from tomoscout.learning.tiles import argmax_labels
 from tomoscout.learning.volumes import ignored_label
 from tomoscout.machine.errors import TomoscoutError
+from tomoscout.machine.messages import warn
 from tomoscout.plan.classes import TargetClass
 from tomoscout.tasks.picking.decoding import locate_picks
 from tomoscout.tasks.picking.matching import count_matches, f_beta, precision_recall
@@ -123,7 +123,7 @@ class PickingHead:
         if absent:
             default = f", threshold {DEFAULT_THRESHOLD}" if any(entry.is_particle for entry in absent) else ""
             names = ", ".join(entry.name for entry in absent)
-            print(f"warning: {where} hold no {names}: no part in choosing the model{default}", file=sys.stderr)
+            warn(f"{where} hold no {names}: no part in choosing the model{default}")
 
     def measure(self, predictions: Sequence[NDArray[np.uint8]], references: Sequence[Reference]) -> Validation:
         """Score predictions on validation runs by `best_metric`: F-beta of each class, particles at their best

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +14,7 @@ from tomoscout.data.labels import from_stored, label_type, to_stored
 from tomoscout.data.project import Project
 from tomoscout.data.written import Segmentation
 from tomoscout.machine.errors import TomoscoutError
+from tomoscout.machine.messages import say, warn
 from tomoscout.options.config import Config
 from tomoscout.options.names import Source, TomogramUri
 from tomoscout.plan.annotations import existing_target, reference_tomograms, source_segmentation, target_segmentation
@@ -181,7 +181,7 @@ class _TargetMaker:
         )
         if source.voxel_spacing == voxel_spacing:
             return volume
-        print(f"{what} brought to {voxel_spacing} Å, where there is none", file=sys.stderr)
+        say(f"{what} brought to {voxel_spacing} Å, where there is none")
         return resample(volume, source.voxel_spacing, voxel_spacing)
 
     def _draw_segmentations(self, labels: NDArray[np.integer], voxel_spacing: float) -> dict[int, tuple[str, int]]:
@@ -212,11 +212,7 @@ class _TargetMaker:
         if not np.isfinite(volume).all():
             raise TomoscoutError(f"{what}: holds NaN or infinite values")
         if not np.isin(volume, (0, 1)).all():
-            print(
-                f"warning: {what} holds fractions; voxels from {threshold:g} on belong to it "
-                "(targets.segmentation_threshold)",
-                file=sys.stderr,
-            )
+            warn(f"{what} holds fractions; voxels from {threshold:g} on belong to it (targets.segmentation_threshold)")
         within: NDArray[np.bool_] = volume >= threshold
         return within
 
@@ -261,4 +257,4 @@ class _TargetMaker:
         return {"warning": warning}
 
     def _warn(self, text: str) -> None:
-        print(f"warning: {self.record.key}: {text}", file=sys.stderr)
+        warn(f"{self.record.key}: {text}")
