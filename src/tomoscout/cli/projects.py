@@ -25,7 +25,7 @@ def phantom(folder: Path, config: Path | None, **given: Any) -> None:
     from pydantic import ValidationError
 
     from tomoscout.options.config import load_config
-    from tomoscout.options.messages import first_error
+    from tomoscout.options.validation_errors import first_error
     from tomoscout.phantom.options import Phantom
     from tomoscout.phantom.project import make_phantom
 

@@ -14,7 +14,7 @@ from tomoscout.explore.space import Domain, SearchSpace
 from tomoscout.learning.options import Training
 from tomoscout.networks import family_module, parse_network
 from tomoscout.networks.options import NetworkOptions
-from tomoscout.options.messages import key_of
+from tomoscout.options.validation_errors import key_of
 
 
 def known_values(base: Training) -> dict[str, Any]:

@@ -15,9 +15,9 @@ from tomoscout.machine.errors import TomoscoutError, shown
 from tomoscout.machine.messages import note
 from tomoscout.networks.options import NetworkOptions
 from tomoscout.options.config_file import ConfigFile, as_written, read_config_file
-from tomoscout.options.messages import first_error, key_of
 from tomoscout.options.names import ProjectName, TomogramUri, model_name
 from tomoscout.options.sections import FilePath, Note, Section, collected_notes, expand_path
+from tomoscout.options.validation_errors import first_error, key_of
 from tomoscout.phantom.options import Phantom
 from tomoscout.plan.options import Split, Targets
 from tomoscout.report.options import Report

@@ -16,7 +16,7 @@ from pydantic_core import ErrorDetails
 
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import read_json
-from tomoscout.options.messages import key_of
+from tomoscout.options.validation_errors import key_of
 
 _T = TypeVar("_T")
 
