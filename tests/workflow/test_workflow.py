@@ -215,7 +215,7 @@ def test_an_added_run_leaves_the_others_alone(session: Session) -> None:
 
 
 def test_a_changed_comment_in_the_package_reruns_nothing(session: Session) -> None:
-    path = ROOT / "src/tomoscout/trainer.py"
+    path = ROOT / "src/tomoscout/learning/trainer.py"
     with kept(path):
         path.write_bytes(path.read_bytes() + b"# a remark\n")
         assert session.would_run() == []
