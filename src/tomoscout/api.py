@@ -1,4 +1,4 @@
-"""tomoscout from Python: what the workflow does, in a notebook or a script.
+"""The Python interface: the stages of the workflow as functions, for a notebook or a script.
 
     from tomoscout.api import create_targets, evaluate, localize, segment, train
 
@@ -14,7 +14,7 @@
     localize(config)
     evaluate(config)["mean"]
 
-The files are those that the workflow writes, in the same places: what is made here, `snakemake` can go on with.
+The functions write the same files as the workflow, in the same places, so `snakemake` can continue from them.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ Configuration = Config | Mapping[str, Any] | str | Path
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A model folder and how it came about.
+    """A model folder and the history of its training.
 
-    `history` holds a row per logged step: `step`, `loss`, `learning_rate`, and after a validation `score` (the one
-    that chooses the weights) and the score of each class by name. `score`, `scores` and `thresholds` are those of the
+    `history` holds a row per logged step: `step`, `loss`, `learning_rate`, and after a validation also `score`, which
+    selects the best weights, and the score of each class by name. `score`, `scores` and `thresholds` are those of the
     best validation, at `best_step`.
     """
 
@@ -58,7 +58,7 @@ class TrainedModel:
 
 @dataclass(frozen=True)
 class Explored:
-    """A study: its folder, what came of each trial, and the folders of the best models, the best first."""
+    """A study: its folder, the results of its trials, and the folders of the best models, best first."""
 
     folder: Path
     trials: list[Result]
@@ -73,10 +73,11 @@ def create_targets(config: Configuration, results: Path | str = "results") -> di
         results: folder of the results.
 
     Returns:
-        Per run (`project/run`) what was written: labels, voxels per class, picks used, outside and overlapping.
+        Run (`project/run`) → its manifest: labels, voxels per class, and how many picks were used, lie outside of the
+        tomogram, and overlap.
 
     Raises:
-        TomoscoutError: an option, a project or a file in it is at fault.
+        TomoscoutError: an option is invalid, or a project or one of its files cannot be used.
     """
     from tomoscout.plan.paths import read_manifest
     from tomoscout.stages.targets import run_targets
@@ -96,31 +97,34 @@ def train(
     loss_name: str | None = None,
     **options: Any,
 ) -> TrainedModel:
-    """Train a network on the targets; an interrupted training goes on from its checkpoint.
+    """Train a network on the targets; an interrupted training resumes from its checkpoint.
 
     The option `loss` may also be a loss of your own, a `torch.nn.Module` that returns one number for a batch:
 
         train(config, loss=torch.nn.CrossEntropyLoss(), loss_name="cross-entropy")
         train(config, loss=monai.losses.TverskyLoss(to_onehot_y=True, softmax=True), loss_name="monai-tversky")
 
-    It is called with logits in float32 (batch, 1 + classes, z, y, x), background first, and labels in int64
-    (batch, z, y, x). Labels are (batch, 1, z, y, x) where it, or a module in it, has `to_onehot_y` set; losses of MONAI
-    that take one-hot labels need it. What the module computes cannot be seen from outside: `loss_name` stands for it.
-    Another name trains anew, the same goes on from the checkpoint. It must not remember what it was called with, or a
-    training that is taken up ends otherwise. Padding is shown to it as background that was found with certainty. With
-    `augmentation.mixup` it is called crop by crop with the labels of both crops, and the values are blended. Of a
-    network with deep supervision it sees every level. `foreground_weight` and `size_balance` have no effect on it.
+    It is called with logits, float32 (batch, 1 + classes, z, y, x), background first, and labels, int64 (batch, z, y,
+    x). If it, or a module in it, has `to_onehot_y` set, labels are (batch, 1, z, y, x), as MONAI's losses need them.
+
+    The code of the loss is not part of the fingerprint of the training; `loss_name` represents it. With another name
+    the training starts anew, with the same name it resumes from the checkpoint. The loss must not keep state between
+    calls: checkpoints do not save it. Padding is passed to it as background predicted with certainty. With
+    `augmentation.mixup` it is called for each crop, once with the labels of each of the two mixed crops, and the two
+    values are averaged with their weights. With deep supervision it is called for every level. `foreground_weight` and
+    `size_balance` have no effect on it.
 
     Args:
         config: options by section as in config/config.yaml, or the path of such a file.
         results: folder of the results; the model goes to `models/{train.name}` below it.
-        fold: which fold of the split, in place of `split.fold`; the model's name then ends in `-fold-N`.
-        loss_name: what a loss of your own is called in the fingerprint of the training.
-        options: options of the section `train` in place of the configuration's, such as steps=2000.
+        fold: number of the fold, instead of `split.fold`; the model's name then ends in `-fold-N`.
+        loss_name: the name of a loss of your own in the fingerprint of the training.
+        options: options of the section `train` that replace those of the configuration, such as steps=2000.
 
     Raises:
         TomoscoutError: data is missing or unusable, or an option is wrong.
-        tomoscout.learning.trainer.Interrupted: it was told to stop (Ctrl-C in a terminal); the checkpoint is written.
+        tomoscout.learning.trainer.Interrupted: a signal (Ctrl-C in a terminal) stopped the training after its
+            checkpoint was written.
     """
     loss = own_loss(options, loss_name)
     return _train(_plan(config, results, options), fold, loss)
@@ -130,10 +134,11 @@ def cross_validate(
     config: Configuration, results: Path | str = "results", *, loss_name: str | None = None, **options: Any
 ) -> list[TrainedModel]:
     """Train a model for every fold, one after the other, and write the table of their scores to
-    `cross_validation/{train.name}.csv`. Arguments as of `train`; `split.folds` or `split.leave_one_out` must be set.
+    `cross_validation/{train.name}.csv`. The arguments are those of `train`; `split.folds` or `split.leave_one_out` must
+    be set.
 
     Raises:
-        TomoscoutError: as `train`, or there are no folds.
+        TomoscoutError: as for `train`, or the split has no folds.
     """
     loss = own_loss(options, loss_name)
     plan = _plan(config, results, options)
@@ -144,11 +149,11 @@ def cross_validate(
 
 
 def explore(config: Configuration, results: Path | str = "results", **options: Any) -> Explored:
-    """Run the trials of an exploration, one after the other; those that are done already stay as they are.
-    Arguments as of `train`; the section `explore` says what is searched.
+    """Run the trials of an exploration one after the other; completed trials are kept. The arguments are those of
+    `train`; the section `explore` sets the search space.
 
     Raises:
-        TomoscoutError: as `train`, or the search space is at fault, or too few trials were completed.
+        TomoscoutError: as for `train`, or the search space is invalid, or too few trials were completed.
     """
     from tomoscout.explore.summary import run_summary as summarise
     from tomoscout.stages.explore import start_study, study_of, suggest_trial, train_trial
@@ -170,17 +175,17 @@ def explore(config: Configuration, results: Path | str = "results", **options: A
 def segment(
     config: Configuration, results: Path | str = "results", *, models: Sequence[Path | str] | None = None
 ) -> dict[str, dict[str, Any]]:
-    """Apply a model, or several as an ensemble, to every run that `segment.runs` stands for: class probabilities and
-    labels in the projects' overlays. Runs that were done with the same model stay as they are.
+    """Apply a model, or several as an ensemble, to every run selected by `segment.runs`; writes class probabilities and
+    labels into the projects' overlays. Runs that are segmented with the same model already are kept.
 
     Args:
         config: options by section as in config/config.yaml, or the path of such a file.
         results: folder of the results.
-        models: model folders; by default those that the workflow applies, as `segment.models` says. Of octopi's models
-            among those, folders are made first, where there are none yet.
+        models: model folders. Default: those of `segment.models`; octopi models among them are imported first unless
+            their model folders exist.
 
     Returns:
-        Per run (`project/run`) what was written.
+        Run (`project/run`) → its manifest.
 
     Raises:
         TomoscoutError: a model or a tomogram is missing or cannot be used.
@@ -195,14 +200,14 @@ def segment(
 def localize(
     config: Configuration, results: Path | str = "results", *, models: Sequence[Path | str] | None = None
 ) -> dict[str, dict[str, Any]]:
-    """Turn the class probabilities of every segmented run into scored picks in the projects' overlays; probabilities
-    are then removed, unless `segment.keep_probabilities` is set. Arguments as of `segment`.
+    """Turn the class probabilities of every segmented run into scored picks in the projects' overlays. The
+    probabilities are then removed, unless `segment.keep_probabilities` is set. The arguments are those of `segment`.
 
     Returns:
-        Per run (`project/run`) what was written: by object the source of the picks and how many there are.
+        Run (`project/run`) → its manifest: for each object the source of its picks and their number.
 
     Raises:
-        TomoscoutError: a run is not segmented, or with another model.
+        TomoscoutError: a run is not segmented, or was segmented with another model.
     """
     from tomoscout.stages.localize import run_localize
 
@@ -212,17 +217,17 @@ def localize(
 
 
 def evaluate(config: Configuration, results: Path | str = "results") -> dict[str, Any]:
-    """Score the picks of the runs that `evaluate.runs` stands for; prints the table.
+    """Score the picks of the runs selected by `evaluate.runs`, and print the table of scores.
 
     Args:
         config: options by section as in config/config.yaml, or the path of such a file.
         results: folder of the results; scores go to `evaluate/` below it.
 
     Returns:
-        The content of scores.json: `objects`, `runs`, and what they were scored with.
+        The content of scores.json: `objects`, `mean`, `pooled`, `runs`, and the options of the scoring.
 
     Raises:
-        TomoscoutError: a run is not localised, or there is nothing to score picks by.
+        TomoscoutError: a run is not localised, or there are no reference picks.
     """
     from tomoscout.stages.evaluate import run_evaluate
     from tomoscout.tasks.picking.score_tables import read_scores
@@ -234,14 +239,14 @@ def evaluate(config: Configuration, results: Path | str = "results") -> dict[str
 
 
 def _in_batches(plan: Plan, folder: Path, run: Callable[[int, Path], None]) -> dict[str, dict[str, Any]]:
-    """Run a stage for all batches of segmented runs. Returns the manifests, by run, that it wrote into the folder."""
+    """Run a stage for all batches of segmented runs; returns run → its manifest in `folder`."""
     for batch in sorted({record.batch for record in plan.segmented}):
         run(batch, batch_file(folder, batch))
     return {record.key: read_manifest(folder, record) for record in plan.segmented}
 
 
 def _models(plan: Plan, models: Sequence[Path | str] | None) -> list[Path]:
-    """The folders of the models that are applied, those of octopi's models made where there are none yet."""
+    """Folders of the models to apply; octopi models without a model folder are imported first."""
     if models is not None:
         return [Path(folder) for folder in models]
     from tomoscout.stages.applied_models import applied_models, imported_files, imported_models
@@ -269,7 +274,7 @@ def _plan(config: Configuration, results: Path | str, options: Mapping[str, Any]
 
 
 def _train(plan: Plan, fold: int | None, loss: NamedLoss | None) -> TrainedModel:
-    # PyTorch takes seconds to import, which creating targets need not wait for.
+    # Imported here: PyTorch takes seconds to import, and creating targets does not need it.
     from tomoscout.stages.train import run_train
 
     folder = plan.results.model(fold_name(plan.config.train.name, fold))

@@ -1,6 +1,7 @@
-"""What the Snakefile needs to know: which batches each stage has and what its jobs depend on.
+"""The interface to the Snakefile: the batches of each stage and the fingerprints of its jobs.
 
-Imported while Snakemake parses, in every job of a cluster too: no copick, no torch, nothing slow.
+Snakemake imports this module when it parses the workflow, also in every job on a cluster. It must not import copick,
+torch or anything else that loads slowly.
 """
 
 from __future__ import annotations
@@ -32,21 +33,21 @@ from tomoscout.stages.explore import study_of
 
 
 class Workflow:
-    """One configuration over one inventory. Everything is decided on first use, so that a target asks only for
-    what it needs."""
+    """A configuration applied to an inventory. Properties are computed on first use, so that a target of Snakemake
+    computes only what it needs."""
 
     def __init__(
         self, values: Mapping[str, Any], results: str, *, main: bool, files: Iterable[str | Path] = ()
     ) -> None:
-        """`values`: Snakemake's config. `results`: folder of the results. `main`: whether this is the main process,
-        which alone writes the settings for the jobs, keeps the inventory fresh and says what it changed in what it
-        read. `files`: those that the values are from.
+        """`values`: Snakemake's config. `results`: folder of the results. `main`: whether this is Snakemake's main
+        process, the only one that writes the settings for the jobs, refreshes the inventory, and reports option values
+        that were converted. `files`: the configuration files that `values` was read from.
 
         Raises:
-            TomoscoutError: the configuration or a project is at fault.
+            TomoscoutError: the configuration is invalid, or a project cannot be used.
         """
         printing_never_fails()
-        # Snakemake has read them: of two sections of one name it kept the last.
+        # Read again: of two sections with the same name Snakemake keeps only the last, without an error.
         written = [read_config_file(Path(file)) for file in files] if main else []
         self.config: Config = parse_config(dict(values), "config", written, quiet=not main)
         self.results = Results(Path(results))
@@ -58,7 +59,7 @@ class Workflow:
 
     @property
     def is_ready(self) -> bool:
-        """Whether the projects are there: all but a phantom that is still to be made."""
+        """Whether the projects exist; false only while a phantom in the configuration has not been made."""
         return all(path != str(self.results.phantom) or Path(path).exists() for path in self.config.projects.values())
 
     def _write_settings(self) -> None:
@@ -74,7 +75,7 @@ class Workflow:
             return
         files = ["--config", str(self.results.settings), "--output", str(self.results.inventory)]
         command = [sys.executable, "-m", "tomoscout", "inventory", *files, "--quiet"]
-        # Whatever the locale, what it says comes as UTF-8.
+        # The output is decoded as UTF-8, whatever the locale.
         environment = os.environ | {"PYTHONIOENCODING": "utf-8"}
         finished = subprocess.run(command, check=False, stderr=subprocess.PIPE, encoding="utf-8", env=environment)
         if finished.returncode:
@@ -83,26 +84,26 @@ class Workflow:
 
     @cached_property
     def records(self) -> list[RunRecord]:
-        """All runs."""
+        """All runs of the inventory."""
         if not self.is_ready:
             raise TomoscoutError(f"{self.results.phantom}: the phantom is not there yet; run `snakemake phantom` first")
         return read_inventory(self.results.inventory)
 
     @cached_property
     def plan(self) -> Plan:
-        """What follows from them."""
+        """The plan of this configuration and its runs."""
         return Plan(self.config, self.records, self.results.folder, warn=self._main)
 
     # Jobs
 
     def batches(self, stage: str) -> list[str]:
-        """The batches of a stage."""
+        """The batches of a stage, as numbers of four digits."""
         runs = STAGES[stage].runs
         assert runs is not None, f"{stage}: nothing in the table says which runs it works on"
         return _batches(runs(self.plan))
 
     def depends_on(self, stage: str, job: str = "") -> str:
-        """What a job of a stage depends on besides its input files; as of `Plan.fingerprint`."""
+        """Fingerprint of what a job of a stage depends on besides its input files; see `Plan.fingerprint`."""
         return self.plan.fingerprint(stage, job)
 
     def training_batches(self, model: str) -> list[str]:
@@ -115,20 +116,20 @@ class Workflow:
         return self.training_batches(self.config.train.name)
 
     def training_targets(self, model: str) -> str:
-        """What the targets of the runs that train or validate a model are made from."""
+        """Digest of the inputs of the targets of the runs that train or validate a model."""
         return training_targets(self.plan, self.plan.fold_of(model))
 
     def gathered_models(self) -> list[str]:
-        """Models whose trainings have all their targets as they are to be."""
+        """Names of the models whose file targets.made shows that all targets of their training are up to date."""
         return self._gathered(self.results.models, lambda model: model)
 
     def gathered_studies(self) -> list[str]:
-        """Studies whose trials have all their targets as they are to be."""
+        """Names of the studies whose file targets.made shows that all targets of their trials are up to date."""
         return self._gathered(self.results.studies, lambda study: self.config.train.name)
 
     def _gathered(self, folder: Path, model_of: Callable[[str], str]) -> list[str]:
-        """Folders whose file targets.made says what the targets of their model are made from."""
-        if not self._main:  # Jobs need not know.
+        """Names of the folders whose file targets.made holds the current digest of the targets of their model."""
+        if not self._main:  # Used only in the main process.
             return []
         gates = sorted(folder.glob("*/targets.made"))
         return [gate.parent.name for gate in gates if self._is_gathered(gate, model_of(gate.parent.name))]
@@ -136,52 +137,52 @@ class Workflow:
     def _is_gathered(self, gate: Path, model: str) -> bool:
         try:
             return gate.read_bytes() == self.training_targets(model).encode()
-        except TomoscoutError:  # Told where the targets or the split are needed.
+        except TomoscoutError:  # Reported where the targets or the split are needed.
             return False
 
     # Models
 
     @cached_property
     def applied_models(self) -> list[str]:
-        """Folders of the models that segment, as of `applied_models`."""
+        """Folders of the models to apply; see `stages.applied_models`."""
         return [str(folder) for folder in applied_models(self.plan)]
 
     def fold_models(self) -> list[str]:
-        """Folders of the models of all folds, as of `fold_models`."""
+        """Folders of the models of all folds; see `stages.applied_models`."""
         return [str(folder) for folder in fold_models(self.plan)]
 
     def fold_numbers(self, model: str) -> list[int]:
-        """The fold that a model of the cross-validation is trained on; none for the single model."""
+        """A list with the number of the fold of a model of the cross-validation; empty for the single model."""
         number = fold_number(model, self.config.train.name)
         return [] if number is None else [number]
 
     @cached_property
     def imported(self) -> dict[str, Path]:
-        """octopi's models among those that segment: the name of each here, and its model_config.yaml."""
+        """octopi models among the models to apply: name of the model folder → model_config.yaml."""
         return imported_models(self.config)
 
     def imported_files(self, name: str) -> list[str]:
-        """Configuration and weights of a model of octopi's, as of `imported_files`."""
+        """Configuration and weights of an octopi model; see `stages.applied_models`."""
         return [str(path) for path in imported_files(self.imported[name])]
 
     def fine_tuned_model(self) -> str:
-        """Folder of the model that is fine-tuned.
+        """Folder of the fine-tuned model.
 
         Raises:
-            TomoscoutError: there is nothing to start from.
+            TomoscoutError: `train.base` is not set.
         """
         if self.config.train.base is None:
             raise TomoscoutError("fine-tuning needs train.base: a model folder, or octopi's model_config.yaml")
         return str(self.results.model(self.config.train.name))
 
     def tracked_models(self) -> list[str]:
-        """Names of the models that are there: the single one and those of folds."""
+        """Names of the existing models: the single model and those of folds."""
         name = self.config.train.name
         found = [folder.name for folder in self.results.trained_models()]
         return [model for model in found if model == name or fold_number(model, name) is not None]
 
     def base_files(self) -> list[str]:
-        """What a fine-tuning starts from."""
+        """Files of the model that fine-tuning starts from."""
         return [str(path) for path in base_files(self.config.train)]
 
     # The exploration
@@ -191,42 +192,44 @@ class Workflow:
         """The study of this configuration and data.
 
         Raises:
-            TomoscoutError: its space is at fault.
+            TomoscoutError: the search space is invalid.
         """
         return study_of(self.plan)
 
     @property
     def study_folder(self) -> str:
-        """Its folder."""
+        """Folder of the study."""
         return str(self.results.study(self.study.name))
 
     def best_models(self) -> list[str]:
-        """Folders of the models that the study ends with, the best first."""
+        """Folders of the best models of the study, best first."""
         return [f"{self.study_folder}/{name}" for name in self.best_names]
 
     @property
     def best_names(self) -> list[str]:
-        """Names of their folders."""
+        """Names of the folders of the best models."""
         return best_names(self.config.explore.top)
 
     def recorded_study(self) -> list[str]:
-        """What says that the study is recorded, where its trials do not write to a server themselves."""
+        """The file that is written once the study is recorded in MLflow. None where tracking is off, or where the
+        trials record themselves on a tracking server."""
         tracking = self.config.tracking
         if not tracking.enabled or tracking.uri:
             return []
         return [str(self.results.tracked_study(self.study.name))]
 
     def tracked_studies(self) -> list[str]:
-        """Names of the studies that are there."""
+        """Names of the studies that have a table of trials."""
         return sorted(path.parent.name for path in self.results.studies.glob("*/trials.csv"))
 
     def trials(self) -> list[str]:
-        """Names of its trials."""
+        """Names of the trials of the study."""
         return [trial_name(number) for number in range(self.config.explore.trials)]
 
     def trials_before(self, trial: str) -> tuple[str | None, str | None]:
-        """What a proposal waits for: the proposal before, and the last result that it is told. All others come before
-        these two: a list of them all would keep Snakemake busy for minutes."""
+        """The trials that the proposal of `trial` waits for: the previous proposal, and the last result that is passed
+        to the sampler; None where there is none. All other trials precede these two, and listing them all would keep
+        Snakemake busy for minutes."""
         number, told = int(trial), self.study.told(int(trial))
         return trial_name(number - 1) if number else None, trial_name(told[-1]) if told else None
 

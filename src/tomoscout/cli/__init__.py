@@ -1,4 +1,4 @@
-"""The command line: one file for each group of commands. Each imports what it runs only when it is called."""
+"""The command line: a file for each group of commands. A command imports what it runs only when it is called."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What several groups of commands share: options, reading configuration and inventory, and how a command ends."""
+"""Shared by the groups of commands: options, reading of configuration and inventory, errors and exit codes."""
 
 from __future__ import annotations
 
@@ -47,10 +47,11 @@ def configured(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def load(config: Path, inventory: Path, results: Path | None = None) -> Plan:
-    """Read configuration and inventory, and plan with them. `results`: default is the folder of the inventory.
+    """Read configuration and inventory, and make the plan. `results`: folder of the results. Default: the folder of the
+    inventory.
 
     Raises:
-        TomoscoutError: one is missing or not valid.
+        TomoscoutError: one of the files is missing or not valid.
     """
     from tomoscout.data.inventory import read_inventory
     from tomoscout.options.config import load_config
@@ -60,21 +61,21 @@ def load(config: Path, inventory: Path, results: Path | None = None) -> Plan:
 
 
 def echo_file(text: str) -> None:
-    """Print what is meant to become a file: in UTF-8, whatever the locale."""
+    """Print the content of a file: in UTF-8, whatever the locale."""
     click.echo(text.encode(), nl=False)
 
 
 def share_cores() -> None:
-    """Let PyTorch's threads sleep while they wait. They spin by default, and a training step took three to eight times
-    as long where another process used the same core. OpenMP reads the variable once, so call this before PyTorch is
-    imported."""
+    """Make the OpenMP threads of PyTorch sleep while they wait. By default they spin (busy waiting), and a training
+    step took three to eight times as long where another process used the same core. OpenMP reads the variable once, so
+    call this before PyTorch is imported."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 @contextmanager
 def resumable(folder: Path) -> Iterator[None]:
-    """Train in a folder; a training that a signal interrupts ends the command with an exit code of its own. PyTorch is
-    imported within."""
+    """Context of a training in a folder: if a signal interrupts the training, the command exits with
+    `EXIT_INTERRUPTED`. PyTorch is imported within."""
     share_cores()
     from tomoscout.learning.trainer import EXIT_INTERRUPTED, Interrupted
 
@@ -86,10 +87,10 @@ def resumable(folder: Path) -> Iterator[None]:
 
 
 class Commands(click.Group):
-    """A group that lists its commands in the order of their definition and ends every foreseen error in one line."""
+    """A group that lists its commands in the order of their definition and reports expected errors in one line."""
 
     def list_commands(self, context: click.Context) -> list[str]:
-        """The names, in order."""
+        """The names of the commands, in the order of their definition."""
         return list(self.commands)
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
@@ -98,7 +99,7 @@ class Commands(click.Group):
         return super().main(*args, **kwargs)
 
     def invoke(self, context: click.Context) -> Any:
-        """Run a command; a foreseen error is printed and exits with 1, Ctrl-C with 130."""
+        """Run a command; an expected error is printed and exits with 1, Ctrl-C with 130."""
         try:
             return super().invoke(context)
         except BrokenPipeError:

@@ -1,4 +1,4 @@
-"""Commands that show how good the picks are: `evaluate`, `show-scores`, `report`."""
+"""Commands that score and report picks: `evaluate`, `show-scores`, `report`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands for the search for a training: `explore` for a study, `trial` for one of its trials."""
+"""Commands of the exploration: `explore` for a study, `trial` for one of its trials."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands for what is worked on: `phantom` makes a project, `inventory` lists what projects hold."""
+"""Commands for projects: `phantom` makes one, `inventory` lists what projects hold."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands for upkeep: `verify` results, print `options`."""
+"""Commands for maintenance: `verify` results, print `options`."""
 
 from __future__ import annotations
 

@@ -46,10 +46,10 @@ def read_copick_config(config: Path) -> dict[str, Any]:
 
 
 def local_roots(config: Path) -> list[Path] | None:
-    """The folders that hold a project: its static root and its overlay. None where they are not on a local disk.
+    """The folders that hold a project: its static root and its overlay. None if one of them is not on a local disk.
 
     Raises:
-        TomoscoutError: as `read_copick_config`, a root is not a path, or its folder does not exist.
+        TomoscoutError: as for `read_copick_config`, or a root is not a path, or its folder does not exist.
     """
     values = read_copick_config(config)
     if values.get("config_type", "filesystem") != "filesystem":

@@ -1,8 +1,8 @@
-"""Copick's listing of a project on a file system, replaced: tolerant of other names, and faster.
+"""A replacement of copick's listing of a project on a file system: tolerant of unexpected names, and faster.
 
-Copick parses every name in a run's folder and raises at the first of another form: an empty folder `VoxelSpacing`,
-notes beside the picks. Here such names are skipped and reported by `passed_over`. Copick also globs ten patterns per
-run, each of which takes longer than listing a folder once.
+Copick parses every name in a run's folder and raises an error at the first that it cannot parse, such as a folder
+`VoxelSpacing` without a number, or notes beside the picks. Here such names are skipped and reported by `passed_over`.
+Copick also globs ten patterns per run, each of which takes longer than listing a folder once.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class TolerantRun(CopickRunFSSpec):  # type: ignore[misc]
         ]
 
     def _segmentations_in(self, fs: Any, folder: str, *, read_only: bool) -> Iterator[Any]:
-        """The binary and multilabel ones; others lie in folders of their own."""
+        """The binary and multilabel segmentations; those of other kinds lie in other folders."""
         for name in _names(fs, f"{folder}/Segmentations"):
             fields = parse_segmentation_store_name(name) if name.endswith(".zarr") else None
             if fields:

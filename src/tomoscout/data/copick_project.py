@@ -1,4 +1,4 @@
-"""Copick's own objects behind a project: all that calls copick's interface is here and in `copick_listing`."""
+"""The interface to copick: only this module and `copick_listing` call it."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class CopickProject:
         return found[0]
 
     def new_tomogram(self, run: str, uri: str) -> Path:
-        """Where a tomogram is written; makes the run and the voxel spacing if there are none."""
+        """The path of a new tomogram; creates the run and the voxel spacing if they do not exist."""
         kind = TomogramUri.parse(uri)
         owner = self._root.get_run(run) or self._root.new_run(run)
         spacing = owner.get_voxel_spacing(kind.voxel_spacing) or owner.new_voxel_spacing(kind.voxel_spacing)
@@ -79,7 +79,7 @@ class CopickProject:
         return [(_describe(entry), entry) for entry in self._run(run).segmentations if not entry.is_panoptic]
 
     def find(self, run: str, wanted: Written) -> Any:
-        """The entry of something that tomoscout writes, or None where there is none."""
+        """The entry of an output of tomoscout, or None if it does not exist."""
         if isinstance(wanted, Segmentation):
             return next((entry for found, entry in self.segmentations(run) if found == wanted), None)
         if isinstance(wanted, Probabilities):
@@ -88,7 +88,7 @@ class CopickProject:
         return found[0] if found else None
 
     def place(self, run: str, wanted: Written) -> Path:
-        """Where something is written: in the overlay, as copick names it."""
+        """The path where an output is written: in the overlay, with copick's name."""
         if isinstance(wanted, Probabilities):
             tomogram = self.tomogram(run, wanted.tomogram)
             return _local(tomogram.fs_overlay, f"{tomogram.overlay_stem}_{wanted.name}_features.zarr")
@@ -101,7 +101,7 @@ class CopickProject:
         return _local(owner.fs_overlay, f"{owner.overlay_path}/{name}")
 
     def refresh(self, run: str, wanted: Written | TomogramUri) -> None:
-        """Let copick list again what it has listed before: something was written or removed."""
+        """Make copick list entries again after something was written or removed."""
         if isinstance(wanted, TomogramUri):
             self._run(run).get_voxel_spacing(wanted.voxel_spacing).refresh_tomograms()
         elif isinstance(wanted, Probabilities):
@@ -193,7 +193,7 @@ def read_picks_file(entry: Any, run: str) -> dict[str, Any]:
         FileNotFoundError: there is no such file.
         TomoscoutError: it is not a copick picks file.
     """
-    if not hasattr(entry, "path"):  # Not kept as a file.
+    if not hasattr(entry, "path"):  # This storage does not keep picks as files.
         return {"points": [point.model_dump() for point in entry.points]}
     try:
         values = json.loads(entry.fs.cat_file(entry.path))

@@ -1,7 +1,7 @@
 """Every conversion between Å and voxels.
 
-Arrays are (z, y, x); coordinates in files and in the API are (x, y, z) in Å; index = Å / voxel spacing
-without a half-voxel shift, as copick and its tools have it.
+Arrays are (z, y, x); coordinates in files and in the API are (x, y, z) in Å; index = Å / voxel spacing without a
+half-voxel shift, as in copick and its tools.
 """
 
 from __future__ import annotations

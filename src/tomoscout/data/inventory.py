@@ -29,9 +29,10 @@ class PickCount(NamedTuple):
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One run: tomogram URI → shape (z, y, x); source → picks; segmentation → digest of its content; the batch (job)
-    it belongs to; and the signature of its folders when it was read.
+    """A run of a project.
 
+    `batch`: the batch (job) it belongs to. `tomograms`: URI → shape (z, y, x). `picks`: source → number and digest.
+    `segmentations`: segmentation → digest of its content. `signature`: that of its folders when they were read.
     `contents`: tomogram URI → digest of its content. `unreadable`: what cannot be used (the URI of a tomogram, a source
     of picks, a file) → the reason. `doubtful`: picks that probably have another unit → the reason.
     """
@@ -130,7 +131,7 @@ def read_inventory(path: Path) -> list[RunRecord]:
 
 
 def find_runs(records: list[RunRecord], names: list[str], where: str) -> list[RunRecord]:
-    """The records that `names` (`run` or `project/run`) stand for, in that order; `where` names the option.
+    """The records that `names` (`run` or `project/run`) refer to, in that order; `where` names the option.
 
     Raises:
         TomoscoutError: a name is unknown, or two projects have such a run.

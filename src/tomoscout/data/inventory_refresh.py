@@ -1,4 +1,4 @@
-"""Bring the inventory up to date: read the runs whose folders have changed since, and give new runs their batches."""
+"""Update of the inventory: reads the runs whose folders have changed, and assigns new runs to batches."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tomoscout.machine.messages import warn
 from tomoscout.options.names import Source, TomogramUri
 
 LEAST_CHANCE = 1e-4
-"""Picks whose positions are less probable than this, if they were uniformly distributed, are doubtful."""
+"""Picks are doubtful if positions like theirs are less probable than this under a uniform distribution."""
 
 
 def read_fresh(path: Path, projects: Mapping[str, str]) -> list[RunRecord] | None:
@@ -46,7 +46,7 @@ def _read_known(path: Path) -> list[RunRecord]:
     try:
         return read_inventory(path)
     except TomoscoutError as error:
-        # Of another version, or damaged: it is replaced.
+        # An inventory of another version, or a damaged one, is replaced.
         warn(f"{error}; made anew")
         return []
 
@@ -131,8 +131,8 @@ def _add_picks(project: Project, record: RunRecord, source: Source) -> None:
 
 
 def _in_corner(positions: NDArray[np.float64], tomograms: Mapping[str, Shape]) -> bool:
-    """Whether all positions (x, y, z), taken as voxels, lie in a tomogram, and so, as Å, in its corner: by chance the
-    probability of that is below `LEAST_CHANCE`."""
+    """Whether all positions (x, y, z in Å) lie in the corner of a tomogram that they would fill if they were in voxels,
+    and the probability of this by chance is below `LEAST_CHANCE`."""
     for uri, shape in tomograms.items():
         chance = TomogramUri.parse(uri).voxel_spacing ** (-3 * len(positions))
         if chance < LEAST_CHANCE and (positions < np.array(shape[::-1])).all():
@@ -141,7 +141,8 @@ def _in_corner(positions: NDArray[np.float64], tomograms: Mapping[str, Shape]) -
 
 
 def _can_be_named(parse: Callable[[str], object], name: str, what: str) -> bool:
-    """Whether a configuration can name it; a name with a space, for example, is reported and left out."""
+    """Whether a configuration can refer to something by its name; if not, as with a space in the name, this is
+    reported."""
     try:
         parse(name)
     except ValueError as error:

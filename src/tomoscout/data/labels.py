@@ -1,4 +1,4 @@
-"""Labels of classes: 1 to C inside a training; on disk those of the copick config, as copick's programs read them."""
+"""Labels of classes: 1 to C in training; on disk those of the copick config, as copick's programs read them."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ def label_type(largest: int) -> type[np.unsignedinteger[Any]]:
 
 
 def to_stored(labels: NDArray[np.integer], stored: Mapping[str, int]) -> NDArray[np.integer]:
-    """Labels 1 to C, in the order of `stored`, as they are written to disk."""
+    """Labels 1 to C, in the order of `stored`, replaced by the labels on disk."""
     return _replaced(labels, np.array([0, *stored.values()], dtype=label_type(max(stored.values(), default=0))))
 
 
 def from_stored(labels: NDArray[Any], stored: Mapping[str, int], what: str) -> NDArray[np.integer]:
-    """Labels as they are on disk, as 1 to C in the order of `stored`.
+    """Labels on disk replaced by 1 to C, in the order of `stored`.
 
     Raises:
-        TomoscoutError: `what` holds a value that is no label of a class.
+        TomoscoutError: `what` holds a value that is not the label of a class.
     """
     if labels.dtype.kind not in "biu":
         raise TomoscoutError(f"{what}: holds {labels.dtype}, expected whole numbers")
@@ -71,7 +71,7 @@ def _replaced(labels: NDArray[np.integer], table: NDArray[np.unsignedinteger[Any
     if labels.dtype == table.dtype and np.array_equal(table, np.arange(len(table))):
         return labels
     if labels.dtype == table.dtype == np.uint8:
-        # Ten times as fast as indexing.
+        # Bytes are translated ten times as fast as by indexing.
         bytewise = table.tobytes().ljust(256, b"\0")
         return np.frombuffer(labels.tobytes().translate(bytewise), dtype=np.uint8).reshape(labels.shape)
     replaced: NDArray[np.integer] = table[labels]

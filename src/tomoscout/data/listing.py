@@ -11,8 +11,8 @@ RUNS_SHOWN = 30
 
 
 def list_projects(records: Sequence[RunRecord], shown: int | None = RUNS_SHOWN) -> str:
-    """Per project its tomograms, picks and segmentations with the number of runs that have them, and the content of the
-    first `shown` runs (None: of all)."""
+    """For each project: its tomograms, picks and segmentations with the number of runs that have them, and the content
+    of the first `shown` runs (None: of all)."""
     by_project: dict[str, list[RunRecord]] = {}
     for record in records:
         by_project.setdefault(record.project, []).append(record)

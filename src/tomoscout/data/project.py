@@ -1,4 +1,4 @@
-"""A copick project: the values in its tomograms, picks, segmentations and class probabilities, read and written."""
+"""A copick project: reads and writes its tomograms, picks, segmentations and class probabilities."""
 
 from __future__ import annotations
 
@@ -110,7 +110,8 @@ class Project:
             )
 
     def digest_written(self, run: str, wanted: Segmentation | Probabilities) -> str:
-        """The digest of a volume as it was returned when it was written, taken again from its files."""
+        """The digest of a volume, computed again from its files, to compare with the digest that was returned when it
+        was written."""
         entry = self._copick.find(run, wanted)
         if entry is None:
             raise TomoscoutError(f"{self.name}/{run}: no {kind_of(wanted)} {wanted}")
@@ -189,8 +190,8 @@ class Project:
         return points_of(values, f"{owner}: picks {source}", f"{owner}: {getattr(entry, 'path', source)}")
 
     def write_picks(self, run: str, source: Source, picks: Picks, inputs: str = OF_OTHERS) -> None:
-        """Write picks, replacing earlier ones of the same object, user and session; without any, an empty file.
-        `inputs`: the digest of what they were made from, kept with them."""
+        """Write picks, replacing earlier ones of the same object, user and session; an empty file if there are none.
+        `inputs`: the digest of what they were made from, stored with them."""
         if source.name not in self.objects:
             raise TomoscoutError(f"project {self.name} ({self.config}): no pickable object '{source.name}'")
         points = to_points(picks)
@@ -245,8 +246,8 @@ class Project:
     def write_segmentation(
         self, run: str, wanted: Segmentation, labels: NDArray[np.integer], attributes: Mapping[str, Any]
     ) -> str:
-        """Write labels (z, y, x) as they are, replacing an earlier segmentation in one step; `attributes`, "inputs"
-        among them, are kept beside them under "tomoscout". Returns the digest of the data."""
+        """Write labels (z, y, x) unchanged, replacing an earlier segmentation in one step (atomically for its readers);
+        `attributes`, "inputs" among them, are stored with them under "tomoscout". Returns the digest of the data."""
         return self._write(run, wanted, labels, wanted.voxel_spacing, attributes)
 
     def _write(
@@ -267,7 +268,7 @@ class Project:
     def write_probabilities(
         self, run: str, wanted: Probabilities, probabilities: NDArray[np.uint8], attributes: Mapping[str, Any]
     ) -> str:
-        """Write quantised class probabilities (class, z, y, x); `attributes` as of `write_segmentation`. Returns their
+        """Write quantised class probabilities (class, z, y, x); `attributes` as in `write_segmentation`. Returns their
         digest."""
         spacing = TomogramUri.parse(wanted.tomogram).voxel_spacing
         return self._write(run, wanted, probabilities, spacing, attributes)

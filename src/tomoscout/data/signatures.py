@@ -16,8 +16,8 @@ def read_signatures(projects: Mapping[str, str]) -> dict[str, str]:
     remote storage has the one entry `project/`, the digest of its config.
 
     Raises:
-        TomoscoutError: a copick config is missing or broken, a project's folder is not there or holds no run, or one
-            folder stands for two projects or two runs.
+        TomoscoutError: a copick config is missing or broken, a project's folder is missing or holds no run, or two
+            projects or two runs share a folder.
     """
     found: dict[str, str] = {}
     owners: dict[Path, str] = {}
@@ -81,12 +81,12 @@ def _look_at_run(run: str) -> object:
         if not (part.name in ("Picks", "Segmentations") or part.name.startswith("VoxelSpacing")) or not part.is_dir():
             continue
         for entry in _entries(part.path):
-            # Probabilities are no input, and are written often.
+            # Probabilities are not inputs, and are written often.
             if entry.name.startswith(".") or entry.name.endswith("_features.zarr"):
                 continue
             try:
                 facts = entry.stat()
-            except OSError:  # A broken link.
+            except OSError:  # A broken symbolic link.
                 continue
             seen.append([part.name, entry.name, facts.st_size, facts.st_mtime_ns])
             if entry.name.endswith(".zarr"):
@@ -95,7 +95,8 @@ def _look_at_run(run: str) -> object:
 
 
 def _look_at_volume(folder: str) -> Iterator[int]:
-    """Size and time of the metadata and the first chunk of an image: some programs write in place."""
+    """Sizes and times of the metadata and the first chunk of an image: programs that write in place do not change the
+    folder's time."""
     for name in ("0/.zarray", "0/0/0/0", "0/0.0.0"):
         try:
             facts = os.stat(f"{folder}/{name}")  # noqa: PTH116 paths cost more than the look itself

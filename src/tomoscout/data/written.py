@@ -1,4 +1,4 @@
-"""What tomoscout writes into a project, and the stamp that says from which inputs it was made."""
+"""Outputs that tomoscout writes into a project, and the stamp that says from which inputs they were made."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Probabilities(NamedTuple):
 
 
 Written = Source | Segmentation | Probabilities
-"""What tomoscout writes into a project: picks, segmentations, class probabilities."""
+"""An output that tomoscout writes into a project: picks, a segmentation, or class probabilities."""
 
 
 def kind_of(wanted: Written) -> str:

@@ -24,14 +24,14 @@ from tomoscout.data.ome_zarr import VolumeError, check_axes, check_scale, finest
 from tomoscout.machine.errors import cut, shown
 
 LARGEST_CHUNK = 256
-"""Voxels along a side, as copick writes them; made smaller so that chunks divide a volume evenly."""
+"""Largest side of a chunk in voxels, as copick writes it; smaller where this divides a volume evenly."""
 
 
 LARGEST_SIDE = 100_000
-"""The most voxels along a side of a volume that is read."""
+"""Largest number of voxels along a side of a volume that can be read."""
 
 SAMPLE = 2**14
-"""Bytes that a digest samples in one place of a file."""
+"""Number of bytes that a digest samples at one position of a file."""
 
 
 @dataclass(frozen=True)
@@ -206,8 +206,8 @@ def remove_volume(path: Path) -> None:
 
 
 def _aside(path: Path) -> tuple[Path, Path]:
-    """The folders of a new image before, and of an earlier one after it is replaced. Their names are fixed, so that the
-    leftovers of a killed process are removed."""
+    """The folders of a new image before it replaces an earlier one, and of the earlier one afterwards. Their names are
+    fixed, so that leftovers of a killed process are removed."""
     return path.with_name(f".{path.name}.tmp"), path.with_name(f".{path.name}.old")
 
 

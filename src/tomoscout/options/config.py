@@ -1,4 +1,5 @@
-"""The whole configuration: its sections, each defined beside the code that it steers, and how it is read."""
+"""The whole configuration: its sections, each defined beside the code that it controls, and how it is read and
+validated."""
 
 from __future__ import annotations
 
@@ -83,17 +84,17 @@ class Config(Section):
 
     @property
     def learns(self) -> bool:
-        """Whether there is anything to learn; without it models from elsewhere are applied, and nothing is trained."""
+        """Whether targets are configured. Otherwise nothing is trained, and models trained elsewhere are applied."""
         return bool(self.targets.picks or self.targets.segmentations or self.targets.labels)
 
     @property
     def is_scored(self) -> bool:
-        """Whether there is anything to score picks by."""
+        """Whether there are reference picks to score against."""
         return self.learns or self.evaluate.reference is not None
 
     @property
     def chooses_thresholds(self) -> bool:
-        """Whether the thresholds of a model of octopi's, which has none, are chosen on the validation runs."""
+        """Whether the thresholds of an imported octopi model, which has none, are chosen on the validation runs."""
         return self.learns and not isinstance(self.localize.threshold, float | int)
 
     @property
@@ -127,12 +128,12 @@ def parse_config(values: object, origin: str, files: Sequence[ConfigFile] = (), 
 
     Args:
         values: options by section.
-        origin: names them in messages.
-        files: where they come from, for messages; numbers are taken as they are written there.
-        quiet: do not note on stderr what was changed.
+        origin: where they come from, for messages.
+        files: the files that they were read from, for messages; numbers are taken as they are written there.
+        quiet: do not report on stderr which values were converted.
 
     Raises:
-        TomoscoutError: the first thing wrong, with its key.
+        TomoscoutError: an option is invalid; the message names the key of the first one.
     """
     if not isinstance(values, dict):
         raise TomoscoutError(f"{origin}: expected a mapping of options, found {type(values).__name__}")
@@ -153,7 +154,8 @@ def parse_config(values: object, origin: str, files: Sequence[ConfigFile] = (), 
 
 
 def _refuse_odd_values(value: Any, place: tuple[Any, ...], origin: str) -> None:
-    """Refuse what no option can mean: infinite numbers, and what the system's names and numbers cannot hold."""
+    """Refuse values that no option accepts: infinite numbers, integers beyond 64 bits, and text with null characters or
+    surrogates."""
     if isinstance(value, dict | list | tuple):
         parts = value.items() if isinstance(value, dict) else enumerate(value)
         for key, part in parts:
@@ -177,7 +179,8 @@ def _describe_note(note: Note) -> str:
 
 
 def section_paths(section: type[Section] = Config, path: str = "") -> Iterator[tuple[type[Section], str]]:
-    """Every section with its path, such as `train.augmentation`; the networks and losses to choose from left aside."""
+    """Every section with its path, such as `train.augmentation`, without the sections of networks and losses to choose
+    from."""
     yield section, path
     for name, field in section.model_fields.items():
         if isinstance(kind := field.annotation, type) and issubclass(kind, Section):
@@ -188,7 +191,7 @@ def load_config(path: Path) -> Config:
     """Read and validate a YAML or JSON configuration file.
 
     Raises:
-        TomoscoutError: the file is missing, is neither, or holds a bad option or a key twice.
+        TomoscoutError: the file is missing, is neither YAML nor JSON, or holds an invalid option or a duplicate key.
     """
     file = read_config_file(path)
     return parse_config(file.values, str(path), [file])

@@ -1,6 +1,6 @@
-"""Configuration files as they are written: what YAML would drop or change without a word is told.
+"""Configuration files as they are written: reports what YAML would drop or change silently.
 
-YAML keeps the last of two sections of one name, and reads `007` as 7, `2024_01` as 202401, `no` as false.
+YAML keeps only the last of two sections with the same name, and reads `007` as 7, `2024_01` as 202401, `no` as false.
 """
 
 from __future__ import annotations
@@ -18,33 +18,33 @@ from tomoscout.machine.errors import TomoscoutError, cut
 from tomoscout.machine.files import read_text
 
 KeyPath = tuple[str, ...]
-"""Keys and places in lists, from the outermost on; of a key itself, and not what it stands for, the last is `[key]`."""
+"""Keys and indices of lists, outermost first. The path of a key itself, not of its value, ends in `[key]`."""
 
 MOST_NODES = 1_000_000
-"""Values that a file may hold, those that aliases repeat included."""
+"""Largest number of values in a file, including those that aliases repeat."""
 
 
 class WrittenNumber(int):
-    """A whole number that is written as Python would not write it, such as 007: where a name is expected, the name is
-    lost."""
+    """An integer written in another form than Python's, such as 007. `text` keeps that form, which matters where a name
+    is expected."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class ConfigFile:
-    """What a file holds. `texts`: every plain value as it is written, with its line, by the path of its key."""
+    """The content of a file. `texts`: path of a key → its scalar value as written, and the line."""
 
     path: Path
     values: Any
     texts: dict[KeyPath, tuple[str, int]]
 
     def written(self, place: Sequence[str | int], value: object) -> tuple[str, int] | None:
-        """How a value is written, and in which line; None where it is not from here."""
+        """The value at a path as it is written, and its line; None if it is not from this file."""
         path = tuple(map(str, place))
         if path in self.texts or path[-1:] != ("[key]",):
             return self.texts.get(path)
-        # A key that is not text stands in the path as what YAML made of it.
+        # A key that YAML does not read as text is in the path in its converted form.
         for known, (text, line) in self.texts.items():
             if known[:-2] == path[:-2] and known[-1] == "[key]" and yaml.safe_load(text) == value:
                 return text, line
@@ -52,7 +52,8 @@ class ConfigFile:
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain values, among them tuples as Python's writers of YAML mark them, which are lists."""
+    """A safe loader that reads sequences tagged as Python tuples as lists, and integers in unusual forms as
+    `WrittenNumber`."""
 
 
 def _sequence(loader: _Loader, node: yaml.SequenceNode) -> list[Any]:
@@ -76,7 +77,7 @@ def read_config_file(path: Path) -> ConfigFile:
     """Read a YAML or JSON file.
 
     Raises:
-        TomoscoutError: it is missing, is neither, holds a key twice, or more than a configuration can.
+        TomoscoutError: it is missing, is neither, holds a duplicate key, or is too large for a configuration.
     """
     if not path.exists():
         raise TomoscoutError(f"{path}: no such configuration file")
@@ -92,7 +93,7 @@ def read_config_file(path: Path) -> ConfigFile:
 
 
 def _read_json(path: Path, text: str) -> ConfigFile | None:
-    """JSON as it is, before YAML sees it, which takes 1e-05 for text. None for what is no JSON."""
+    """Read JSON; None if the text is not JSON. YAML is not used for it, as it reads 1e-05 as text."""
 
     def refuse_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         values = dict(pairs)
@@ -130,7 +131,7 @@ def _children(node: yaml.Node) -> list[yaml.Node]:
 
 
 def _check_size(path: Path, root: yaml.Node) -> None:
-    """Refuse aliases that repeat a value inside of itself, or so often that there would be no end of it."""
+    """Refuse recursive aliases, and files with more than `MOST_NODES` values when aliases are expanded."""
     sizes: dict[int, int | None] = {}
 
     def size(node: yaml.Node) -> int:
@@ -147,7 +148,7 @@ def _check_size(path: Path, root: yaml.Node) -> None:
 
 
 def _survey(path: Path, node: yaml.Node, place: KeyPath, texts: dict[KeyPath, tuple[str, int]]) -> None:
-    """Note every plain value, and refuse keys that stand in a mapping twice."""
+    """Collect every scalar value in `texts`, and refuse duplicate keys of a mapping."""
     if isinstance(node, yaml.ScalarNode):
         texts[place] = node.value, _line(node)
     elif isinstance(node, yaml.SequenceNode):
@@ -173,7 +174,8 @@ def _line(node: yaml.Node) -> int:
 
 
 def as_written(value: Any, written: Any) -> Any:
-    """A value that somebody else read from a file, or merged from several, with its numbers as `written` there."""
+    """A value that another program has read from a file, or merged from several, with its numbers replaced by those of
+    `written`."""
     if isinstance(value, dict) and isinstance(written, dict):
         keys = {key: key for key in written}
         return {keys.get(key, key): as_written(part, written.get(key)) for key, part in value.items()}

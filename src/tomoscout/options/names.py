@@ -1,5 +1,4 @@
-"""Names of runs, objects and models, of kinds of tomogram, and of where picks come from: their rules, and how they are
-read."""
+"""Names of runs, objects and models, URIs of tomograms, and sources of picks: their rules, and how they are parsed."""
 
 from __future__ import annotations
 
@@ -16,14 +15,14 @@ from tomoscout.machine.files import digest
 
 @dataclass(frozen=True)
 class Named:
-    """Marks text that is a name: a number stands for it. `by_copick`: copick's names, in which it replaces some
-    characters."""
+    """Marks text that is a name, for which a number is also accepted. `by_copick`: whether copick replaces some
+    characters in it."""
 
     by_copick: bool
 
 
-# What copick replaces in names, so that one that holds it would not be found again, and what has a meaning in our own:
-# commas and @ in sources, braces in Snakemake's paths.
+# Characters that copick replaces in names, so that a name with one of them would not be found again, and characters
+# with a meaning here: commas and @ in sources, braces in Snakemake's paths.
 _NOT_IN_NAMES = r"<>:\"/\\|?*\s_\x00-\x1f\x7f,@{}"
 NAME_PATTERN = rf"^\.*[^.{_NOT_IN_NAMES}-]([^{_NOT_IN_NAMES}]*[^{_NOT_IN_NAMES}-])?$"
 NAME_RULE = (
@@ -31,13 +30,13 @@ NAME_RULE = (
     "and be more than dots"
 )
 Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=100), Named(by_copick=True)]
-"""A name of ours, as copick takes it."""
+"""A name given by the user that copick does not change."""
 ObjectName = Annotated[str, Field(min_length=1), Named(by_copick=True)]
 """The name of an object of a copick project."""
 RunName = Annotated[str, Field(min_length=1), Named(by_copick=False)]
 """The name of a run, which may hold underscores, or `project/run`."""
 ProjectName = Annotated[str, Field(pattern=r"^\.*[^/:\s.][^/:\s]*$"), Named(by_copick=False)]
-"""What a configuration calls a project."""
+"""The name of a project in the configuration."""
 
 
 def copick_name(text: str) -> str:
@@ -47,7 +46,7 @@ def copick_name(text: str) -> str:
 
 
 class TomogramUri(NamedTuple):
-    """A kind of tomogram: `algorithm@voxel spacing in Å`."""
+    """The URI of a kind of tomogram: `algorithm@voxel spacing in Å`."""
 
     algorithm: str
     voxel_spacing: float
@@ -73,7 +72,7 @@ class TomogramUri(NamedTuple):
 
 
 class Source(NamedTuple):
-    """Where picks or a segmentation come from. `user` and `session` are None where any will do."""
+    """The source of picks or of a segmentation. `user` and `session` are None if any is accepted."""
 
     name: str
     user: str | None
@@ -102,15 +101,15 @@ def source_name(text: str) -> str:
 
 
 def names_octopi(path: str) -> bool:
-    """Whether a path is that of octopi's configuration of a model, and not of a model folder."""
+    """Whether a path is that of octopi's configuration of a model, not of a model folder."""
     return path.endswith((".yaml", ".yml")) and Path(path).name != "model.yaml"
 
 
 def model_name(path: str) -> str:
-    """What a model from elsewhere is called here: as its folder. Of octopi's models many lie in folders of one name and
-    become model folders side by side, so that a part of a digest of the path tells them apart."""
+    """The name of a model given by its path: that of its folder. Folders of octopi models often have the same name, so
+    part of a digest of the path is appended for them."""
     absolute = Path(path).absolute()
     folder = absolute.parent if absolute.suffix in (".yaml", ".yml") else absolute
-    # Copick would replace what a name must not hold, and not find it again.
+    # Characters are replaced as copick would replace them; otherwise it would not find the name again.
     name = re.sub(r"[^\w.-]|_", "-", folder.name).strip("-.") or "models"
     return f"{name}-{digest(path)[:6]}" if names_octopi(path) else name

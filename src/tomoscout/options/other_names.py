@@ -1,4 +1,4 @@
-"""What options are called elsewhere, in octopi above all, and what stands for them here."""
+"""Names of options in other programs, mainly octopi, and the corresponding options of tomoscout."""
 
 from __future__ import annotations
 
@@ -128,9 +128,10 @@ ELSEWHERE: dict[str, str] = {
     "session_id": "`session`",
     "sessionid": "`session`",
 }
-"""By name in lower case, with underscores for hyphens. Options of ours stand in backquotes, by their whole path."""
+"""Name in lower case, with underscores for hyphens → advice. Options of tomoscout are in backquotes, with their whole
+path."""
 
 
 def name_here(key: str) -> str | None:
-    """What is to be written here for an option of others; None for a name that is not known of them."""
+    """The advice for an option of another program; None for an unknown name."""
     return ELSEWHERE.get(key.lstrip("-").lower().replace("-", "_"))

@@ -1,4 +1,4 @@
-"""The reference of all options, written from their one definition in config.py."""
+"""The reference of all options, generated from their definitions."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def markdown() -> str:
 
 
 def _choice(name: str, section: type[Section]) -> str:
-    """A section among several to choose from, as a heading and a table."""
+    """The heading and the table of a section that is one of several to choose from."""
     rows = "".join(
         f"| `{key}` | `{json.dumps(_default(field), ensure_ascii=False)}` | {_cell(_meaning(field))} |\n"
         for key, field in section.model_fields.items()
@@ -136,7 +136,7 @@ def _default(field: FieldInfo) -> Any:
 
 
 def _meaning(field: FieldInfo) -> str:
-    """What an option means, and whether it only says where work is done."""
+    """The description of an option, with a note if it only says where work is done."""
     where = " Another value makes no result out of date." if WHERE_IT_RUNS in field.metadata else ""
     return f"{field.description or ''}{where}"
 

@@ -1,7 +1,7 @@
-"""A group of options: the base of everything that a configuration file may hold, and how tolerantly it is read.
+"""Sections: the base class of all groups of options, and the tolerant reading of their values.
 
-What can only mean one thing is taken, with a note where it was changed: a single value or a comma string for a list,
-a number for a name, characters that copick replaces in names.
+A value with only one possible meaning is converted, and a note is made where this changed it: a single value or a
+comma-separated string for a list, a number for a name, characters that copick replaces in names.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ Size = Annotated[int, Field(ge=1, le=100_000)]
 
 
 def expand_path(text: str) -> str:
-    """The path with `~`, `$NAME` and `${NAME}` replaced by what they stand for.
+    """The path with `~`, `$NAME` and `${NAME}` replaced by their values.
 
     Raises:
-        ValueError: a variable is not set, or there is no such home.
+        ValueError: a variable is not set, or there is no such home folder.
     """
     for match in re.finditer(r"\$(?:(\w+)|\{([^}]*)\})", text):
         if (name := match[1] or match[2]) not in os.environ:
@@ -50,8 +50,8 @@ FilePath = Annotated[str, Field(min_length=1), AfterValidator(expand_path)]
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Marks an option, within `Annotated`, that digests of results leave out: another value makes no result out of
-    date by itself."""
+    """Marks an option, within `Annotated`, that fingerprints leave out: changing it does not by itself make results out
+    of date."""
 
     why: str
 
@@ -72,7 +72,7 @@ _Mark = TypeVar("_Mark", LeftOut, NotSearched)
 
 
 class Note(NamedTuple):
-    """What was changed: the section, or the path of the key; its key there; and how."""
+    """A value that was converted: the section, or the path of the key; its key there; and the change."""
 
     section: type[Section] | str
     key: str
@@ -84,7 +84,7 @@ _notes: ContextVar[list[Note] | None] = ContextVar("notes", default=None)
 
 @contextmanager
 def collected_notes() -> Iterator[list[Note]]:
-    """While this lasts, what is changed in what is read is noted."""
+    """Context that collects a note for every value converted while a configuration is read."""
     notes: list[Note] = []
     token = _notes.set(notes)
     try:
@@ -94,13 +94,13 @@ def collected_notes() -> Iterator[list[Note]]:
 
 
 def note_change(section: type[Section] | str, key: str, given: object, taken: object) -> None:
-    """Note that something is taken for what it can only mean."""
+    """Note that a given value was converted."""
     if (notes := _notes.get()) is not None:
         notes.append(Note(section, key, f"{shown(given)} is taken as {shown(taken)}"))
 
 
 class Section(BaseModel):
-    """A group of options. Unknown keys are refused with the one that is meant; values are read tolerantly."""
+    """A group of options. Unknown keys are refused with a suggestion; values are read tolerantly."""
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False)
 
@@ -111,11 +111,11 @@ class Section(BaseModel):
         return {name: entry for name, entry in marks if isinstance(entry, mark)}
 
     def decisive(self, keep: Collection[str] = (), leave_out: Collection[str] = ()) -> dict[str, Any]:
-        """The values that results depend on, as JSON has them: of all options but those marked `LeftOut`.
+        """The values that results depend on, as JSON types: of all options but those marked `LeftOut`.
 
         Args:
-            keep: options that are marked and count all the same.
-            leave_out: further ones that do not.
+            keep: marked options that are included all the same.
+            leave_out: further options to leave out.
         """
         return self.model_dump(mode="json", exclude={*self.marked(LeftOut), *leave_out} - {*keep})
 
@@ -139,14 +139,14 @@ class Section(BaseModel):
 
     @classmethod
     def _with_own_reader(cls) -> set[str]:
-        """Fields with a validator of their own for what is given: it reads the short forms."""
+        """Names of fields with a `before` validator of their own, which reads their short forms."""
         validators = cls.__pydantic_decorators__.field_validators.values()
         return {name for entry in validators if entry.info.mode == "before" for name in entry.info.fields}
 
 
 def _hint(key: str, known: list[str]) -> str:
     here = name_here(key)
-    # Of what octopi's networks have in common, not every family has all.
+    # Within `train.network` no advice points to `train.network`: not every family has all options of octopi's networks.
     if here and not ("family" in known and "train.network" in here):
         return f"in tomoscout: {here}"
     near = difflib.get_close_matches(key, known, n=1)
@@ -154,7 +154,8 @@ def _hint(key: str, known: list[str]) -> str:
 
 
 def as_meant(value: Any, kind: Any, metadata: Any = ()) -> Any:
-    """What a value means where this kind is expected; the value itself where it means no other."""
+    """The value converted to the expected kind where it can only mean that; otherwise the value itself, as the same
+    object."""
     if get_origin(kind) is Annotated:
         return as_meant(value, get_args(kind)[0], kind.__metadata__)
     if any(isinstance(entry, BeforeValidator) for entry in metadata):
@@ -168,12 +169,13 @@ def as_meant(value: Any, kind: Any, metadata: Any = ()) -> Any:
         return _list_as_meant(value, get_args(kind)[0], metadata)
     if origin is str:
         return _name_as_meant(value, next((entry for entry in metadata if isinstance(entry, Named)), None))
-    # Yes and no are no numbers, though Python counts with them; of text pydantic says so.
+    # Booleans are integers in Python, and pydantic would accept them as numbers; it refuses text.
     return str(value).lower() if origin in (int, float) and isinstance(value, bool) else value
 
 
 def _as_one_of(value: Any, kinds: tuple[Any, ...]) -> Any:
-    """Of an option that takes several kinds of value: its list stands for a single value where nothing else can."""
+    """Convert a value of an option that takes several kinds: a single value becomes a list only if no other kind
+    fits."""
     by_type = {_plain_type(kind): kind for kind in kinds}
     if isinstance(value, dict):
         wanted: list[Any] = [dict]
@@ -193,7 +195,7 @@ def _plain_type(kind: Any) -> Any:
 
 
 def _list_as_meant(value: Any, kind: Any, metadata: Any) -> Any:
-    """A list from a comma string or a single value, which stands for all of a list of fixed length."""
+    """A list from a comma-separated string or a single value. For a list of fixed length a single value is repeated."""
     if isinstance(value, str) and value.strip():
         parts = [part.strip() for part in value.strip("[]() ").split(",")]
         values: Any = parts if _plain_type(kind) is str else [_number(part) for part in parts]
@@ -227,7 +229,8 @@ def _mapping_as_meant(value: dict[Any, Any], keys: Any, values: Any) -> dict[Any
 
 
 def _name_as_meant(value: Any, named: Named | None) -> Any:
-    # Another form of the number, such as 007, or yes and no, may be another name: pydantic refuses what is no text.
+    # Only plain integers: a number such as 007, or a boolean from yes or no, may be another name. pydantic refuses
+    # those, as they are not text.
     if named and type(value) is int:
         return str(value)
     return copick_name(value) if named and named.by_copick and isinstance(value, str) else value

@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, in words: the first error with its key, what was expected and what was found."""
+"""Messages about invalid configurations: the first error, with its key, what was expected and what was found."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from tomoscout.options.names import NAME_RULE
 
 
 def first_error(error: ValidationError, files: Sequence[ConfigFile] = ()) -> str:
-    """The first thing wrong: its key, what was expected and, where the message does not say it, what was found."""
+    """The first error: its key, what was expected and, where the message does not say it, what was found."""
     errors = error.errors(include_url=False)
-    # Where there is a choice of types, what is wrong with a value of the right one says more than that it is no other.
+    # For a union of types, an error inside a value of the right type says more than the errors of the other types.
     inside = [entry for entry in errors if key_of(entry["loc"]).startswith(key_of(errors[0]["loc"]))]
     first = next((entry for entry in inside if entry["type"] == "value_error"), errors[0])
     where = key_of(first["loc"])
-    # Otherwise each type says what it would take.
+    # Otherwise the messages of all types are joined.
     messages = dict.fromkeys(entry["msg"] for entry in errors if key_of(entry["loc"]) == where)
     message = cut(", or ".join(messages).removeprefix("Value error, "), 1500)
     if first["type"] == "string_pattern_mismatch":
@@ -33,7 +33,7 @@ def first_error(error: ValidationError, files: Sequence[ConfigFile] = ()) -> str
 
 
 def _unquoted(value: object, place: tuple[int | str, ...], files: Sequence[ConfigFile]) -> str:
-    """What to do where text is expected and YAML took what stands there for something else."""
+    """The message for a value that YAML read as something else where text is expected."""
     known = [(file.path, *written) for file in files if (written := file.written(place, value))]
     text = value.text if isinstance(value, WrittenNumber) else known[-1][1] if known else str(value)
     where = f" ({known[-1][0]}, line {known[-1][2]})" if known else ""
@@ -45,8 +45,8 @@ def _unquoted(value: object, place: tuple[int | str, ...], files: Sequence[Confi
 
 
 def key_of(path: Sequence[int | str]) -> str:
-    """The key that a path of pydantic's stands for: without the types among it."""
+    """The dotted key of an error location of pydantic, without the names of types in it."""
     types = re.compile(r"function-|\w+\[|(constrained-\w+|str|int|float)$")
-    # Of a key that is wrong itself, the mapping that it stands in.
+    # For an invalid key, the mapping that holds it.
     path = path[:-2] if path and path[-1] == "[key]" else path
     return ".".join(cut(str(part)) for part in path if not types.match(str(part))) or "top level"

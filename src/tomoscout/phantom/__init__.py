@@ -1,1 +1,1 @@
-"""A copick project whose truth is known: simulated tomograms, their particles and membranes."""
+"""Phantoms: copick projects of simulated tomograms with known particles and membranes (ground truth)."""

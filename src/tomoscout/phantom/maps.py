@@ -1,4 +1,4 @@
-"""Density maps in MRC files as kinds of particles."""
+"""Kinds of particles from density maps in MRC files."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from tomoscout.phantom.shapes import OVERSAMPLING, Kind, bounding_radius
 def kind_from_map(name: str, path: Path, voxel_spacing: float) -> Kind:
     """The particle in a density map (protein brighter than solvent), for tomograms of this voxel spacing (Å).
 
-    The map is blurred as a voxel of the tomogram would blur it, and cut off at Otsu's threshold; of what lies above,
-    the largest connected piece and its rim are the particle, scaled so that solvent is 0 and its mean inside is 1.
-    Its centre of mass becomes the centre.
+    The map is blurred like a voxel of the tomogram and segmented by Otsu's threshold. The particle is the largest
+    connected component above the threshold, with its rim, scaled so that solvent is 0 and the mean inside is 1. Its
+    centre of mass becomes the centre.
 
     Raises:
         TomoscoutError: the file is missing, broken, not a volume of real numbers, without a voxel size, constant, or
@@ -29,7 +29,7 @@ def kind_from_map(name: str, path: Path, voxel_spacing: float) -> Kind:
     from scipy.ndimage import affine_transform, binary_dilation, center_of_mass, gaussian_filter, label
 
     raw, voxel_size = _read(path)
-    # A box of one voxel has this standard deviation.
+    # The standard deviation of a box one voxel wide.
     blur = voxel_spacing / math.sqrt(12)
     smooth = gaussian_filter(raw, blur / voxel_size, mode="nearest")
     pieces, _ = label(smooth > otsu_threshold(smooth))
@@ -52,8 +52,8 @@ def kind_from_map(name: str, path: Path, voxel_spacing: float) -> Kind:
 
 
 def otsu_threshold(values: NDArray[Any]) -> float:
-    """The threshold that best separates values into two classes: the largest variance between them
-    (Otsu 1979, doi:10.1109/TSMC.1979.4310076), from a histogram of 256 bins."""
+    """The threshold that best separates values into two classes, with the largest variance between them (Otsu 1979,
+    doi:10.1109/TSMC.1979.4310076), from a histogram of 256 bins."""
     counts, edges = np.histogram(values, bins=256)
     middles = (edges[:-1] + edges[1:]) / 2
     below = np.cumsum(counts)[:-1]

@@ -16,11 +16,11 @@ AMPLITUDE_CONTRAST = 0.07
 
 
 def contrast_transfer(frequency: NDArray[np.floating], defocus: float) -> NDArray[np.float64]:
-    """The phase-flipped contrast transfer function, between −1 and 0: protein is darker than solvent.
+    """The phase-flipped contrast transfer function (CTF), between −1 and 0: protein is darker than solvent.
 
     `frequency` is in 1/Å, `defocus` in µm (underfocus positive). 300 kV, Cs = 2.7 mm, amplitude contrast 0.07. The
-    phase shift is that of Rohou & Grigorieff (2015), doi:10.1016/j.jsb.2015.08.008, equations 2 and 3; flipped
-    phases are what tomograms corrected for the CTF have, so the zeros stay and the sign does not change.
+    phase shift is that of Rohou & Grigorieff (2015), doi:10.1016/j.jsb.2015.08.008, equations 2 and 3. Phases are
+    flipped as in tomograms corrected for the CTF: the zeros stay and the sign does not change.
     """
     # Relativistic electron wavelength in Å.
     wavelength = 12.2643 / math.sqrt(VOLTAGE + 0.978466e-6 * VOLTAGE**2)
@@ -49,11 +49,11 @@ def image(
 ) -> NDArray[np.float32]:
     """The tomogram (z, y, x) of a density, float32 with mean 0 and standard deviation 1.
 
-    The signal is the density times the contrast transfer function times the wedge, in Fourier space; the noise is
-    white and Gaussian times the same wedge. With `particles` the voxels inside particles,
-    `signal_to_noise` = variance of the signal over those voxels / variance of the noise over all voxels. Where no
-    voxel is inside a particle, the noise has the variance of the signal divided by `signal_to_noise`; without any
-    signal it stands alone. One defocus holds for the whole volume, and edges are periodic.
+    The signal is the density times the contrast transfer function times the missing wedge, in Fourier space; the noise
+    is white and Gaussian times the same wedge. With `particles` the voxels inside particles, `signal_to_noise` =
+    variance of the signal over those voxels / variance of the noise over all voxels. Where no voxel is inside a
+    particle, the noise has the variance of the signal divided by `signal_to_noise`; without any signal the tomogram is
+    noise alone. One defocus holds for the whole volume, and edges are periodic.
     """
     from scipy import fft
 

@@ -12,12 +12,12 @@ from tomoscout.data.geometry import Shape, to_voxels
 
 Array = NDArray[np.float64]
 
-# A bilayer: its head groups lie this far from its middle (Å), each layer this wide (standard deviation).
+# Lipid bilayer: distance of the head groups from its mid-plane, and the standard deviation of each layer, both in Å.
 HEAD_GROUPS = 18.0
 HEAD_GROUP_WIDTH = 8.0
-# What the segmentation counts as membrane: everything this near to the middle of the bilayer (Å).
+# The segmentation of membranes contains all voxels this near to the mid-plane of the bilayer (Å).
 HALF_THICKNESS = 30.0
-# Semi-axes of a vesicle, of the longest that the smallest side of the volume allows.
+# Range of the semi-axes of a vesicle, relative to the longest that the smallest side of the volume allows.
 VESICLE_SIZE = (0.5, 0.9)
 
 
@@ -39,9 +39,9 @@ def scatter(
 ) -> Array:
     """Random sequential placement of spheres in a box, the largest first.
 
-    `radii` (N,) and `extent` (3,) are in Å; `free` gives the room in Å around each of (M, 3) points. Returns centres
-    (N, 3) as x, y, z in Å, NaN for a sphere without room after a fixed number of tries. No two spheres overlap and all
-    lie within 0 … extent.
+    `radii` (N,) and `extent` (3,) are in Å; `free` gives the free distance in Å around each of (M, 3) points. Returns
+    centres (N, 3) as x, y, z in Å, NaN for a sphere that found no place in `tries` attempts. No two spheres overlap and
+    all lie within 0 … extent.
     """
     centres = np.full((len(radii), 3), np.nan)
     for index in np.argsort(-radii, kind="stable"):
@@ -86,14 +86,15 @@ def vesicles(count: int, shape: Shape, voxel_spacing: float, random: np.random.G
 
 
 def room_around(mask: NDArray[np.bool_], voxel_spacing: float) -> Callable[[Array], Array]:
-    """The distance in Å from any points (N, 3) as x, y, z in Å to the nearest voxel of `mask`, as a lower bound."""
+    """A function that gives a lower bound of the distance in Å from points (N, 3), as x, y, z in Å, to the nearest
+    voxel of `mask`."""
     from scipy.ndimage import distance_transform_edt
 
     distances = distance_transform_edt(~mask)
 
     def room(points: Array) -> Array:
         nearest = np.floor(to_voxels(points, voxel_spacing) + 0.5).astype(int)
-        # A point is up to half a voxel's diagonal away from the voxel it is looked up in.
+        # A point is up to half of a voxel's diagonal away from the centre of its nearest voxel.
         return np.asarray((distances[tuple(nearest.T)] - np.sqrt(3) / 2) * voxel_spacing, dtype=np.float64)
 
     return room

@@ -52,11 +52,11 @@ class Simulation:
 def make_phantom(folder: Path, options: Phantom, progress: Callable[[str], None] | None = None) -> Path:
     """Write a phantom project into `folder` and return its copick config, `copick.json`.
 
-    Runs `phantom-000`, `phantom-001`, … each get a tomogram, picks of every kind (user `phantom`, session `0`) with
-    the orientation in their transforms, and with `options.membranes` a segmentation named membrane. `phantom.json`,
-    written last, says what it was made with, how many particles of each kind found room, and the digest of each
-    tomogram; `progress` is told the same in a line per run. A run depends on the options and its own number, not on
-    how many runs there are, so runs can be added later. Equal options give equal bytes.
+    Runs `phantom-000`, `phantom-001`, … each get a tomogram, picks of every kind (user `phantom`, session `0`) with the
+    orientation in their transforms, and with `options.membranes` a segmentation named membrane. `phantom.json`, written
+    last, holds the options, the number of particles of each kind that were placed, and the digest of each tomogram;
+    `progress` is called with a line per run. A run depends on the options and its own number, not on how many runs
+    there are, so runs can be added later. Equal options give equal bytes.
 
     Raises:
         TomoscoutError: a density map is missing or broken, an object has a name copick would change, or the folder
@@ -95,10 +95,10 @@ def make_kinds(options: Phantom) -> list[Kind]:
 
 
 def simulate(kinds: list[Kind], options: Phantom, index: int) -> Simulation:
-    """Simulate run number `index`. It depends on the seed and its number alone, however many runs there are."""
+    """Simulate run number `index`. It depends on the options and its number alone, not on how many runs there are."""
     shape = (options.shape[0], options.shape[1], options.shape[2])
     spacing = options.voxel_spacing
-    # A random stream per purpose: more draws from one do not change the others.
+    # A random stream for each purpose, so that more draws for one do not change the others.
     place, shed, shoot, focus = (np.random.default_rng([options.seed, index, purpose]) for purpose in range(4))
 
     membranes = vesicles(options.membranes, shape, spacing, shed)
@@ -129,7 +129,7 @@ def simulate(kinds: list[Kind], options: Phantom, index: int) -> Simulation:
 
 
 def _write_run(project: Project, run: str, result: Simulation, options: Phantom) -> dict[str, Any]:
-    """Write a run; returns what the manifest says of it."""
+    """Write a run; returns its entry in the manifest."""
     uri = str(TomogramUri(ALGORITHM, options.voxel_spacing))
     project.write_tomogram(run, uri, result.tomogram)
     for name, picks in result.picks.items():

@@ -18,7 +18,7 @@ Array = NDArray[np.floating]
 # The density at x, y, z in Å, with soft edges of the given width in Å.
 Form = Callable[[Array, Array, Array, float], Array]
 
-# Densities are kept this much finer than the tomogram, so that linear interpolation hardly blurs them.
+# Densities are sampled this many times finer than the tomogram, so that linear interpolation hardly blurs them.
 OVERSAMPLING = 2
 
 
@@ -151,7 +151,7 @@ def _hemoglobin(x: Array, y: Array, z: Array, edge: float) -> Array:
     return _balls(x, y, z, edge, corners, np.full(4, 17.0), np.ones(4))
 
 
-# Each with a distance in Å from its origin that it stays within, recentring included.
+# Each with a radius in Å around its origin that contains it, also after recentring.
 _FORMS: dict[str, tuple[Form, float]] = {
     "ribosome": (_ribosome, 165),
     "virus-like-particle": (_virus_like_particle, 140),

@@ -1,1 +1,1 @@
-"""What follows from configuration and inventory, before anything large is read. Nothing slow is imported."""
+"""Decisions that follow from configuration and inventory, made without reading volumes. Imports no slow library."""

@@ -1,4 +1,4 @@
-"""What is annotated in a run, and which of its files stand for it: decided from the inventory alone."""
+"""Annotations: which classes are annotated in a run, and by which picks and segmentations. Uses only the inventory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def is_annotated(entry: TargetClass, record: RunRecord) -> bool:
-    """Whether a run has picks (an empty file too) or a segmentation that a class is made from."""
+    """Whether a run has a source of a class: picks (an empty file counts), or a segmentation."""
     if entry.is_particle:
         return any(source in record.picks for source in entry.sources)
     source = str(entry.sources[0])
@@ -24,20 +24,20 @@ def is_annotated(entry: TargetClass, record: RunRecord) -> bool:
 
 
 def holds(record: RunRecord, entry: TargetClass) -> bool:
-    """Whether a run has something of a class: a pick, or a segmentation."""
+    """Whether a run holds a class: at least one pick of a particle, or a segmentation."""
     if entry.is_particle:
         return any(record.picks[source].total for source in entry.sources if source in record.picks)
     return is_annotated(entry, record)
 
 
 def has_tomogram(config: Config, record: RunRecord) -> bool:
-    """Whether a run has any of the kinds of tomogram to train on."""
+    """Whether a run has any of the tomograms to train on."""
     return any(uri in record.tomograms for uri in config.tomograms)
 
 
 def reference_tomograms(config: Config, record: RunRecord) -> dict[float, str]:
-    """Voxel spacing in Å → the tomogram that sets the shape of a run's target there: the first of its spacing that
-    the run has, of `tomograms` and the one that is segmented. A run has one target for each.
+    """Voxel spacing in Å → URI of the tomogram that sets the shape of the run's target at this spacing: the first that
+    the run has, of `tomograms` and then of `segment.tomogram`. A run has one target per voxel spacing.
 
     Raises:
         TomoscoutError: the run has no tomogram to train on.
@@ -52,13 +52,13 @@ def reference_tomograms(config: Config, record: RunRecord) -> dict[float, str]:
 
 
 def source_segmentation(entry: TargetClass, record: RunRecord, voxel_spacing: float) -> Segmentation | None:
-    """The binary segmentation of a run that a continuous class is made from: the one at this voxel spacing (Å), else
-    the finest, to be brought over. None where the run has none, and for particles."""
+    """The binary segmentation of a run that a continuous class is made from: the one at `voxel_spacing` (Å), else the
+    finest, which is then resampled. None if the run has none, and for particles."""
     return None if entry.is_particle else _nearest(entry.sources[0], record, voxel_spacing, multilabel=False)
 
 
 def existing_target(config: Config, record: RunRecord, voxel_spacing: float) -> Segmentation | None:
-    """The multilabel segmentation of a run that `targets.existing` names, chosen as by `source_segmentation`."""
+    """The multilabel segmentation of a run that `targets.existing` names, chosen as in `source_segmentation`."""
     existing = config.targets.existing
     return None if existing is None else _nearest(Source.parse(existing), record, voxel_spacing, multilabel=True)
 
@@ -73,7 +73,7 @@ def _nearest(source: Source, record: RunRecord, voxel_spacing: float, *, multila
 
 
 def segmentations_of(segmentations: Iterable[str], *, multilabel: bool) -> Iterator[tuple[str, float]]:
-    """Source and voxel spacing of the binary or the multilabel ones among segmentations of the inventory."""
+    """Source and voxel spacing (Å) of the multilabel, or of the binary, segmentations among those of the inventory."""
     for uri in segmentations:
         source, _, place = uri.rpartition("@")
         if ("?" in place) == multilabel:
@@ -87,10 +87,10 @@ def target_segmentation(config: Config, voxel_spacing: float) -> Segmentation:
 
 
 def refuse_unreadable(records: Iterable[RunRecord], sources: Iterable[Source], option: str) -> None:
-    """Refuse picks or segmentations that cannot be read, of any of the runs.
+    """Raise an error if picks or segmentations of `sources` cannot be read in any of the runs.
 
     Raises:
-        TomoscoutError: `option` names one that cannot be read.
+        TomoscoutError: a source named by `option` cannot be read.
     """
     names = {str(source) for source in sources}
     broken = [reason for record in records for name, reason in record.unreadable.items() if name in names]
@@ -100,10 +100,10 @@ def refuse_unreadable(records: Iterable[RunRecord], sources: Iterable[Source], o
 
 
 def refuse_overwriting(config: Config, sources: Iterable[Source], option: str) -> None:
-    """Refuse predictions under the user and session of picks or segmentations that are read as truth.
+    """Raise an error if predictions or targets would overwrite picks or segmentations that are read as ground truth.
 
     Raises:
-        TomoscoutError: `option` reads what predictions would be written over.
+        TomoscoutError: a source named by `option` has the user and session of predictions, or the name of the targets.
     """
     predicted, target = (config.localize.user, config.session), config.targets
     for source in sources:

@@ -1,4 +1,4 @@
-"""Which classes the network learns, and which objects, radii and sources they are made of."""
+"""The classes that the network learns, with their objects, radii and sources."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from tomoscout.options.names import Source
 from tomoscout.plan.annotations import existing_target, segmentations_of
 
 LARGEST_RADIUS = 1e5
-"""Å: more than any object in a tomogram has."""
+"""Largest radius accepted, in Å: no object in a tomogram is as large."""
 
 
 @dataclass(frozen=True)
 class TargetClass:
-    """One class of the targets: its label; radius of the object and of the target sphere in Å (None for a
-    segmentation); where its picks or voxels come from."""
+    """A class of the targets: its label, the radius of the object and of its target sphere in Å (None for a continuous
+    class), and the sources of its picks or voxels."""
 
     name: str
     label: int
@@ -32,16 +32,16 @@ class TargetClass:
 
     @property
     def is_particle(self) -> bool:
-        """Whether the class is made of spheres at picks."""
+        """Whether the class consists of spheres at picks."""
         return self.radius is not None
 
     def to_json(self) -> dict[str, Any]:
-        """The class as it stands in manifests and model files."""
+        """The class as written into manifests and model files."""
         return {**asdict(self), "sources": [str(source) for source in self.sources]}
 
 
 def learnt_classes(config: Config, records: Sequence[RunRecord]) -> tuple[tuple[TargetClass, ...], list[str]]:
-    """The classes, and what a user should know of how they were chosen."""
+    """The classes to learn, and warnings for the user."""
     options = config.targets
     found, warnings = particle_classes(config, records, options.picks, "targets.picks") if options.picks else ((), [])
     classes = list(found)
@@ -70,8 +70,8 @@ def learnt_classes(config: Config, records: Sequence[RunRecord]) -> tuple[tuple[
 def particle_classes(
     config: Config, records: Sequence[RunRecord], picks: str | list[str], option: str
 ) -> tuple[tuple[TargetClass, ...], list[str]]:
-    """The objects that `picks` stands for, as classes from label 1 on, and what a user should know of them. `option`
-    names it in messages.
+    """The objects selected by `picks` as classes with labels from 1 on, and warnings for the user. `option` names the
+    option in messages.
 
     Raises:
         TomoscoutError: an object, a radius or a source does not exist or is ambiguous.
@@ -81,7 +81,7 @@ def particle_classes(
         for source, found in record.picks.items():
             counts[source] = counts.get(source, 0) + found.total
         for name in record.unreadable:
-            # Picks that cannot be read count as there: leaving their object out would hide it.
+            # Unreadable picks count as present: otherwise their object would be left out without an error.
             with contextlib.suppress(ValueError):
                 counts.setdefault(Source.parse(name), 1)
     by_object: dict[str, list[Source]] = {}
@@ -114,7 +114,7 @@ def particle_classes(
 
 def _resolve(wanted: Source, found: Mapping[Source, int], entry: str, predicting_user: str, option: str) -> Source:
     same_name = sorted(source for source in found if source.name == wanted.name)
-    # A name alone never means picks that a model made, or the first prediction would make it ambiguous.
+    # A name without user and session never selects predicted picks, or the first prediction would make it ambiguous.
     matching = [s for s in same_name if s == wanted or (wanted.user is None and s.user != predicting_user)]
     if not matching:
         have = ", ".join(map(str, same_name or sorted(found))) or "none"
@@ -132,7 +132,7 @@ def _resolve_segmentation(
         (Source.parse(source), voxel_spacing) for source, voxel_spacing in segmentations_of(there, multilabel=False)
     ]
     matching = [(s, at) for s, at in found if wanted in (s, Source(s.name, None, None))]
-    # What needs no bringing over is meant before what does.
+    # Segmentations at a voxel spacing of the targets take precedence over those that need resampling.
     sources = sorted({s for s, at in matching if at in spacings} or {s for s, _ in matching})
     if not sources:
         raise TomoscoutError(

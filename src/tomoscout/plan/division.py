@@ -1,4 +1,4 @@
-"""Dividing runs at random into folds, and into shares for training, validation and test."""
+"""Random division of runs into folds, or into training, validation and test runs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tomoscout.plan.options import Split
 
 
 def groups_of(options: Split, records: list[RunRecord]) -> list[list[str]]:
-    """Runs that must stay together, in the random order of the seed."""
+    """Groups of runs (`project/run`) that must not be divided, in the random order given by the seed."""
     groups: dict[str, list[str]] = {}
     for record in records:
         name = record.key
@@ -41,8 +41,18 @@ def divide(
     others: list[list[str]],
     held: Mapping[str, frozenset[str]],
 ) -> list[Fold]:
-    """Folds from what is listed and the free groups: those that can validate and test, and those that cannot. `held`:
-    the classes that a run holds."""
+    """The folds of a split, or a single one.
+
+    Args:
+        options: the options of the split.
+        explicit: the runs listed for each part.
+        measurable: the other groups that can validate and test.
+        others: the other groups, which can only train.
+        held: run → names of the classes that it holds.
+
+    Raises:
+        TomoscoutError: there are fewer groups than folds.
+    """
     train, validate, test = (explicit[part] for part in PARTS)
     if options.folds or options.leave_one_out:
         count = options.folds or len(measurable)
@@ -71,13 +81,14 @@ def divide(
 def _with_all_classes_in_training(
     groups: list[list[str]], start: int, end: int, measurable: int, held: Mapping[str, frozenset[str]]
 ) -> list[list[str]]:
-    """The groups with as few of them exchanged as it takes for those from `start` to `end`, which train, to hold every
-    class that any of them holds. The first `measurable` alone can take the place of one that validates or tests."""
+    """The groups, with a few exchanged so that the training groups, from `start` to `end`, hold every class that any
+    group holds, as far as possible (greedy set cover). Only the first `measurable` groups can be moved to validation or
+    test."""
     placed = [(group, frozenset(name for key in group for name in held[key])) for group in groups]
     everything = {name for _, names in placed for name in names}
     counts = Counter(name for _, names in placed[start:end] for name in names)
     while missing := {name for name in everything if not counts[name]}:
-        # The group that brings most; of equals the first.
+        # The group with most of the missing classes; of equal ones the first.
         new = max([*range(start), *range(end, len(placed))], key=lambda number: len(placed[number][1] & missing))
         brought = placed[new][1]
         replaceable = [
@@ -94,8 +105,8 @@ def _with_all_classes_in_training(
 
 
 def _shares(ratios: list[float], wanted: list[bool]) -> list[float]:
-    """Shares of the free runs for train, validation and test: the ratios, with those of parts that are listed
-    explicitly divided among the others."""
+    """Shares of the free runs for training, validation and test: the ratios, with those of listed parts distributed
+    over the other parts."""
     given = [ratios[0], 1 - ratios[0], 0.0] if len(ratios) == 1 else [*ratios, 1 - sum(ratios)][:3]
     shares = [share if want and share > 1e-6 else 0.0 for share, want in zip(given, wanted, strict=True)]
     total = sum(shares) + max(0.0, 1 - sum(given))
@@ -103,8 +114,9 @@ def _shares(ratios: list[float], wanted: list[bool]) -> list[float]:
 
 
 def _counts(total: int, measurable: int, shares: list[float]) -> tuple[int, int, int]:
-    """Whole numbers of test, validation and training groups. A part with a share gets at least one while there are
-    enough: training first, then validation; rounding goes to training, or to the test where training is listed."""
+    """Numbers of test, validation and training groups. A part with a share gets at least one group while there are
+    enough: training first, then validation. The remainder of rounding goes to training, or to test if training runs are
+    listed."""
     train, validate, test = (max(1, round(total * share)) if share else 0 for share in shares)
     spare = min(measurable, total - (1 if train else 0))
     validate = min(validate, max(spare, 0))

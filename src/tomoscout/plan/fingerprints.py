@@ -1,6 +1,7 @@
-"""What each result depends on, as digests: the workflow's params and the manifests' inputs come from here.
+"""Fingerprints: digests of everything that a result depends on, used as params of the workflow and as inputs in
+manifests.
 
-Which options are in them is said at the options: all but those marked `LeftOut`.
+They contain every option of a section that is not marked `LeftOut`.
 """
 
 from __future__ import annotations
@@ -23,30 +24,30 @@ if TYPE_CHECKING:
 
 
 def of_targets(plan: Plan, batch: str) -> str:
-    """What the targets of a batch depend on. What those of a run do is in `plan.targets.inputs`."""
+    """Fingerprint of the targets of a batch; that of each run is in `plan.targets.inputs`."""
     return digest({record.key: plan.targets.inputs.get(record.key) for record in plan.batch(batch)})
 
 
 def of_overlays(plan: Plan, batch: str) -> str:
-    """What the pictures of the targets of a batch depend on besides the targets."""
+    """Fingerprint of the pictures of the targets of a batch, without the targets."""
     contents = {record.key: record.contents for record in plan.batch(batch) if record.key in plan.targets.inputs}
     return digest([plan.version("overlays"), contents])
 
 
 def of_split(plan: Plan, job: str = "") -> str:
-    """What the split file depends on."""
+    """Fingerprint of the split file."""
     return digest([plan.version("split"), split_to_json(plan.config.split, plan.split)])
 
 
 def of_training(plan: Plan, model: str) -> str:
-    """What a model depends on."""
+    """Fingerprint of the training of a model."""
     return training_fingerprint(plan, plan.fold_of(model))
 
 
 def training_fingerprint(plan: Plan, fold: Fold, leave_out: Collection[str] = ()) -> str:
-    """What weights depend on: options, but those to `leave_out`, classes, the code of a network of the user, and the
-    tomograms and targets of the runs that train and choose. What a fine-tuning starts from is not in it: for the
-    workflow its files are inputs."""
+    """Fingerprint of the training of a fold: options except those in `leave_out`, classes, the code of a user's
+    network, and the tomograms and targets of the training and validation runs. The base of a fine-tuning is not
+    included: in the workflow its files are inputs of the rule."""
     config, inputs = plan.config, plan.targets.inputs
     used, uris = {*fold.train, *fold.validate}, [*config.tomograms, config.segment_tomogram]
     ignored = {
@@ -70,13 +71,13 @@ def training_fingerprint(plan: Plan, fold: Fold, leave_out: Collection[str] = ()
 
 
 def training_targets(plan: Plan, fold: Fold) -> str:
-    """What the targets of the runs that train or validate a model are made from."""
+    """Digest of the inputs of the targets of the runs that train or validate a model."""
     return digest({key: plan.targets.inputs[key] for key in fold.train + fold.validate})
 
 
 def of_import(plan: Plan, model: str = "") -> str:
-    """What a model folder made of octopi's files depends on besides these; where its thresholds are chosen on the
-    validation runs, also on their targets and tomograms."""
+    """Fingerprint of the import of an octopi model, without octopi's files. If its thresholds are chosen on the
+    validation runs, it includes their targets and tomograms."""
     config = plan.config
     objects = [
         [entry.name, entry.is_particle, entry.radius]
@@ -91,13 +92,13 @@ def of_import(plan: Plan, model: str = "") -> str:
 
 
 def of_segmentation(plan: Plan, batch: str) -> str:
-    """What the probabilities and labels of a batch depend on besides the model."""
+    """Fingerprint of the probabilities and labels of a batch, without the model."""
     segmented = (record for record in plan.batch(batch) if record.key in plan.segmented_keys)
     return digest({record.key: segment_fingerprint(plan, record) for record in segmented})
 
 
 def segment_fingerprint(plan: Plan, record: RunRecord) -> str:
-    """What the probabilities and labels of a run depend on besides the model."""
+    """Fingerprint of the probabilities and labels of a run, without the model."""
     config = plan.config
     uri = config.segment_tomogram
     names = str(predicted_segmentation(config))
@@ -108,12 +109,12 @@ def segment_fingerprint(plan: Plan, record: RunRecord) -> str:
 
 
 def of_picks(plan: Plan, batch: str = "") -> str:
-    """What picks depend on besides the probabilities and the model."""
+    """Fingerprint of picks, without the probabilities and the model."""
     return digest([plan.version("localize"), plan.config.localize.decisive(), plan.config.session])
 
 
 def of_scores(plan: Plan, job: str = "") -> str:
-    """What scores depend on besides the predicted picks."""
+    """Fingerprint of scores, without the predicted picks."""
     config, scored = plan.config, plan.scored
     references = {
         record.key: [[record.picks[s].digest for s in entry.sources if s in record.picks] for entry in scored.classes]
@@ -125,7 +126,7 @@ def of_scores(plan: Plan, job: str = "") -> str:
 
 
 def of_report(plan: Plan, job: str = "") -> str:
-    """What the report depends on besides the other results."""
+    """Fingerprint of the report, without the other results."""
     config = plan.config
     shown = plan.scored.records if plan.config.is_scored else plan.segmented
     contents = [record.contents.get(config.segment_tomogram) for record in shown]

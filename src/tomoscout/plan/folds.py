@@ -1,4 +1,4 @@
-"""Folds of a split, what they are called, and what they train on."""
+"""Folds of a split, the names of their models, and their training tomograms."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PARTS = ("train", "validate", "test")
 
 @dataclass(frozen=True)
 class Fold:
-    """One division of the runs (`project/run`)."""
+    """A division of the runs (`project/run`) into training, validation and test runs."""
 
     train: tuple[str, ...]
     validate: tuple[str, ...]
@@ -30,32 +30,32 @@ class Fold:
         return runs
 
     def to_json(self) -> dict[str, list[str]]:
-        """The fold as it stands in the split file."""
+        """The fold as written into the split file."""
         return {part: list(self.part(part)) for part in PARTS}
 
 
 def check_folds(options: Split) -> None:
-    """Refuse a cross-validation of a split that has no folds.
+    """Raise an error if a cross-validation is asked for and the split has no folds.
 
     Raises:
-        TomoscoutError: it has none.
+        TomoscoutError: the split has no folds.
     """
     if not (options.folds or options.leave_one_out):
         raise TomoscoutError("cross-validation needs split.folds (such as 5) or split.leave_one_out: true")
 
 
 def fold_name(model: str, fold: int | None) -> str:
-    """Name of the model of a fold; without one, of the single model."""
+    """Name of the model of a fold, or of the single model for None."""
     return model if fold is None else f"{model}-fold-{fold}"
 
 
 def fold_number(name: str, model: str) -> int | None:
-    """The fold that a model's name stands for; None for the single model."""
+    """The number of the fold in the name of its model; None for the single model."""
     match = re.fullmatch(rf"{re.escape(model)}-fold-(\d+)", name)
     return int(match[1]) if match else None
 
 
 def training_tomograms(config: Config, records: Iterable[RunRecord], fold: Fold) -> list[tuple[RunRecord, str]]:
-    """What a fold trains on: every kind of tomogram (its URI) that each of the runs has."""
+    """The training tomograms of a fold: run and URI of every kind of tomogram that each training run has."""
     by_key = {record.key: record for record in records}
     return [(by_key[key], uri) for key in fold.train for uri in config.tomograms if uri in by_key[key].tomograms]

@@ -136,7 +136,7 @@ class Split(Section):
     @field_validator("ratios")
     @classmethod
     def _check_ratios(cls, value: list[float]) -> list[float]:
-        # 0.7 + 0.2 + 0.1 is not 1 in floating point, so the sum is compared with room to spare.
+        # 0.7 + 0.2 + 0.1 is not 1 in floating point, so the sum is compared with a tolerance.
         if not 1 <= len(value) <= 3 or sum(value) > 1 + 1e-6 or value[0] <= 0:
             raise ValueError(f"{value} are not one to three fractions of at most 1 in all")
         return value
@@ -168,8 +168,8 @@ def split_ratios(value: Any) -> Any:
 
 
 def read_sources(section: type[Section], key: str, value: Any) -> Any:
-    """Sources as they may be given, alone or several with commas between them: a list, in copick's characters.
-    `user/session` stays as it is, and so does what is no source at all."""
+    """Convert one source, several separated by commas, or a list into a list of sources, with names as copick writes
+    them. Text such as `user/session` stays text, and a value that is no source is returned unchanged."""
     single = isinstance(value, str)
     if single and key != "segmentations" and not re.search("[:,]", value):
         return source_name(value)
@@ -184,7 +184,7 @@ def read_sources(section: type[Section], key: str, value: Any) -> Any:
 
 
 def check_sources(value: str | list[str]) -> str | list[str]:
-    """Refuse what names no picks.
+    """Check a value that selects picks.
 
     Raises:
         ValueError: it is neither `user/session` nor a list of sources.

@@ -1,4 +1,4 @@
-"""Where results lie: the one place that knows the layout of the folder `results/`."""
+"""Paths of all results: the only module that defines the layout of the folder `results/`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Results:
 
     @property
     def settings(self) -> Path:
-        """The configuration as the jobs of the workflow read it."""
+        """The configuration file that the jobs of the workflow read."""
         return self.folder / "config.json"
 
     @property
@@ -45,11 +45,11 @@ class Results:
         return self.folder / "explore"
 
     def targets(self, name: str) -> Path:
-        """The manifests of the targets of a name."""
+        """Folder of the manifests of the targets with this name."""
         return self.folder / "targets" / name
 
     def overlays(self, name: str) -> Path:
-        """The pictures of the targets of a name."""
+        """Folder of the pictures of the targets with this name."""
         return self.targets(name) / "pictures"
 
     def split(self, name: str) -> Path:
@@ -69,45 +69,45 @@ class Results:
         return self.folder / "cross_validation" / f"{model}.csv"
 
     def segment(self, session: str) -> Path:
-        """The manifests of the segment stage."""
+        """Folder of the manifests of the segment stage."""
         return self.folder / "segment" / session
 
     def localize(self, session: str) -> Path:
-        """The manifests of the localize stage."""
+        """Folder of the manifests of the localize stage."""
         return self.folder / "localize" / session
 
     def evaluate(self, session: str) -> Path:
-        """The scores."""
+        """Folder of the scores."""
         return self.folder / "evaluate" / session
 
     def report(self, session: str) -> Path:
-        """The page of the report."""
+        """The HTML file of the report."""
         return self.folder / "report" / f"{session}.html"
 
     def tracked_model(self, name: str) -> Path:
-        """What says that a model is recorded in MLflow."""
+        """The file that is written once a model is recorded in MLflow."""
         return self.folder / "tracking" / f"{name}.json"
 
     def tracked_study(self, name: str) -> Path:
-        """What says that the trials of an exploration are recorded in MLflow."""
+        """The file that is written once the trials of an exploration are recorded in MLflow."""
         return self.folder / "tracking" / "explore" / f"{name}.json"
 
     def manifests(self, stage: str) -> list[Path]:
-        """The manifests of all runs that a stage has written, under all names."""
+        """The manifests of all runs that a stage has written, for all names and sessions."""
         return sorted((self.folder / stage).glob("*/*/*.json"))
 
     def trained_models(self) -> list[Path]:
-        """Folders of the models that are there."""
+        """Folders of the existing models."""
         return sorted(path.parent for path in self.models.glob("*/model.yaml"))
 
 
 def results_of(folder: Path) -> Path:
-    """The folder of results that a model or an exploration lies in."""
+    """The results folder that contains the folder of a model or of an exploration."""
     return folder.absolute().parents[1]
 
 
 def batch_file(folder: Path, batch: str | int) -> Path:
-    """What a stage writes last for a batch of runs, in the folder of its manifests."""
+    """The output of a job, which a stage writes last for a batch of runs, in the folder of its manifests."""
     return folder / f"batch-{int(batch):04d}.json"
 
 
@@ -117,11 +117,10 @@ def manifest_path(folder: Path, record: RunRecord) -> Path:
 
 
 def read_manifest(folder: Path, record: RunRecord, **expected: type) -> dict[str, Any]:
-    """The manifest of a run in the folder of a stage. `expected`: further entries that it must have, with their
-    types.
+    """The manifest of a run in the folder of a stage. `expected`: further required entries with their types.
 
     Raises:
-        TomoscoutError: the stage has not been run for it, or the file is not as it was written.
+        TomoscoutError: the run has not been through the stage, or the file is not a manifest.
     """
     path = manifest_path(folder, record)
     if not path.exists():

@@ -1,4 +1,4 @@
-"""The plan: what follows from a configuration and the inventory, decided once and before anything large is read."""
+"""The plan: all decisions that follow from a configuration and the inventory, made once and without reading volumes."""
 
 from __future__ import annotations
 
@@ -21,26 +21,27 @@ from tomoscout.plan.targets import TargetPlan, plan_targets, print_warnings
 
 
 class Plan:
-    """One configuration over the runs of one inventory, with the places of its results. Every stage receives it.
+    """A configuration applied to the runs of an inventory, with the paths of its results. Every stage receives it.
 
-    Everything is decided on first use, so that a job asks only for what it needs, and kept: a process makes one.
+    Properties are computed on first use, so that a job computes only what it needs, and cached; a process makes one
+    plan.
 
     Raises:
-        TomoscoutError: from what decides something, where the configuration does not fit the data.
+        TomoscoutError: from properties and methods, where the configuration does not fit the data.
     """
 
     def __init__(
         self, config: Config, records: Sequence[RunRecord], results: Path = Path("results"), *, warn: bool = False
     ) -> None:
-        """`warn`: whether to print what a user should know of the targets, once they are decided."""
+        """`warn`: whether to print the warnings about the targets once they are decided."""
         self.config = config
         self.records = records
         self.results = Results(results)
         self._warn = warn
 
     def with_options(self, **sections: Any) -> Plan:
-        """The plan of another training, with `train` or `tracking` replaced: the same classes, targets and split, of
-        which these options decide nothing."""
+        """A copy of the plan with `train` or `tracking` replaced. Classes, targets and split do not depend on these
+        options and are reused."""
         decided = self.targets, self.split
         other = copy.copy(self)
         other.config = self.config.model_copy(update=sections)
@@ -48,12 +49,12 @@ class Plan:
         return other
 
     def version(self, stage: str) -> int:
-        """The version of the numbers that a stage gives."""
+        """The version of the results of a stage."""
         return STAGES[stage].version
 
     def fingerprint(self, stage: str, job: str = "") -> str:
-        """What a job of a stage depends on besides its input files. `job`: a batch, or a model, as the stage's jobs are
-        told apart."""
+        """Digest of what a job of a stage depends on besides its input files. `job`: the number of a batch, or the name
+        of a model, depending on the stage."""
         depends_on = STAGES[stage].depends_on
         assert depends_on is not None, f"{stage}: nothing in the table says what it depends on"
         return depends_on(self, job)
@@ -83,7 +84,7 @@ class Plan:
 
     @property
     def ever_targeted(self) -> list[RunRecord]:
-        """The runs that have a target, and those that had one, which is to be removed."""
+        """The runs that have a target, and those whose earlier target is to be removed."""
         folder = self.results.targets(self.config.targets.name)
         made = {
             f"{path.parent.name}/{path.stem}"
@@ -99,20 +100,20 @@ class Plan:
 
     @cached_property
     def segmented_keys(self) -> frozenset[str]:
-        """Their `project/run`."""
+        """The runs that are segmented, as `project/run`."""
         return frozenset(record.key for record in self.segmented)
 
     @property
     def shown(self) -> Sequence[RunRecord]:
-        """The runs that the report shows. Where a model from elsewhere is applied it shows what was found in every
-        run."""
+        """The runs that the report shows: the scored runs, or all segmented runs if a model trained elsewhere is
+        applied."""
         return self.scored.records if self.config.learns else self.segmented
 
     # Classes, targets and split
 
     @cached_property
     def targets(self) -> TargetPlan:
-        """Classes, and what their targets depend on."""
+        """The classes, and the inputs of the targets."""
         decided = plan_targets(self.config, self.records, self.version("targets"))
         if self._warn:
             print_warnings(decided)
@@ -120,22 +121,22 @@ class Plan:
 
     @cached_property
     def split(self) -> SplitResult:
-        """Which runs train, validate, test."""
+        """The split into training, validation and test runs."""
         return make_split(self.config, self.records, self.targets)
 
     def fold(self, number: int | None = None) -> Fold:
-        """A fold by its number; without one, that of a single training."""
+        """A fold by its number. Default: `split.fold`."""
         return chosen_fold(self.config.split, self.split, number)
 
     def fold_of(self, model: str) -> Fold:
-        """The fold of a model: of the cross-validation, or the single one."""
+        """The fold of a model, given its name: of a model of the cross-validation, or of the single model."""
         return self.fold(fold_number(model, self.config.train.name))
 
     # Predictions and scores
 
     @cached_property
     def object_labels(self) -> dict[str, dict[str, int | None]]:
-        """Per project the labels of its objects, with which segmentations are written."""
+        """Project → object → label in the copick config, with which segmentations are written."""
         return {
             project: {name: entry.label for name, entry in read_objects(Path(path)).items()}
             for project, path in self.config.projects.items()
@@ -143,5 +144,5 @@ class Plan:
 
     @cached_property
     def scored(self) -> Scored:
-        """Which runs are scored, and by what."""
+        """The runs that are scored, with the classes of their reference picks."""
         return scored_runs(self)

@@ -1,4 +1,4 @@
-"""What predictions are called and which runs have them: shared by the stages that write and read them."""
+"""Names of predictions, and the runs that have them: shared by the stages that write and read them."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ if TYPE_CHECKING:
 
 
 def predicted_probabilities(config: Config) -> Probabilities:
-    """The feature volume that holds a model's probabilities."""
+    """The feature volume that holds predicted class probabilities."""
     return Probabilities(config.segment_tomogram, f"{config.localize.user}-{config.session}")
 
 
 def predicted_segmentation(config: Config) -> Segmentation:
-    """The multilabel segmentation that holds a model's labels."""
+    """The multilabel segmentation that holds predicted labels."""
     return Segmentation("predicted", config.localize.user, config.session, config.voxel_spacing, True)
 
 
 def predicted_picks(config: Config, name: str) -> Source:
-    """The picks of an object that a model finds."""
+    """The source of the predicted picks of an object."""
     return Source(name, config.localize.user, config.session)
 
 
 def segmented_runs(config: Config, records: Sequence[RunRecord]) -> list[RunRecord]:
-    """The runs that are segmented: all that have the tomogram and are not excluded, or those asked for.
+    """The runs to segment: those of `segment.runs`, or else all that have the tomogram and are not excluded.
 
     Raises:
-        TomoscoutError: a run asked for does not exist or lacks the tomogram.
+        TomoscoutError: a run of `segment.runs` does not exist or lacks the tomogram.
     """
     uri = config.segment_tomogram
     if config.segment.runs is None:
@@ -54,11 +54,11 @@ def segmented_runs(config: Config, records: Sequence[RunRecord]) -> list[RunReco
 def check_objects(
     config: Config, records: Sequence[RunRecord], classes: Iterable[TargetClass], model: Path | str
 ) -> None:
-    """Say before hours are spent that picks of a model cannot be written: copick keeps those of the objects of its
-    config alone. `model` names it in messages.
+    """Check, before long computations, that the picks of a model can be written: copick accepts only picks of objects
+    in its config. `model` names the model in messages.
 
     Raises:
-        TomoscoutError: the copick config of a project that is segmented lacks an object of the model.
+        TomoscoutError: the copick config of a segmented project lacks an object of the model.
     """
     segmented = {record.project for record in segmented_runs(config, records)}
     for path in (path for name, path in config.projects.items() if name in segmented):

@@ -1,4 +1,4 @@
-"""The runs that the configuration leaves out of every stage."""
+"""The runs that the configuration excludes from every stage."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tomoscout.options.config import Config
 
 
 def excluded_runs(config: Config, records: Sequence[RunRecord]) -> dict[str, str]:
-    """The runs (`project/run`) of `split.exclude`, which no stage touches, and why.
+    """The runs (`project/run`) of `split.exclude`, which no stage uses, with the reasons.
 
     Raises:
         TomoscoutError: there is no such run.

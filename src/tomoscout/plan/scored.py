@@ -1,4 +1,4 @@
-"""Which runs are scored, and by which reference picks."""
+"""The runs that are scored, and their reference picks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Scored:
-    """The runs that are scored, what kind of runs they are, and the classes with the sources of their references."""
+    """The runs that are scored, their kind (a key of `scores.RUNS`), and the classes with the sources of their
+    reference picks."""
 
     records: tuple[RunRecord, ...]
     kind: str
@@ -24,11 +25,11 @@ class Scored:
 
 
 def scored_runs(plan: Plan) -> Scored:
-    """Decide what is scored: the part of the split asked for; validation runs where there are no test runs. Where a
-    model from elsewhere is applied and nothing is learnt, every segmented run that has reference picks.
+    """Choose the runs to score: a part of the split, with the validation runs in place of absent test runs. Without
+    training: every segmented run that has reference picks.
 
     Raises:
-        TomoscoutError: nothing is left to score, or there is nothing to score it by.
+        TomoscoutError: there are no runs to score, or no reference picks.
     """
     particles, annotated = _reference(plan)
     keys, kind = _scored_keys(plan, annotated)
@@ -38,7 +39,7 @@ def scored_runs(plan: Plan) -> Scored:
 
 
 def _reference(plan: Plan) -> tuple[tuple[TargetClass, ...], frozenset[str]]:
-    """Classes of the reference picks, and the runs (`project/run`) that have any."""
+    """Classes of the reference picks, and the runs (`project/run`) that have annotations of them."""
     config, records = plan.config, plan.records
     if config.evaluate.reference is None:
         if not config.learns:
@@ -53,7 +54,7 @@ def _reference(plan: Plan) -> tuple[tuple[TargetClass, ...], frozenset[str]]:
 
 
 def _scored_keys(plan: Plan, with_reference: frozenset[str]) -> tuple[frozenset[str], str]:
-    """The runs that are scored, and what kind they are (of `scores.RUNS`)."""
+    """The runs (`project/run`) that are scored, and their kind (a key of `scores.RUNS`)."""
     config, segmented = plan.config, plan.segmented_keys
     if isinstance(config.evaluate.runs, list):
         listed = frozenset(r.key for r in find_runs(list(plan.records), config.evaluate.runs, "evaluate.runs"))

@@ -1,4 +1,4 @@
-"""Which runs train, which choose the model, which test it: the only place that decides."""
+"""The split: which runs are for training, for validation (the choice of the model), and for test."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from tomoscout.plan.targets import TargetPlan
 
 @dataclass(frozen=True)
 class SplitResult:
-    """All folds (one, unless cross-validating) and why runs were left out."""
+    """All folds (one without cross-validation), and run → reason for the runs left out."""
 
     folds: tuple[Fold, ...]
     excluded: dict[str, str]
 
 
 def make_split(config: Config, records: Sequence[RunRecord], plan: TargetPlan) -> SplitResult:
-    """Divide the runs. A run (or group of runs) has a fixed place in a random order that depends only on the seed
-    and its name, so that adding runs moves few others. Runs without the tomogram that is segmented (theirs may be of
-    another voxel spacing) can only train.
+    """Divide the runs. The place of a run (or group of runs) in the random order depends only on the seed and its name,
+    so that adding runs moves few others. Runs without `segment.tomogram` can only train.
 
     Raises:
-        TomoscoutError: parts overlap, are empty, or name a run that cannot be used there.
+        TomoscoutError: parts overlap or are empty, a listed run cannot be used in its part, or no training run holds a
+            class.
     """
     options = config.split
     eligible, excluded = _eligible(config, list(records), plan)
@@ -154,7 +154,7 @@ def _refuse_absent_classes(
 
 
 def split_to_json(options: Split, result: SplitResult) -> dict[str, Any]:
-    """The split file's content."""
+    """The content of the split file."""
     return {
         "name": options.name,
         "seed": options.seed,
@@ -164,7 +164,7 @@ def split_to_json(options: Split, result: SplitResult) -> dict[str, Any]:
 
 
 def chosen_fold(options: Split, result: SplitResult, number: int | None = None) -> Fold:
-    """A fold by its number; without one, that of a single training.
+    """A fold by its number. Default: `split.fold`.
 
     Raises:
         TomoscoutError: there are fewer folds.

@@ -1,11 +1,11 @@
-"""The table of stages: a row for each, from which workflow, fingerprints and `tomoscout verify` derive what they do.
+"""The table of stages, a row for each. The workflow, the fingerprints and `tomoscout verify` are derived from it.
 
-A stage has one name: that of its rule, command, module and logs, and of its folder of results and section of options
-where it has them. A new stage is a module in `stages/` with `run_<name>(plan, …)`, a row here, a rule in
-`workflow/rules/` and a command in `cli/`.
+A stage has the same name as its rule, command, module and logs, and as its results folder and options section if it has
+them. A new stage is a module in `stages/` with `run_<name>(plan, …)`, a row here, a rule in `workflow/rules/` and a
+command in `cli/`.
 
-One version integer is not here: `learning/normalisation.py` has that of the normalisation of tomograms, which files of
-prepared tomograms carry, as `learning/` imports nothing of the plan.
+The version of the normalisation of tomograms is in `learning/normalisation.py` instead, as `learning/` does not import
+`plan/`. Files of prepared tomograms carry it.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 
 class Stated(NamedTuple):
-    """What a manifest says was written: its kind (`segmentation`, `probabilities`, `picks`, or a `file` beside the
-    manifest), its name, its digest, and of probabilities the tomogram (a URI) that they are of."""
+    """An output listed in a manifest: its kind (`segmentation`, `probabilities`, `picks`, or a `file` beside the
+    manifest), name and digest; for probabilities also the URI of their tomogram."""
 
     kind: str
     name: str
@@ -35,12 +35,14 @@ class Stated(NamedTuple):
 class Stage:
     """A stage of the workflow.
 
-    `version`: raised when its numbers change, which makes its results anew. A comment that changes remakes nothing.
-    `depends_on`: the digest of all that a job depends on besides its input files; a job is the number of a batch, the
-    name of a model, or empty. None where the folder of the results is named after it.
-    `runs`: the runs that it works on or reads; its jobs are their batches. None where no job has runs of its own.
-    `written`: what the manifest of a run says was written, which `tomoscout verify` compares. None where there are no
-    manifests.
+    `version`: increased when the numbers of the stage change, so that its results are made again. Changes of comments
+    alone do not make results out of date.
+    `depends_on`: digest of everything that a job depends on besides its input files. A job is the number of a batch,
+    the name of a model, or empty. None for stages whose jobs have no such digest among their params; a study's folder
+    has it in its name.
+    `runs`: the runs that the stage works on or reads; its jobs are their batches. None if jobs are not divided by runs.
+    `written`: the outputs that the manifest of a run lists, which `tomoscout verify` compares. None if there are no
+    manifests of data.
     """
 
     version: int
@@ -79,4 +81,4 @@ STAGES: dict[str, Stage] = {
     "evaluate": Stage(2, fingerprints.of_scores, lambda plan: plan.scored.records),
     "report": Stage(1, fingerprints.of_report, lambda plan: plan.shown),
 }
-"""By name, in the order in which they work."""
+"""Stages by name, in the order of the workflow."""

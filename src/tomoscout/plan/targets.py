@@ -1,4 +1,4 @@
-"""Which runs teach the classes, and what the targets of each depend on: decided from the inventory alone."""
+"""The plan of the targets: which runs have targets, and what these depend on. Uses only the inventory."""
 
 from __future__ import annotations
 
@@ -29,9 +29,12 @@ from tomoscout.plan.runs import excluded_runs
 
 @dataclass(frozen=True)
 class TargetPlan:
-    """What will be made: the classes; per run (`project/run`) the digest of everything its targets depend on; the runs
-    that have any annotation of the classes; per annotated run the names of classes that are not annotated in it; per
-    project the label on disk of each class; what a user should know."""
+    """The targets to make.
+
+    `classes`: the classes. `inputs`: run (`project/run`) → digest of everything its targets depend on. `annotated`: the
+    runs with an annotation of any class. `unannotated`: annotated run → names of the classes that are not annotated in
+    it. `stored_labels`: project → class → label on disk. `warnings`: messages for the user.
+    """
 
     classes: tuple[TargetClass, ...]
     inputs: dict[str, str]
@@ -45,8 +48,8 @@ def plan_targets(config: Config, records: Sequence[RunRecord], version: int) -> 
     """Decide classes and runs from the inventory alone. `version`: that of the targets stage.
 
     Raises:
-        TomoscoutError: an object, radius, source or run in the config does not exist, is ambiguous or cannot be read,
-            or predictions would be written over what is read.
+        TomoscoutError: an object, radius, source or run in the configuration does not exist, is ambiguous or cannot be
+            read, or predictions would overwrite data that is read.
     """
     options = config.targets
     if not config.learns:
@@ -111,10 +114,10 @@ def _inputs(config: Config, settings: str, classes: Sequence[TargetClass], recor
 
 
 def _check_predictions(config: Config, records: Sequence[RunRecord], classes: Sequence[TargetClass]) -> None:
-    """Refuse, before anything is trained, predictions that could not be written or would replace what is read.
+    """Check, before training, that predictions can be written and would not overwrite annotations.
 
     Raises:
-        TomoscoutError: they would be written over annotations, or of an object that a project lacks.
+        TomoscoutError: they would overwrite annotations, or a project lacks one of their objects.
     """
     existing = [Source.parse(config.targets.existing)] if config.targets.existing else []
     refuse_overwriting(config, [*existing, *(source for entry in classes for source in entry.sources)], "targets")
@@ -124,7 +127,8 @@ def _check_predictions(config: Config, records: Sequence[RunRecord], classes: Se
 def _unannotated(
     config: Config, classes: Sequence[TargetClass], records: Sequence[RunRecord]
 ) -> dict[str, tuple[str, ...]]:
-    """Classes that are not annotated in runs that others are annotated in. A negative is annotated as empty."""
+    """Run → names of the classes not annotated in it, for runs where others are. A negative counts as annotated and
+    empty."""
     if config.targets.existing is not None:
         return {}
     negatives = {record.key for record in find_runs(list(records), config.split.negatives, "split.negatives")}
@@ -133,13 +137,13 @@ def _unannotated(
 
 
 def ignored_classes(config: Config, plan: TargetPlan, run: str) -> tuple[str, ...]:
-    """Names of the classes that do not count in a run (`project/run`): those that are not annotated in it, where
+    """Names of the classes that are ignored in a run (`project/run`): those not annotated in it, if
     `targets.unannotated` is `ignore`."""
     return plan.unannotated.get(run, ()) if config.targets.unannotated == "ignore" else ()
 
 
 def print_warnings(plan: TargetPlan) -> None:
-    """Tell people what they should know of a plan."""
+    """Print the warnings of a plan."""
     for warning in plan.warnings:
         warn(f"{warning}")
 
@@ -147,7 +151,7 @@ def print_warnings(plan: TargetPlan) -> None:
 def _warnings_of_unannotated(
     config: Config, classes: Sequence[TargetClass], unannotated: Mapping[str, Sequence[str]], total: int
 ) -> list[str]:
-    """Which classes are taken as absent from runs that they are not annotated in, and what can be done."""
+    """Warnings about classes that count as background in runs where they are not annotated, with possible remedies."""
     warnings = []
     for entry in classes if config.targets.unannotated == "background" else ():
         runs = sorted(key for key, names in unannotated.items() if entry.name in names)

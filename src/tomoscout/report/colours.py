@@ -1,4 +1,4 @@
-"""Every colour of pictures and their legends."""
+"""The colours of pictures and their legends."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Mark(NamedTuple):
     dashed: bool = False
 
 
-# They differ in hue and in brightness, and so in every common colour vision deficiency and on grey.
+# They differ in hue and brightness, so that they can be told apart on grey and with common colour vision deficiencies.
 FOUND = Mark("found", (0, 205, 150))
 MISSED = Mark("missed", (255, 190, 30), dashed=True)
 FALSE = Mark("false", (235, 75, 190))
@@ -35,7 +35,7 @@ _PALETTE: list[Colour] = [
 
 
 def readable_colours(colours: Sequence[Sequence[int]]) -> list[Colour]:
-    """The colours given; those that are greyish, dark or close to an earlier one are replaced."""
+    """The given colours, with those replaced that are greyish, dark or close to an earlier one."""
     chosen: dict[int, Colour] = {}
     for place, (red, green, blue, *_) in enumerate(colours):
         colour = (red, green, blue)

@@ -1,4 +1,4 @@
-"""The picks of a model from elsewhere: their counts and scores, without reference picks."""
+"""The picks of a model trained elsewhere: their counts and scores, without reference picks."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _BINS = 40
 class Found:
     """The picks of all segmented runs.
 
-    `objects`: of every object its name (`object`), `picks` in all, how many `runs` have any, the median `per_run`, the
-    `threshold`, and the median `score` (None without picks). `runs`: every run (`project/run`) with its counts, in the
-    order of the objects. `scores` and `colours` in pictures are by object.
+    `objects`: for every object its name (`object`), its number of `picks`, the number of `runs` that have any, the
+    median `per_run`, the `threshold`, and the median `score` (None without picks). `runs`: every run (`project/run`)
+    with its counts, in the order of the objects. `scores` (N,) and `colours` in pictures are by object.
     """
 
     objects: list[dict[str, Any]]
@@ -38,7 +38,7 @@ class Found:
 
 
 def read_found(plan: Plan, localized: Path) -> Found:
-    """Read the picks of all segmented runs. `localized`: the folder of the localize stage's manifests.
+    """Read the picks of all segmented runs. `localized`: folder of the manifests of the localize stage.
 
     Raises:
         TomoscoutError: a run has not been localised.
@@ -81,7 +81,7 @@ def _describe(name: str, counts: Sequence[int], threshold: float, scores: NDArra
 
 
 def _colours(config: Config, names: Collection[str]) -> dict[str, Colour]:
-    """The colours of copick's objects, in the order of its config."""
+    """The colours of the objects in the copick config, in its order, made readable."""
     objects = {name: entry for path in config.projects.values() for name, entry in read_objects(Path(path)).items()}
     colours = {name: entry.color for name, entry in objects.items() if name in names}
     return dict(zip(colours, readable_colours(list(colours.values())), strict=True))

@@ -1,4 +1,4 @@
-"""The report: one self-contained HTML file."""
+"""The report page: one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def write_report(
     Args:
         path: the HTML file.
         title: its heading.
-        scores: what `evaluate` returned, or None where nothing was scored.
+        scores: what `evaluate` returned, or None if nothing was scored.
         history: the rows of metrics.csv (`step`, `loss`, `score`; empty values where a row has none).
         model: the content of model.yaml, or other nested facts.
-        split: the content of the split file; `fold` says which of its folds was used, 0 unless given.
+        split: the content of the split file; `fold` is the number of the fold that was used, 0 by default.
         targets: what `summarise_targets` returned; may be empty.
-        slices: pictures of picks: those scored or, without scores, those found.
-        found: what a model from elsewhere found, scored or not.
+        slices: pictures of the scored picks or, without scores, of all picks.
+        found: the picks of a model trained elsewhere, scored or not.
     """
     page = environment().get_template("page.html.jinja")
     fold = split["folds"][split.get("fold", 0)] if split.get("folds") else {}
@@ -68,14 +68,14 @@ def write_report(
 
 
 def _legend(scores: Mapping[str, Any] | None, found: Found | None) -> Sequence[Mark]:
-    """What the circles in pictures stand for."""
+    """The meaning of the circles in pictures."""
     if found and not scores:
         return [Mark(name, colour) for name, colour in found.colours.items()]
     return [FOUND, MISSED, FALSE]
 
 
 def environment(*rooms: str) -> Any:
-    """Jinja's environment with the templates of this room, and of others such as `explore`."""
+    """Jinja's environment with the templates of this package, and of others such as `explore`."""
     from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -102,7 +102,7 @@ def _css(colour: Colour) -> str:
 
 
 def by_reason(excluded: Mapping[str, str]) -> list[tuple[str, list[str]]]:
-    """The reasons for which runs were left out, each with its runs (`project/run`)."""
+    """Reason → the runs (`project/run`) that were left out for it."""
     reasons: dict[str, list[str]] = {}
     for run, reason in sorted(excluded.items()):
         reasons.setdefault(reason, []).append(run)
@@ -145,10 +145,10 @@ def _plain(value: Any) -> str:
 
 
 def summarise_targets(manifests: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Add up the targets in the manifests of several runs, class by class, for each voxel spacing by itself.
+    """Sum the targets in the manifests of several runs by class, separately for each voxel spacing.
 
     Returns:
-        Of each segmentation its name (`segmentation`), `runs` (how many have it), and `classes`: name, label, radius
+        For each segmentation its name (`segmentation`), `runs` (how many have it), and `classes`: name, label, radius
         and target_radius in Å (None for a segmentation), sources, voxels; for particles picks used, outside and
         overlapping, for segmentations the voxels lost to particles (None where they do not apply).
     """

@@ -14,10 +14,10 @@ from PIL import Image
 from tomoscout.report.colours import FALSE, FOUND, MISSED, Colour, Mark
 
 Picture = NDArray[np.uint8]
-"""(y, x, 3)"""
+"""An RGB picture (y, x, 3)."""
 
 GREYS = 64
-"""Grey levels in a picture: no visible difference to 256, and half the size of a PNG of noise."""
+"""Number of grey levels in a picture: not visibly different from 256, and half the size of a PNG of noise."""
 
 
 class Spheres(NamedTuple):
@@ -39,14 +39,14 @@ class Circle(NamedTuple):
 
 @dataclass(frozen=True)
 class SlicePicture:
-    """A PNG and what it shows."""
+    """A PNG and its caption."""
 
     png: bytes
     caption: str
 
 
 def slice_image(slab: NDArray[np.floating]) -> Picture:
-    """A slice (y, x) as a grey picture (y, x, 3); the darkest and brightest hundredth are cut off."""
+    """A slice (y, x) as a grey picture (y, x, 3), clipped to the percentiles 1 and 99."""
     step = max(1, int((slab.size / 100_000) ** 0.5))
     low, high = np.percentile(slab[::step, ::step], [1, 99])
     if high <= low:
@@ -56,7 +56,7 @@ def slice_image(slab: NDArray[np.floating]) -> Picture:
 
 
 def draw_picks(picture: Picture, circles: Iterable[Circle], width: float = 2.5) -> Picture:
-    """A copy of a picture with circles drawn on it, lines `width` pixels wide with smooth edges."""
+    """A copy of a picture with circles drawn on it; lines are `width` pixels wide and anti-aliased."""
     drawn = picture.astype(np.float32)
     for circle in circles:
         reach = circle.radius + width
@@ -65,7 +65,7 @@ def draw_picks(picture: Picture, circles: Iterable[Circle], width: float = 2.5) 
         box = drawn[top : max(bottom, 0), left : max(right, 0)]
         y, x = np.ogrid[top : top + box.shape[0], left : left + box.shape[1]]
         y, x = y - circle.y, x - circle.x
-        # The fraction of a pixel that the line covers, from the distance between the two.
+        # Anti-aliasing: the fraction of a pixel that the line covers, from the distance of its centre to the circle.
         covered = np.clip((width + 1) / 2 - np.abs(np.hypot(y, x) - circle.radius), 0, 1)
         if circle.dashed:
             covered *= np.arctan2(y, x) % (np.pi / 6) < np.pi / 9
@@ -109,7 +109,7 @@ def picks_slices(
 
 
 class Marked(NamedTuple):
-    """Particles that are drawn alike, and counted in captions under the name of their mark."""
+    """Particles that are drawn in the same way, and counted in captions under the name of their mark."""
 
     spheres: Spheres
     mark: Mark
@@ -118,7 +118,7 @@ class Marked(NamedTuple):
 def marked_slices(
     tomogram: NDArray[np.floating], groups: Sequence[Marked], count: int, run: str, voxel_spacing: float
 ) -> list[SlicePicture]:
-    """As `picks_slices`, with groups of particles of any kind, the last drawn on top."""
+    """As `picks_slices`, for groups of particles of any kind; the last group is drawn on top."""
     depth = len(tomogram)
     spheres = [Spheres(np.reshape(g.spheres.centres, (-1, 3)), np.reshape(g.spheres.radii, -1)) for g in groups]
     everything = Spheres(*(np.concatenate(parts) for parts in zip(*spheres, strict=True)))
@@ -141,7 +141,7 @@ def marked_slices(
 
 
 def _telling_slices(spheres: Spheres, depth: int, count: int) -> list[int]:
-    """The slices that cut most particles near their centres, chosen greedily: each adds most to those before."""
+    """The slices that cut most particles near their centres, chosen greedily: each one adds most to those before."""
     if not len(spheres.radii):
         return [depth // 2]
     steps = (np.arange(depth)[:, None] - spheres.centres[None, :, 0]) / spheres.radii

@@ -1,4 +1,4 @@
-"""Charts of the pages, drawn as SVG by their templates: precision over recall, the course of a training."""
+"""Charts of the HTML pages, drawn as SVG by their templates: precision-recall curves, curves of a training."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class Dot:
 
 @dataclass(frozen=True)
 class Chart:
-    """A line chart in the units of its data, lines from back to front; the page's template draws it as SVG.
-    `x_ticks`, `y_ticks`: positions and labels in place of round numbers."""
+    """A line chart in the units of its data, lines from back to front; the page's template draws it as SVG. `x_ticks`,
+    `y_ticks`: positions and labels to use instead of round numbers."""
 
     title: str
     x_label: str
@@ -52,7 +52,7 @@ class Chart:
     TOP, RIGHT, BOTTOM, LEFT = 12, 18, 36, 40
 
     def place(self, x: float, y: float) -> tuple[float, float]:
-        """Where a point lies in the SVG; outside the ranges it is moved to their edge."""
+        """The position of a point in the SVG; outside of the ranges it is clipped to their edge."""
         across, up = (
             min(max((value - low) / (high - low), 0), 1)
             for value, (low, high) in ((x, self.x_range), (y, self.y_range))
@@ -61,11 +61,11 @@ class Chart:
         return round(self.LEFT + across * plot_width, 1), round(self.TOP + (1 - up) * plot_height, 1)
 
     def path(self, points: Points) -> str:
-        """An SVG path through points; those that fall on the one before are left out."""
+        """An SVG path through points, without points that have the same position as the one before."""
         return "M" + "L".join(f"{x} {y}" for (x, y), _ in groupby(self.place(*point) for point in points))
 
     def marks(self) -> list[tuple[str, list[Dot]]]:
-        """The dots, those in a row that look alike together."""
+        """The dots, with consecutive ones of the same style grouped."""
         return [(style, list(dots)) for style, dots in groupby(self.dots, key=lambda dot: dot.style)]
 
     def ticks(self) -> tuple[list[tuple[float, str]], list[tuple[float, str]]]:
@@ -88,7 +88,7 @@ def ticks(low: float, high: float, count: int = 5) -> list[tuple[float, str]]:
 
 
 def precision_recall_charts(scores: Mapping[str, Any]) -> list[Chart]:
-    """A chart per object that has references: its curve in front of those of the others."""
+    """A precision-recall chart for each object that has references: its curve in front of those of the others."""
     curves = {
         curve["object"]: list(zip(curve["recall"], curve["precision"], strict=True)) for curve in scores["curves"]
     }
@@ -105,7 +105,7 @@ def precision_recall_charts(scores: Mapping[str, Any]) -> list[Chart]:
 
 
 def history_charts(history: Iterable[Mapping[str, Any]]) -> list[Chart]:
-    """The course of a training from the rows of metrics.csv: loss, and scores at every validation."""
+    """Charts of a training from the rows of metrics.csv: the loss, and the scores of every validation."""
     rows = list(history)
     loss, score = thin(series(rows, "loss")), series(rows, "score")
     last = max((step for step, _ in loss + score), default=0)
@@ -125,7 +125,7 @@ def history_charts(history: Iterable[Mapping[str, Any]]) -> list[Chart]:
 
 
 def thin(points: Points, count: int = 300) -> list[tuple[float, float]]:
-    """At most `count` points: means over equal stretches."""
+    """At most `count` points: means over intervals of equal length."""
     length = math.ceil(len(points) / count)
     stretches = [points[start : start + length] for start in range(0, len(points), max(length, 1))]
     return [(sum(x for x, _ in s) / len(s), sum(y for _, y in s) / len(s)) for s in stretches]

@@ -1,4 +1,4 @@
-"""Which models segment: those that are trained here, or models from elsewhere."""
+"""The models that the segment stage applies: models trained here, other model folders, or octopi models."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from tomoscout.tasks.picking.model import PickingModel
 
 
 def applied_models(plan: Plan) -> list[Path]:
-    """Folders of the models that segment, together an ensemble.
+    """Folders of the models to apply; several form an ensemble.
 
     Raises:
-        TomoscoutError: nothing is learnt here, and a listed model is missing, or finds what copick cannot keep.
+        TomoscoutError: nothing is trained here, and a listed model is missing or finds an object that a copick config
+            lacks; or the split has no folds.
     """
     models = plan.config.segment.models
     if models == "folds":
@@ -42,27 +43,27 @@ def fold_models(plan: Plan) -> list[Path]:
 
 
 def _listed_model(plan: Plan, path: str) -> Path:
-    """Folder of a model of segment.models; one of octopi's is imported first."""
+    """Folder of an entry of `segment.models`; for an octopi model, the folder that it is imported into."""
     if names_octopi(path):
         return plan.results.model(model_name(path))
     folder = Path(path.removesuffix("/model.yaml"))
-    # What is learnt here may be among them, and not be there yet.
+    # With training, a listed model may be trained in this workflow and not exist yet.
     if not plan.config.learns:
         check_objects(plan.config, plan.records, PickingModel.read(folder).classes, folder)
     return folder
 
 
 def imported_models(config: Config) -> dict[str, Path]:
-    """octopi's models among those that segment: the name of each here, and its model_config.yaml."""
+    """octopi models in `segment.models`: name of the model folder → model_config.yaml."""
     listed = config.segment.models if isinstance(config.segment.models, list) else []
     return {model_name(path): Path(path) for path in listed if names_octopi(path)}
 
 
 def imported_files(source: Path) -> list[Path]:
-    """Configuration and weights of a model of octopi's, given its model_config.yaml.
+    """Configuration and weights of an octopi model, given its model_config.yaml.
 
     Raises:
-        TomoscoutError: one is missing.
+        TomoscoutError: one of the files is missing.
     """
     files = [source, source.with_name(OCTOPI_WEIGHTS)]
     for path in files:

@@ -1,4 +1,4 @@
-"""Several runs in one job, each with a manifest of its own: what is done stays done."""
+"""Jobs that process a batch of runs, with a manifest per run, so that completed runs are not processed again."""
 
 from __future__ import annotations
 
@@ -19,13 +19,16 @@ from tomoscout.plan.paths import manifest_path
 
 
 class Batch:
-    """The runs of one job. Beside the job's output every run has a manifest, `project/run.json`, that holds the
-    digest of what it was made from under "inputs": a job that is run again does only what is not there yet. Under
-    "claims" it has, for everything that was written into the project, the inputs with which it may be found there:
-    what is found with others was written by others."""
+    """The runs of one job.
+
+    Beside the job's output every run has a manifest, `project/run.json`. Its entry "inputs" is the digest of what the
+    results of the run were made from: a repeated job processes only runs that are missing or out of date. Its entry
+    "claims" maps every output in the project to the digests of inputs with which these results may have written it: an
+    output with another digest was written by others.
+    """
 
     def __init__(self, config: Config, records: Iterable[RunRecord], number: int, output: Path) -> None:
-        """`records`: the runs of the stage, of all batches."""
+        """`records`: the runs of the stage, in all batches."""
         self.output = output
         self.number = number
         self.records = [record for record in records if record.batch == number]
@@ -41,12 +44,13 @@ class Batch:
         return self._projects[record.project]
 
     def manifest_path(self, record: RunRecord) -> Path:
-        """Where the manifest of a run lies."""
+        """Path of the manifest of a run."""
         return manifest_path(self.output.parent, record)
 
     @contextlib.contextmanager
     def attempt(self, record: RunRecord) -> Iterator[None]:
-        """Work on a run. Where it fails the others go on, and `write` ends the job with all that failed."""
+        """Context for the work on one run. A TomoscoutError is collected, so that the other runs are processed; `write`
+        raises all collected errors."""
         try:
             yield
         except TomoscoutError as error:
@@ -54,10 +58,11 @@ class Batch:
             say(f"failed: {error}")
 
     def is_done(self, record: RunRecord, inputs: str, written: Sequence[Written | Path]) -> bool:
-        """Whether a run was made from the same inputs before and all that was written is there as it was.
+        """Whether the results of a run were made from these inputs and still exist unchanged.
 
-        If not, the inputs are struck out of its manifest: a job killed between data and manifest must not count as
-        done once the old inputs come back. The rest of it stays, for a job that fails leaves the old data as it was.
+        If not, the inputs are removed from its manifest: otherwise a job killed after writing data but before writing
+        the manifest would count as done once the old inputs came back. The other entries are kept, as a job that fails
+        leaves the old data in place.
         """
         manifest = self._manifest(record)
         if manifest is None:
@@ -79,11 +84,12 @@ class Batch:
         return read_entries(path, "a manifest", project=str, run=str) if path.exists() else None
 
     def claim(self, record: RunRecord, inputs: str, written: Sequence[Written], option: str) -> None:
-        """Say what is about to be written into a project, so that a job that is killed finds it to be its own.
+        """Note in the manifest what is about to be written into a project, so that a repeated job recognises the
+        outputs of a killed one as its own.
 
         Raises:
-            TomoscoutError: it would be written over something that these results have not made. `option` gives it
-                another name.
+            TomoscoutError: an output exists that these results have not made. The message names `option`, which gives
+                the output another name.
         """
         manifest = self._manifest(record) or {}
         claims = dict(manifest.get("claims", {}))
@@ -110,7 +116,7 @@ class Batch:
             )
 
     def owns(self, record: RunRecord, what: Written) -> bool:
-        """Whether something in a project is what these results have written."""
+        """Whether an output in a project was written by these results."""
         claims = (self._manifest(record) or {}).get("claims", {})
         return self.project(record).made_from(record.run, what) in claims.get(str(what), ())
 
@@ -125,10 +131,10 @@ class Batch:
         self._done[record.key] = digest(facts)
 
     def write(self) -> None:
-        """Write the job's output: every run with the digest of its manifest.
+        """Write the job's output: run → digest of its manifest.
 
         Raises:
-            TomoscoutError: runs failed.
+            TomoscoutError: at least one run failed.
         """
         if len(self._failures) == 1:
             raise TomoscoutError(self._failures[0])

@@ -17,7 +17,7 @@ from tomoscout.options.sections import Fraction
 
 
 class _Results(BaseModel):
-    """What is read of the `results.json` of a model folder."""
+    """The entries of `results.json` in a model folder that are read here."""
 
     classes: list[str]
     metric: str
@@ -26,8 +26,8 @@ class _Results(BaseModel):
 
 
 def summarise(folders: Sequence[Path]) -> list[dict[str, Any]]:
-    """A row per object (and one for the score that chose the models): score of every fold, mean, spread (standard
-    deviation over the folds, n − 1) and the number of folds whose validation runs have the object.
+    """A row per object, after a row `all` for the score that selected the models: the score of each fold, their mean,
+    their spread (standard deviation, n − 1), and the number of folds whose validation runs hold the object.
 
     Raises:
         TomoscoutError: a fold has no results.
@@ -63,10 +63,10 @@ def _row(name: str, scores: Sequence[float | None]) -> dict[str, Any]:
 
 
 def run_compare_folds(folders: Sequence[Path], output: Path) -> None:
-    """Write the table as `output` (.csv) and beside it as .json; prints it.
+    """Write the table to `output` (.csv) and to a .json file beside it, and print it.
 
     Raises:
-        TomoscoutError: a fold has no results, or the folds were chosen by different scores.
+        TomoscoutError: a fold has no results, or the models of the folds were selected by different scores.
     """
     results = _read_results(folders)
     chosen_by = {result["metric"] for result in results}
@@ -79,7 +79,7 @@ def run_compare_folds(folders: Sequence[Path], output: Path) -> None:
 
 
 def format_summary(rows: Sequence[dict[str, Any]]) -> str:
-    """The table for a terminal."""
+    """The table as text for a terminal."""
     columns = list(rows[0])
     lines = aligned([columns, *([_cell(row[column]) for column in columns] for row in rows)])
     return "\n".join([lines[0], "─" * len(lines[0]), *lines[1:], ""])

@@ -22,11 +22,11 @@ from tomoscout.tasks.picking.scores import PicksOfRuns, evaluate
 
 
 def scored_of_model(plan: Plan, localized: Path) -> Scored:
-    """What is scored, without the objects that the model does not look for. Only a model from elsewhere may know fewer
-    objects than the reference. `localized`: folder of the localisation's manifests.
+    """The runs and classes to score, without classes that the model does not find. Only a model trained elsewhere can
+    have fewer classes than the reference. `localized`: folder of the manifests of the localize stage.
 
     Raises:
-        TomoscoutError: it looks for none of them.
+        TomoscoutError: the model finds none of the classes.
     """
     scored = plan.scored
     if plan.config.learns:
@@ -42,9 +42,12 @@ def scored_of_model(plan: Plan, localized: Path) -> Scored:
 
 
 class Pairs(NamedTuple):
-    """Predicted and reference picks of the scored runs, by run and object; the reference picks that are in doubt: by
-    run and object how many lie outside of the tomogram, and how many repeat another; and the objects that are not
-    annotated in a run and not counted there (`targets.unannotated: ignore`)."""
+    """Predicted and reference picks of the scored runs, by run and object.
+
+    `doubtful`: by run and object, how many reference picks lie outside of the tomogram (`outside`), and how many repeat
+    another pick (`repeated`). `ignored`: runs and objects that are not scored, as the object is not annotated in the
+    run (`targets.unannotated: ignore`).
+    """
 
     predictions: PicksOfRuns
     references: PicksOfRuns
@@ -53,12 +56,12 @@ class Pairs(NamedTuple):
 
 
 def read_pairs(config: Config, scored: Scored, localized: Path) -> Pairs:
-    """Read the picks of the scored runs. `localized`: folder of the localisation's manifests.
+    """Read the picks of the scored runs. `localized`: folder of the manifests of the localize stage.
 
-    Reference picks in doubt are left out, unless the challenge's counting is asked for, which counts them.
+    Doubtful reference picks are left out, except with challenge counting, which counts them.
 
     Raises:
-        TomoscoutError: the picks there are not the ones that the localisation wrote.
+        TomoscoutError: the predicted picks are not those that the localize stage wrote.
     """
     predictions: dict[str, dict[str, Picks]] = {}
     references: dict[str, dict[str, Picks]] = {}
@@ -87,11 +90,11 @@ def read_pairs(config: Config, scored: Scored, localized: Path) -> Pairs:
 
 
 def run_evaluate(plan: Plan, localized: Path, folder: Path) -> None:
-    """Score the picks and write tables and curves into `folder`; prints the table. `localized`: folder of the
-    localisation's manifests.
+    """Score the picks, write tables and curves into `folder`, and print the table. `localized`: folder of the manifests
+    of the localize stage.
 
     Raises:
-        TomoscoutError: nothing is left to score, or the picks are not the ones that the localisation wrote.
+        TomoscoutError: nothing is left to score, or the predicted picks are not those that the localize stage wrote.
     """
     config, scored = plan.config, scored_of_model(plan, localized)
     pairs = read_pairs(config, scored, localized)

@@ -1,4 +1,4 @@
-"""The exploration of picking: its study, proposals and trials from the configuration and the data."""
+"""The exploration (hyperparameter search) of the picking task: study, proposals and trials of a configuration."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def study_of(plan: Plan) -> Study:
     """The study of a configuration.
 
     Raises:
-        TomoscoutError: its space is at fault, or there is nothing to train on.
+        TomoscoutError: the search space is invalid, or there is nothing to train on.
     """
     config, fold = plan.config, plan.fold()
     shapes = [record.tomograms[uri] for record, uri in training_tomograms(config, plan.records, fold)]
@@ -36,18 +36,18 @@ def start_study(plan: Plan, folder: Path) -> None:
     """Write study.json.
 
     Raises:
-        TomoscoutError: the folder is for another study.
+        TomoscoutError: the folder holds another study.
     """
     start(study_of(plan), folder)
 
 
 def suggest_trial(plan: Plan, folder: Path, number: int) -> Ask:
-    """Write what a trial is asked, as of `explore.start.suggest`."""
+    """Propose the options of a trial and write them; see `explore.start.suggest`."""
     return suggest(study_of(plan), folder, number, plan.config.explore.trials, lambda: picking_misfit(plan))
 
 
 def picking_misfit(plan: Plan) -> Misfit:
-    """Tells of trainings that need more memory than the configuration states, as of `misfit_of`."""
+    """A check for trainings that need more memory than the configuration allows; see `misfit_of`."""
     from tomoscout.tasks.picking.data import TrainingData
     from tomoscout.tasks.picking.task import PickingTask
 
@@ -56,10 +56,11 @@ def picking_misfit(plan: Plan) -> Misfit:
 
 
 def train_trial(plan: Plan, folder: Path, number: int) -> Result:
-    """Train what a trial was asked for, as of `explore.trial.run_trial`."""
+    """Train with the options proposed for a trial; see `explore.trial.run_trial`."""
     config = plan.config
     machine = config.train.model_dump(include={"device", "checkpoint_seconds"})
-    # The summary records all trials: many at once would wait for each other's lock on a file.
+    # Without a tracking server the summary records all trials: parallel trials would wait for the lock of one database
+    # file.
     enabled = config.tracking.enabled and bool(config.tracking.uri)
     tracking = config.tracking.model_copy(update={"enabled": enabled})
 

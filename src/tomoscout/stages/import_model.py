@@ -1,18 +1,19 @@
-"""Models that octopi trained, made model folders, to be applied as they are.
+"""Import of models trained by octopi: writes model folders that can be applied like any other.
 
-Network and weights are octopi's, so that a tile gives its probabilities. What octopi 1.7 does around the network, and
-what is done here instead:
+Network and weights are not changed, so a tile gets the same probabilities as in octopi. The processing around the
+network differs from octopi 1.7:
 
-- It scales a tomogram to mean 0 and standard deviation 1. `standardise` first limits values to the 0.1 and 99.9
-  percentiles: nearly the same where nothing stands out, while gold beads widen octopi's scale and not ours. Networks
-  that normalise each crop (instance norm, the default) hardly see the difference.
-- It cuts cubes of `dim_in` voxels that overlap by half, pads tomograms that are smaller with zeros, and gives all
-  voxels of a tile the same weight. Here tiles are larger (`segment.tile`), overlap by `segment.overlap`, count most at
-  their middle, and padding mirrors the tomogram.
-- It averages logits over tiles, four or more turned and mirrored copies, and models, then takes the softmax. Here
-  probabilities are averaged; copies are `segment.flips`, 1 by default, and none is turned by a right angle.
-- It takes a voxel's most probable class and the middles of connected regions. Here picks are peaks of the probability
-  above a threshold, which octopi's files do not hold.
+- octopi scales a tomogram to mean 0 and standard deviation 1. `standardise` first clips values to the 0.1 and 99.9
+  percentiles. Both give nearly the same result, unless outliers such as gold beads widen octopi's scale. Networks that
+  normalise each crop (instance norm, the default) hardly differ.
+- octopi predicts cubes of `dim_in` voxels that overlap by half, pads smaller tomograms with zeros, and weights all
+  voxels of a tile equally. Here tiles are larger (`segment.tile`), overlap by `segment.overlap`, have the largest
+  weight in their middle, and padding mirrors the tomogram.
+- octopi averages logits over tiles, over four or more rotated and mirrored copies (test-time augmentation), and over
+  models, then takes the softmax. Here probabilities are averaged; `segment.flips` sets the number of mirrored copies, 1
+  by default, and no copy is rotated by a right angle.
+- octopi takes the most probable class of each voxel and the centres of connected components. Here picks are peaks of
+  the probability above a threshold, which octopi's files do not contain.
 """
 
 from __future__ import annotations
@@ -45,13 +46,14 @@ from tomoscout.tasks.picking.thresholds import DEFAULT_THRESHOLD
 
 
 def run_import_model(plan: Plan, source: Path, folder: Path, threads: int | None = None) -> PickingModel:
-    """Write the model folder of octopi's `model_config.yaml`.
+    """Write the model folder of an octopi model, given its `model_config.yaml` as `source`.
 
-    Classes are octopi's, with the radii of the copick configs; an object that has none there is a continuous class.
-    Thresholds are chosen on the validation runs where the configuration has targets and gives none itself.
+    Classes are octopi's, with the radii of the copick configs; an object without a radius there becomes a continuous
+    class. If the configuration has targets and does not set one threshold for all objects, thresholds are chosen on the
+    validation runs.
 
     Raises:
-        TomoscoutError: the model cannot be read, or a project lacks an object of it.
+        TomoscoutError: the model cannot be read, or a project lacks one of its objects.
     """
     if threads:
         torch.set_num_threads(threads)
@@ -87,7 +89,7 @@ def run_import_model(plan: Plan, source: Path, folder: Path, threads: int | None
 
 
 def _classes(config: Config, theirs: OctopiModel, source: Path) -> tuple[TargetClass, ...]:
-    """octopi's classes in the order of its channels; channels that none has are left out."""
+    """octopi's classes in the order of its channels, without channels that belong to no class."""
     named = sorted(theirs.labels, key=lambda name: theirs.labels[name])
     classes = []
     for label, name in enumerate(named, 1):
@@ -98,7 +100,7 @@ def _classes(config: Config, theirs: OctopiModel, source: Path) -> tuple[TargetC
 
 
 def _radius(config: Config, name: str, source: Path) -> float | None:
-    """In Å; None for what is no particle."""
+    """The radius of an object in Å; None if it is not a particle."""
     radii = {}
     for path in config.projects.values():
         objects = read_objects(Path(path))
@@ -129,7 +131,7 @@ def _validate(
     network: nn.Module,
     options: NetworkOptions,
 ) -> tuple[dict[str, float], Sequence[str]]:
-    """Thresholds of the particles that the targets have, too, and the runs they are chosen on."""
+    """Thresholds of the particle classes that are also in the targets, and the runs they were chosen on."""
     config, runs = plan.config, plan.fold()
     sources = {entry.name: entry.sources for entry in plan.targets.classes if entry.is_particle}
     known = tuple(replace(e, sources=sources[e.name]) for e in classes if e.is_particle and e.name in sources)

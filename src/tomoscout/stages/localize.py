@@ -1,4 +1,4 @@
-"""The localisation stage: class probabilities become scored picks."""
+"""The localisation stage: decodes class probabilities into scored picks."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from tomoscout.tasks.picking.model import PickingModel, read_ensemble
 
 
 def chosen_thresholds(config: Config, model: PickingModel) -> dict[str, float]:
-    """The smallest score of a pick, by object: from the config, else from the model.
+    """Object → smallest score of a pick, from the configuration or else from the model.
 
     Raises:
-        TomoscoutError: the config names an object that is not a class of the model.
+        TomoscoutError: the configuration names an object that is not a class of the model.
     """
     given = config.localize.threshold
     if isinstance(given, float | int):
@@ -38,11 +38,11 @@ def chosen_thresholds(config: Config, model: PickingModel) -> dict[str, float]:
 
 
 def run_localize(plan: Plan, models: Sequence[Path], segment_folder: Path, batch: int, output: Path) -> None:
-    """Write the picks of a batch of runs; picks of the same object, user and session are replaced, by none if none
-    are found.
+    """Write the picks of a batch of runs. They replace picks of the same object, user and session, with an empty file
+    where nothing is found.
 
     Raises:
-        TomoscoutError: probabilities are missing or of another model.
+        TomoscoutError: probabilities are missing or were made by another model.
     """
     config = plan.config
     model, _ = read_ensemble(models)

@@ -1,4 +1,4 @@
-"""Options of the stages that are no part of a room below."""
+"""Options of the segment stage."""
 
 from __future__ import annotations
 

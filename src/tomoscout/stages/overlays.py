@@ -1,4 +1,4 @@
-"""Pictures of the targets, one per run, to check them by eye."""
+"""Pictures of the targets, one per run, for visual inspection."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from tomoscout.tasks.picking.targets import read_target
 
 
 def run_overlays(plan: Plan, targets: Path, batch: int, output: Path) -> None:
-    """Draw the outlines of the target over a slice of the tomogram for every run of a batch: the first target of
-    those that have several.
+    """For every run of a batch, draw the outlines of its target over a slice of its tomogram. If a run has targets at
+    several voxel spacings, the first is drawn.
 
     Raises:
         TomoscoutError: the tomogram or the target of a run is missing.

@@ -1,4 +1,4 @@
-"""A loss that the user gives as an object, from Python."""
+"""A loss that the user passes as a PyTorch module, in the Python interface."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class NamedLoss:
-    """A loss of the user: called with logits (B, C+1, z, y, x) and labels (B, z, y, x); the name stands for all that it
-    computes in the fingerprint of the training."""
+    """A loss of the user, called with logits (B, C+1, z, y, x) and labels (B, z, y, x). In the fingerprint of the
+    training the name represents its code."""
 
     module: nn.Module
     name: str
 
 
 def own_loss(options: dict[str, Any], name: str | None) -> NamedLoss | None:
-    """The loss of the user among the options, taken out of them.
+    """Remove the user's loss from the options of a training and return it; None if there is none.
 
     Raises:
-        TomoscoutError: it has no name, or there is a name without a loss of that kind, or the loss is no module.
+        TomoscoutError: the loss has no name, a name is given without such a loss, or the loss is not a module.
     """
     loss = options.get("loss")
     if loss is None or isinstance(loss, str | Mapping | list):

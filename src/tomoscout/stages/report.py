@@ -1,4 +1,4 @@
-"""The report stage: collects what the other stages wrote."""
+"""The report stage: collects the results of the other stages in one page."""
 
 from __future__ import annotations
 
@@ -34,18 +34,24 @@ def run_report(
     split: Path | None = None,
     targets: Path | None = None,
 ) -> None:
-    """Write the report of one model. The paths are those of the model folder, the folder of the localize stage's
-    manifests, the folder of the scores, the split file and the folder of the targets. Of what is not given nothing is
-    shown.
+    """Write the report of one model. Parts whose path is None are left out.
+
+    Args:
+        model: the model folder.
+        localized: folder of the manifests of the localize stage.
+        output: the HTML file.
+        scores: folder of the scores.
+        split: the split file.
+        targets: folder of the manifests of the targets.
 
     Raises:
         TomoscoutError: a stage before this one has not been run.
     """
     config = plan.config
     metrics = model / "metrics.csv"
-    # A model from elsewhere may have come without.
+    # A model trained elsewhere may have no metrics.csv.
     history = read_table(metrics) if metrics.exists() else []
-    # Where a model from elsewhere is applied, the page shows what it found everywhere.
+    # For a model trained elsewhere the page shows the picks of all segmented runs.
     found = None if config.learns else read_found(plan, localized)
     unscored = _found_slices(plan, found.colours) if found and not scores else []
     write_report(
@@ -92,7 +98,7 @@ def _scored_slices(plan: Plan, localized: Path) -> list[SlicePicture]:
         missed: list[tuple[np.ndarray, float]] = []
         false: list[tuple[np.ndarray, float]] = []
         for entry in scored.classes:
-            # Not there where it is not annotated.
+            # An object that is not annotated in a run is not scored there.
             if entry.radius is None or entry.name not in references[record.key]:
                 continue
             predicted, truth = predictions[record.key][entry.name], references[record.key][entry.name]

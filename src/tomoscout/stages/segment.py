@@ -1,4 +1,4 @@
-"""The segmentation stage: a model applied to tomograms, as quantised class probabilities and labels."""
+"""The segmentation stage: applies a model to tomograms and writes quantised class probabilities and labels."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def run_segment(
     output: Path,
     threads: int | None = None,
 ) -> None:
-    """Apply a model, or several as an ensemble, to the runs of a batch; runs already done with it are left alone.
+    """Apply a model, or several as an ensemble, to the runs of a batch; skips runs that are segmented with it already.
 
     Raises:
         TomoscoutError: the model or a tomogram cannot be used.
@@ -41,7 +41,7 @@ def run_segment(
     if threads:
         torch.set_num_threads(threads)
     config = plan.config
-    # The best so far of a running training is a link, which may come to point elsewhere in between.
+    # The best model so far of a running training is a symbolic link, whose target may change during this job.
     folders = [folder.resolve() for folder in folders]
     model, members = read_ensemble(folders)
     if config.voxel_spacing not in model.voxel_spacings:
@@ -64,7 +64,7 @@ def run_segment(
         for number, record in enumerate(pending, 1):
             with work.attempt(record):
                 made_from = inputs[record.key]
-                # Before hours are spent on what may not be written.
+                # Checked before the prediction, which may take hours.
                 work.claim(record, made_from, written, "localize.session")
                 manifest = _segment_run(config, model, network, sizes, device, work, record, made_from, progress)
                 work.finish(record, made_from, written, manifest)
@@ -101,7 +101,7 @@ def _segment_run(
     attributes = {"classes": classes, "model": model.weights_digest, "inputs": inputs}
     labels = argmax_labels(probabilities)
     volume, segmentation = predicted_probabilities(config), predicted_segmentation(config)
-    # Once more: another program may have written there meanwhile.
+    # Checked again: another program may have written there during the prediction.
     work.claim(record, inputs, [volume, segmentation], "localize.session")
     return {
         "tomogram": uri,

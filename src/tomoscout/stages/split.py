@@ -1,4 +1,4 @@
-"""The split stage: writes which runs train, validate and test."""
+"""The split stage: writes which runs are for training, validation and test."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def run_split(plan: Plan, output: Path) -> None:
     """Write the split file.
 
     Raises:
-        TomoscoutError: no run is left for a part, or a run is listed where it cannot be used.
+        TomoscoutError: a part is left without runs, or a listed run cannot be used.
     """
     print_warnings(plan.targets)
     write_json(output, split_to_json(plan.config.split, plan.split))

@@ -1,4 +1,4 @@
-"""The targets stage: makes what is missing or out of date, and removes what is not wanted any more."""
+"""The targets stage: makes targets that are missing or out of date, and removes those that are no longer needed."""
 
 from __future__ import annotations
 
@@ -18,14 +18,13 @@ from tomoscout.tasks.picking.targets import make_targets
 
 
 def run_targets(plan: Plan, batch: int, output: Path) -> None:
-    """Make the targets of a batch of runs. A run whose targets are there and up to date is left alone; where
-    anything they depend on has changed, which tomograms it has among it, all targets of the run are made again.
-    Targets that are not wanted any more are removed: those of a run that lost its annotations, and those at a voxel
-    spacing that is no longer listed.
+    """Make the targets of a batch of runs. A run whose targets are up to date is skipped. If anything they depend on
+    has changed, including the list of the run's tomograms, all targets of the run are made again. Targets of runs that
+    lost their annotations, and targets at voxel spacings that are no longer listed, are removed.
 
     Raises:
-        TomoscoutError: a source is broken or does not fit the tomogram, or the project has a segmentation of their
-            name that these results have not made.
+        TomoscoutError: a source cannot be read or does not fit the tomogram, or the project has a segmentation of the
+            same name that these results have not made.
     """
     wanted = plan.targets.inputs
     work = Batch(plan.config, plan.records, batch, output)
@@ -60,8 +59,8 @@ def _describe(target: dict[str, Any]) -> str:
 
 
 def _remove_targets(config: Config, work: Batch, record: RunRecord, kept: Collection[float]) -> None:
-    """Delete the targets in the manifest of a run, but for those of the voxel spacings kept. Targets of another user
-    or session may be meant to stay beside the new ones."""
+    """Delete the targets in the manifest of a run, except those at the voxel spacings in `kept`. Targets of another
+    name, user or session stay: the user may want to keep them beside the new ones."""
     path = work.manifest_path(record)
     if not path.exists():
         return
@@ -74,7 +73,7 @@ def _remove_targets(config: Config, work: Batch, record: RunRecord, kept: Collec
         there = project.made_from(record.run, written) is not None
         if there and not work.owns(record, written):
             continue
-        # Also where it is gone: a process that was killed while it removed it may have left something behind.
+        # Also if it does not exist: a process that was killed while deleting it may have left files.
         project.delete(record.run, written)
         if there:
             say(f"{record.key}: {written} is not wanted any more, removed")

@@ -1,4 +1,4 @@
-"""The training stage: from tomograms, targets and a split to a model folder that picks."""
+"""The training stage: trains a picking model on tomograms, targets and a split, and writes its model folder."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def run_train(
     watch: Callable[[Progression], None] = lambda progression: None,
     loss: NamedLoss | None = None,
 ) -> Outcome:
-    """Train a model into `folder`, taking up an interrupted training where it was. `fold`: which fold of the split,
-    in place of `split.fold`. `watch`: called after every validation; what it raises ends the training. `loss`: in place
-    of `train.loss`.
+    """Train a model into `folder`; an interrupted training resumes from its checkpoint. `fold`: number of the fold,
+    instead of `split.fold`. `watch`: called after every validation; an exception that it raises ends the training.
+    `loss`: used instead of `train.loss`.
 
     Raises:
-        TrainingFailed: it cannot succeed with these options.
+        TrainingFailed: training cannot succeed with these options.
         TomoscoutError: data is missing or unusable.
-        Interrupted: the training was told to stop.
+        Interrupted: a signal stopped the training.
     """
     if threads:
         torch.set_num_threads(threads)

@@ -1,4 +1,4 @@
-"""Compare every manifest with the data it stands for."""
+"""Verification: compares the digests in all manifests with the data they describe."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tomoscout.plan.stages import STAGES, Stage, Stated
 
 
 def verify(plan: Plan) -> tuple[int, list[str]]:
-    """Check all manifests of the results. Returns how many digests were compared, and a line per difference."""
+    """Check all manifests of the results. Returns the number of digests compared, and a line per difference."""
     compared = 0
     problems: list[str] = []
     for name, stage in STAGES.items():
@@ -29,12 +29,12 @@ def verify(plan: Plan) -> tuple[int, list[str]]:
 
 
 def _is_manifest(found: object) -> bool:
-    """Whether a file is the manifest of a run, and not that of a picture."""
+    """Whether the content of a file is the manifest of a run with data, not that of a picture."""
     return isinstance(found, dict) and found.keys() >= {"project", "run", "inputs"} and "picture" not in found
 
 
 def _verify_run(plan: Plan, name: str, stage: Stage, path: Path, manifest: dict[str, Any], problems: list[str]) -> int:
-    """Compare what the manifest of a run states with what is there; returns how many digests were compared."""
+    """Compare the digests in the manifest of a run with its data; returns the number of digests compared."""
     compared = 0
     record = plan.by_key.get(f"{manifest['project']}/{manifest['run']}")
     if record is None:
@@ -58,10 +58,11 @@ def _verify_run(plan: Plan, name: str, stage: Stage, path: Path, manifest: dict[
 
 
 def _digest(project: Project, run: str, folder: Path, stated: Stated) -> str | None:
-    """The digest of something as it is now; None where it is gone."""
+    """The digest of the present content of an output; None if it does not exist."""
     match stated.kind:
         case "segmentation":
-            # By the name in the manifest: those of targets and models that the configuration no longer names stay good.
+            # Found by the name in the manifest, so that outputs that the configuration no longer names are verified,
+            # too.
             found = (entry for entry in project.segmentations(run) if str(entry) == stated.name)
             return next((project.digest_written(run, entry) for entry in found), None)
         case "probabilities":
@@ -75,7 +76,7 @@ def _digest(project: Project, run: str, folder: Path, stated: Stated) -> str | N
 
 
 def _verify_models(results: Results, problems: list[str]) -> int:
-    """Compare the weights of every model with its description; returns how many models there are."""
+    """Compare the weights of every model with the digest in its description; returns the number of models."""
     folders = results.trained_models()
     for folder in folders:
         path = folder / "model.yaml"

@@ -1,1 +1,1 @@
-"""What can be learnt: a room for each task."""
+"""Learning tasks, a package for each."""

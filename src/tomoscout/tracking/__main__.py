@@ -1,4 +1,4 @@
-"""The child of a training: records one folder, given as JSON on standard input."""
+"""The child process of a training: records one folder, given as JSON on standard input."""
 
 from __future__ import annotations
 

@@ -25,19 +25,19 @@ FINGERPRINT, MODEL, STUDY = "tomoscout.fingerprint", "tomoscout.model", "tomosco
 RATE = "steps_per_second"
 
 NOT_OPTIONS = ("format", "name", "classes", "weights", "made_from", "made_with")
-"""Keys of `model.yaml` that are not options. The others are recorded as parameters without a `training.json`."""
+"""Keys of `model.yaml` that are not options. If there is no `training.json`, the others are recorded as parameters."""
 
 LONGEST_VALUE = 6000
-"""The most characters of a parameter's value in MLflow."""
+"""Largest number of characters of a parameter's value in MLflow."""
 
 Curves = dict[str, dict[int, float]]
-"""Points by name and step."""
+"""Name → step → value."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """A training, in MLflow's terms. `finished`: whether it has made a model. `ended`: when it ended, with or without a
-    model; `written`: when its curves were written, both in seconds since 1970. `rate`: steps per second."""
+    """A training as recorded in MLflow. `finished`: whether it has made a model. `ended`: when it ended, with or
+    without a model; `written`: when its curves were written, both in seconds since 1970. `rate`: steps per second."""
 
     folder: Path
     name: str
@@ -59,11 +59,11 @@ class Record:
 def read_record(folder: Path) -> Record:
     """Read a model folder, finished or not.
 
-    Of `model.yaml`, `training.json`, `metrics.csv` and `results.json` one of the first two must be there. A
-    `model.yaml` of another fingerprint than `training.json` is of an earlier training and is left out.
+    Reads `model.yaml`, `training.json`, `metrics.csv` and `results.json`; one of the first two must exist. A
+    `model.yaml` with another fingerprint than `training.json` belongs to an earlier training and is ignored.
 
     Raises:
-        TomoscoutError: no training is named there, or a file cannot be read.
+        TomoscoutError: the folder names no training, or a file cannot be read.
     """
     try:
         training = _read_training(folder / "training.json")
@@ -104,7 +104,7 @@ def _last_step(curves: Curves) -> int:
 
 
 class _Facts(BaseModel):
-    """The part of `training.json` that is read; every key may be missing."""
+    """The entries of `training.json` that are read; each may be missing."""
 
     name: str = ""
     fingerprint: str = ""
@@ -127,7 +127,7 @@ class _MadeFrom(BaseModel):
 
 
 class _Model(BaseModel):
-    """The part of `model.yaml` that is read, also of earlier formats."""
+    """The entries of `model.yaml` that are read, also in earlier formats."""
 
     name: str
     classes: list[_Named]
@@ -226,7 +226,7 @@ def _tags(facts: Mapping[str, Any], folder: Path, trial: Mapping[str, Any]) -> d
 
 
 def _flatten(value: Any, name: str, separator: str) -> Iterator[tuple[str, Any]]:
-    """The leaves of nested options, each with its path for a name. A list of plain values is a leaf."""
+    """The leaves of nested options, each with its path as its name. A list of plain values is a leaf."""
     if isinstance(value, list) and any(isinstance(part, Mapping) for part in value):
         value = dict(enumerate(value))
     if isinstance(value, Mapping):
@@ -237,5 +237,5 @@ def _flatten(value: Any, name: str, separator: str) -> Iterator[tuple[str, Any]]
 
 
 def _key(name: str) -> str:
-    """A name that MLflow takes: it refuses other characters, and parts that would mean a folder."""
+    """A name that MLflow accepts: other characters, and parts that would mean a folder, are replaced."""
     return "/".join(re.sub(r"[^\w.\- :]|^\.*$", "-", part) for part in name.split("/"))[:250]

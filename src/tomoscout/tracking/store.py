@@ -1,4 +1,4 @@
-"""The store of MLflow: it is compared with model folders, and what it lacks is added."""
+"""Synchronisation of an MLflow store with model folders: what the store lacks is added."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 WEIGHTS = "weights.safetensors"
 FILES = ("model.yaml", "results.json", "metrics.csv", "training.json", "history.png", WEIGHTS)
-"""Files of a finished model folder that are recorded as artifacts; of a trial, of which there may be a thousand, all
-but the weights."""
+"""Files of a finished model folder that are recorded as artifacts. The weights of trials are not recorded, as there may
+be a thousand trials."""
 
 FILES_DIGEST = "tomoscout.files"
 """Tag with the digest of the recorded files."""
@@ -38,7 +38,7 @@ SETTINGS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
-    # An open connection would go on with a database that was deleted meanwhile.
+    # An open connection would continue to use a database file that was deleted meanwhile.
     "MLFLOW_SQLALCHEMYSTORE_POOLCLASS": "NullPool",
 }
 """Environment variables for MLflow; those that the user has set take precedence."""
@@ -54,7 +54,7 @@ def default_uri(results: Path) -> str:
 
 
 def address(tracking: Tracking, default_uri: str) -> str:
-    """The address of the store; of `$NAME`, what that variable of the environment holds.
+    """The address of the store; for `$NAME`, the value of that environment variable.
 
     Raises:
         TomoscoutError: the variable is not set.
@@ -69,11 +69,10 @@ def address(tracking: Tracking, default_uri: str) -> str:
 
 
 def sync(folder: Path, tracking: Tracking, default_uri: str) -> str:
-    """Record in MLflow what lies in a model folder, finished or not; returns the id of MLflow's run.
+    """Record a model folder in MLflow, finished or not; returns the id of the MLflow run.
 
     The operation is idempotent: recorded points are not recorded again. The run is found by the training's fingerprint
-    and name. Where its curves differ from the folder's, the training was restarted from its beginning, and gets a new
-    run.
+    and name. If its curves differ from the folder's, the training was restarted from its beginning, and gets a new run.
 
     Raises:
         TomoscoutError: the folder holds no training, or the store refuses, stays locked or cannot be reached.
@@ -96,7 +95,7 @@ def sync(folder: Path, tracking: Tracking, default_uri: str) -> str:
 
 
 def sync_all(folders: Sequence[Path], tracking: Tracking, default_uri: str) -> dict[str, str]:
-    """Record several folders as `sync` does; returns the ids of MLflow's runs by name of the folder. Trials that ended
+    """Record several folders as `sync` does; returns name of the folder → id of the MLflow run. Trials that ended
     before their first validation are left out: there is nothing to record of them.
 
     Raises:
@@ -112,7 +111,7 @@ def sync_all(folders: Sequence[Path], tracking: Tracking, default_uri: str) -> d
 
 
 def reason(error: BaseException) -> str:
-    """The first cause of an error, in one line: MLflow wraps it into exceptions of its own."""
+    """The root cause of an error, in one line: MLflow wraps errors in its own exceptions."""
     while inner := error.__cause__ or (None if error.__suppress_context__ else error.__context__):
         error = inner
     text = " ".join(without_passwords(str(error)).split())
@@ -121,7 +120,7 @@ def reason(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def _quiet_mlflow() -> Iterator[None]:
-    """While this lasts, MLflow sends no telemetry, prints nothing and does not wait for long."""
+    """Context in which MLflow sends no telemetry, prints nothing and does not wait for long."""
     added = {name: value for name, value in SETTINGS.items() if name not in os.environ}
     disabled = logging.root.manager.disable
     os.environ.update(added)
@@ -208,7 +207,7 @@ def _experiment_id(client: MlflowClient, name: str, uri: str) -> str:
         try:
             return client.create_experiment(name, artifacts)
         except MlflowException:
-            # Another training may have been faster.
+            # Another training may have created it meanwhile.
             found = client.get_experiment_by_name(name)
             if found is None:
                 raise

@@ -33,9 +33,9 @@ class Tracker:
         limit: float = 300.0,
     ) -> None:
         """`facts`, kept as `training.json`: name, fingerprint, classes (names), train and validate (runs), device,
-        versions (package → version), options (nested). `pause`: least seconds from one record to the next, since
-        each takes some seconds of a core. `limit`: seconds after which a record that hangs is given up.
-        """
+        versions (package → version), options (nested). `pause`: minimum of seconds between the starts of two child
+        processes, as each takes some seconds of a core. `limit`: seconds after which a child process that hangs ends
+        itself."""
         self._folder = folder
         self._enabled = tracking.enabled
         self._facts = dict(facts)
@@ -53,7 +53,7 @@ class Tracker:
         self.close()
 
     def update(self, history: Sequence[Mapping[str, float]], speed: Mapping[str, float] | None = None) -> None:
-        """Write what is known so far to `metrics.csv` and `training.json`, and have it recorded.
+        """Write the present state to `metrics.csv` and `training.json`, and start a child process that records it.
 
         `history`: rows of a `step` and any curves, from the first step on. While a child is recording, or less than
         `pause` after it was started, nothing is recorded.
@@ -66,7 +66,7 @@ class Tracker:
             self._warn(reason(error))
 
     def describe(self, history: Sequence[Mapping[str, float]], speed: Mapping[str, float] | None = None) -> None:
-        """Write what is known so far, as `update` does, without having it recorded."""
+        """Write the present state, as `update` does, without recording it."""
         try:
             self._write(history, speed)
         except Exception as error:
@@ -109,8 +109,8 @@ class Tracker:
             encoding="utf-8",
             errors="replace",
         )
-        # Not as arguments, which every user of the machine can read: the address may hold a password. The pipe stays
-        # open: that it is closed tells the child that this process has ended.
+        # Through the pipe, as all users of the machine can read arguments, and the address may hold a password. The
+        # pipe stays open: when it is closed, the child knows that this process has ended.
         assert child.stdin
         child.stdin.write(json.dumps(self._order) + "\n")
         child.stdin.flush()

@@ -1,1 +1,1 @@
-"""Picking: particles by their centres, and other classes by their voxels."""
+"""The picking task: particles found by their centres, and continuous classes found by their voxels."""

@@ -1,4 +1,4 @@
-"""What a training reads: tomograms, targets and picks of the runs that train and validate."""
+"""The data of a training: tomograms, targets and picks of the training and validation runs."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from tomoscout.tasks.picking.reference import read_reference, sound_reference
 from tomoscout.tasks.picking.targets import read_target
 
 MOST_VOXELS = 50_000
-"""Voxels of a continuous class kept per tomogram as places to centre crops on."""
+"""Largest number of voxels of a continuous class that are kept per tomogram as centres of crops."""
 
 Shape = tuple[int, int, int]
 
 
 class TrainingData:
-    """Reads project by project what the runs of a fold hold."""
+    """Reads the tomograms, targets and picks of the runs of a fold."""
 
     def __init__(
         self,
@@ -47,30 +47,30 @@ class TrainingData:
         self.runs = runs
         self.projects = {name: Project(name, Path(path)) for name, path in config.projects.items()}
         self.training = training_tomograms(config, records, runs)
-        # The split lets no run validate that lacks the tomogram that is segmented.
+        # The split ensures that every validation run has `segment.tomogram`.
         by_key = {record.key: record for record in records}
         self.validation = [by_key[key] for key in runs.validate]
 
     @property
     def training_shapes(self) -> list[Shape]:
-        """Voxels (z, y, x) of the training tomograms: every kind of every run."""
+        """Shapes (z, y, x) of the training tomograms: every kind of every run."""
         return [record.tomograms[uri] for record, uri in self.training]
 
     @property
     def validation_shapes(self) -> list[Shape]:
-        """Voxels (z, y, x) of the validation tomograms."""
+        """Shapes (z, y, x) of the validation tomograms."""
         return [record.tomograms[self.config.segment_tomogram] for record in self.validation]
 
     @property
     def absent(self) -> NDArray[np.bool_] | None:
-        """Which classes (with background) do not count in which training volumes (volume, class); None where all count
-        everywhere."""
+        """Which classes are ignored in which training volumes, (volume, 1 + classes) with background first; None if no
+        class is ignored anywhere."""
         ignored = [ignored_classes(self.config, self.plan, record.key) for record, _ in self.training]
         names = ["", *(entry.name for entry in self.plan.classes)]
         return np.array([[name in of_run for name in names] for of_run in ignored]) if any(ignored) else None
 
     def volumes(self) -> list[VolumeSource]:
-        """Every training tomogram with its target."""
+        """The training tomograms, each with its target."""
         return [
             VolumeSource(
                 f"{record.key} {uri}",
@@ -89,7 +89,7 @@ class TrainingData:
         return read_target(project, self.config, self.plan, record, voxel_spacing, (shape[0], shape[1], shape[2]))
 
     def validation_volumes(self, with_labels: bool) -> list[tuple[NDArray[np.float32], Reference]]:
-        """The tomograms that will be segmented, prepared, and their truth."""
+        """The normalised tomograms (z, y, x) of the validation runs, each with its reference."""
         return [self._validation_volume(record, with_labels) for record in self.validation]
 
     def _validation_volume(self, record: RunRecord, with_labels: bool) -> tuple[NDArray[np.float32], Reference]:
@@ -108,7 +108,7 @@ class TrainingData:
         return read_reference(self.projects[record.project], record, entry)
 
     def centres(self, entry: TargetClass, volumes: Sequence[LabelledVolume], patch: Sequence[int]) -> Centres:
-        """Where crops of a class may be centred: at its picks, or at voxels of a continuous class."""
+        """Centres of crops of a class: its picks, or voxels of a continuous class."""
         places = []
         reach = 0.0
         for number, ((record, uri), volume) in enumerate(zip(self.training, volumes, strict=True)):
@@ -120,6 +120,6 @@ class TrainingData:
                 found = np.argwhere((volume.labels == entry.label).cpu().numpy())
                 found = found[:: max(1, -(-len(found) // MOST_VOXELS))]
             places.append(np.column_stack([np.full(len(found), number), found]))
-            # A crop keeps the whole particle wherever it is moved to, at the finest voxel spacing too.
+            # The jitter is limited so that a crop keeps the whole particle, also at the finest voxel spacing.
             reach = max(reach, (entry.target_radius or 0.0) / spacing)
         return Centres(np.concatenate(places), largest_jitter(patch, reach))

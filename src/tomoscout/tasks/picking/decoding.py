@@ -1,5 +1,5 @@
-"""How predictions become picks: by the peaks of each class's probabilities. Another way, such as connected components,
-would be a module like `peaks`, with its options beside `Peaks`, called here."""
+"""Decoding of class probabilities into picks, by the peaks of each class. Another method, such as connected components,
+would be a module beside `peaks`, with its options beside `Peaks`, and be called here."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def locate_picks(
         classes: in the order of the probabilities.
         voxel_spacing: Å per voxel.
         options: smoothing and separation.
-        thresholds: smallest score by class name; without them all peaks worth a threshold are returned.
+        thresholds: class name → smallest score of a pick. Default: `LOWEST_SCORE`, so that thresholds can be chosen.
     """
     found = {}
     for entry, probability in zip(classes, probabilities, strict=True):

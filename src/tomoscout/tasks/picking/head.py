@@ -1,4 +1,4 @@
-"""What a network's output channels mean: how they are trained, read and scored."""
+"""The output channels of a picking network: their loss, and the validation score of their predictions."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from tomoscout.tasks.picking.thresholds import DEFAULT_THRESHOLD, robust_thresho
 
 @dataclass(frozen=True)
 class Reference:
-    """The truth of one validation run: picks by object, and the label volume (z, y, x) for continuous classes. The
-    classes named in `ignored` are not scored in it."""
+    """The ground truth of a validation run: picks by object, and the label volume (z, y, x) for continuous classes.
+    Classes named in `ignored` are not scored in this run."""
 
     picks: Mapping[str, Picks]
     labels: NDArray[np.integer] | None
@@ -35,13 +35,13 @@ class Reference:
 
 
 class PickingHead:
-    """Semantic segmentation for picking: channel 0 is background, channel c the class labelled c."""
+    """Semantic segmentation for picking: channel 0 is background, channel c is the class with label c."""
 
     def __init__(self, classes: Sequence[TargetClass], voxel_spacing: float, options: Train) -> None:
-        """`voxel_spacing` in Å: that of the validation tomograms.
+        """`voxel_spacing`: of the validation tomograms, in Å.
 
         Raises:
-            TomoscoutError: an option names a class that there is not.
+            TomoscoutError: an option names a class that does not exist.
         """
         self.classes = tuple(classes)
         self.voxel_spacing = voxel_spacing
@@ -63,25 +63,26 @@ class PickingHead:
 
     @property
     def needs_labels(self) -> bool:
-        """Whether references must hold label volumes."""
+        """Whether references must contain label volumes."""
         return self.options.best_metric_on == "voxels" or any(not entry.is_particle for entry in self.classes)
 
     def counts_picks(self, entry: TargetClass) -> bool:
-        """Whether a class is scored by its picks; else by its voxels."""
+        """Whether a class is scored by its picks; otherwise it is scored by its voxels."""
         return entry.is_particle and self.options.best_metric_on == "particles"
 
     @property
     def deciding(self) -> list[TargetClass]:
-        """The classes that `best_metric` averages over: the one it names, else those scored by picks, else all."""
+        """The classes that `best_metric` averages over: the class that it names, else those scored by picks, else
+        all."""
         if self.options.best_class is not None:
             return [entry for entry in self.classes if entry.label == self.options.best_class]
         return [entry for entry in self.classes if self.counts_picks(entry)] or list(self.classes)
 
     def loss(self, own: torch.nn.Module | None = None) -> torch.nn.Module:
-        """The loss between logits and labels, `own` or as the options say; padding does not count.
+        """The loss between logits and labels: `own`, or else that of the options. Padding is ignored.
 
-        A small sphere has few voxels, so each of them counts more: by the ratio of the largest target radius to its
-        own, to the power of `size_balance`.
+        The voxels of small spheres, which are few, have larger weights: (largest target radius / own target radius) to
+        the power of `size_balance`.
 
         Raises:
             TomoscoutError: `class_weights` are given for a loss that does not take them.
@@ -102,10 +103,11 @@ class PickingHead:
         return build_loss(options.loss, torch.tensor(voxel_weights), torch.tensor(given), ignore)
 
     def check_references(self, references: Sequence[Reference], runs: Sequence[str]) -> None:
-        """Say before hours are spent that the validation runs (keys) cannot tell how well a class is found.
+        """Check, before training, that the validation runs hold the classes that select the best weights; warn if they
+        lack other classes. `runs`: their keys, for messages.
 
         Raises:
-            TomoscoutError: they hold nothing of what chooses the best weights.
+            TomoscoutError: they hold none of the classes of `deciding`.
         """
 
         def is_there(entry: TargetClass) -> bool:
@@ -126,12 +128,16 @@ class PickingHead:
             warn(f"{where} hold no {names}: no part in choosing the model{default}")
 
     def measure(self, predictions: Sequence[NDArray[np.uint8]], references: Sequence[Reference]) -> Validation:
-        """Score predictions on validation runs by `best_metric`: F-beta of each class, particles at their best
-        thresholds (continuous classes by voxels) or all by voxels, and the mean over the classes that have references:
-        the particles, or where there are none or voxels are counted, all.
+        """Score predictions on validation runs by `best_metric`: F-beta of each class, and its mean over the classes of
+        `deciding` that have references. Particles are scored by picks at their chosen thresholds, or by voxels if
+        `best_metric_on` is `voxels`; continuous classes are scored by voxels.
+
+        Args:
+            predictions: quantised probabilities (class, z, y, x) of each run, 255 = 1.
+            references: the ground truth of each run.
 
         Raises:
-            TomoscoutError: no class that counts has anything to be scored by.
+            TomoscoutError: no class of `deciding` has a reference.
         """
         particles, thresholds = self._particle_scores(predictions, references)
         labels = [argmax_labels(volume) for volume in predictions] if self.needs_labels else []
@@ -175,8 +181,8 @@ class PickingHead:
     def _voxel_score(
         self, entry: TargetClass, labels: Sequence[NDArray[np.integer]], references: Sequence[Reference]
     ) -> float | None:
-        """F-beta of a class over the voxels of all runs, each voxel given to its most probable class; for beta 1 the
-        Dice coefficient. None where no run has a voxel of it."""
+        """F-beta of a class over the voxels of all runs, with each voxel assigned to its most probable class (argmax);
+        for beta 1 this is the Dice coefficient. None if no run has a voxel of the class."""
         true_positives = predicted = true = 0
         for volume, reference in zip(labels, references, strict=True):
             if entry.name in reference.ignored:

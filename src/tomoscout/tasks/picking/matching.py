@@ -1,7 +1,7 @@
-"""Predicted positions matched to reference positions: true and false positives, precision-recall curve, F-beta.
+"""Matching of predicted with reference positions: true and false positives, precision-recall curve, F-beta.
 
-Two ways of counting. One-to-one: a prediction and a reference are used once. Challenge: as the scorer of the
-CZII CryoET Object Identification challenge counts, where a prediction finds every reference within its reach.
+Two ways of counting. One-to-one: each prediction and each reference is matched at most once. Challenge: as in the
+scorer of the CZII CryoET Object Identification challenge, a prediction matches every reference within its reach.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ class Matches:
     """The predictions of one object in one run, compared with its references; N predictions, M references.
 
     scores (N,): the predictions' scores.
-    gains (N,): references found by adding this prediction to all those that score higher (0 or 1 one-to-one).
+    gains (N,): how many references are found by adding this prediction to those with higher scores (one-to-one: 0 or
+    1).
     partners (N,): index of the reference paired with each prediction, -1 for none.
     found (M,): which references are found.
     """
@@ -34,22 +35,22 @@ class Matches:
 
     @property
     def references(self) -> int:
-        """M."""
+        """Number of references, M."""
         return len(self.found)
 
     @property
     def true_positives(self) -> int:
-        """References found."""
+        """Number of references found."""
         return int(self.gains.sum())
 
     @property
     def false_positives(self) -> int:
-        """Predictions less true positives. In the challenge's counting it can fall below 0."""
+        """Number of predictions minus true positives. With challenge counting it can be negative."""
         return len(self.gains) - self.true_positives
 
     @property
     def false_negatives(self) -> int:
-        """References not found."""
+        """Number of references not found."""
         return self.references - self.true_positives
 
 
@@ -60,7 +61,7 @@ class Curve:
     thresholds (K,): the distinct scores, descending. A prediction is kept if its score ≥ the threshold.
     found (K,): true positives at each threshold.
     kept (K,): predictions at each threshold.
-    references: reference positions in all.
+    references: total number of reference positions.
     """
 
     thresholds: NDArray[np.float64]
@@ -70,12 +71,12 @@ class Curve:
 
     @property
     def precision(self) -> NDArray[np.float64]:
-        """Fraction of the kept predictions that is right, (K,)."""
+        """Fraction of the kept predictions that are true positives, (K,)."""
         return self.found / self.kept
 
     @property
     def recall(self) -> NDArray[np.float64]:
-        """Fraction of the references that is found, (K,). 0 where there are no references."""
+        """Fraction of the references that are found, (K,). 0 if there are no references."""
         return self.found / max(self.references, 1)
 
     def f(self, beta: float) -> NDArray[np.float64]:
@@ -87,7 +88,8 @@ class Curve:
 
     @property
     def average_precision(self) -> float | None:
-        """Precision averaged over the steps of recall, without interpolation. None without references."""
+        """Average precision: the precision averaged over the steps of recall, without interpolation. None without
+        references."""
         if self.references == 0:
             return None
         return float(np.sum(np.diff(self.recall, prepend=0.0) * self.precision))
@@ -100,18 +102,18 @@ def count_matches(
     distance: float,
     counting: Counting = "one-to-one",
 ) -> Matches:
-    """Compare predictions with references that lie within `distance` of them (the limit itself counts).
+    """Match predictions with references within `distance` of them (inclusive).
 
-    Predictions are taken in descending score, equal scores in the order given. One-to-one, the number of true
-    positives among the best-scored predictions is the largest any pairing of just those could reach,
-    whichever score one stops at; where there is a choice the nearer reference is taken.
+    Predictions are processed in descending order of score, equal scores in the order given. One-to-one, the result is a
+    maximum bipartite matching at every threshold: the best-scored predictions down to any score have as many true
+    positives as any pairing of them can have. Where there is a choice the nearer reference is taken.
 
     Args:
         predicted: (N, 3) in Å.
         scores: (N,), finite.
         reference: (M, 3) in Å.
         distance: in Å.
-        counting: how to count, see the module.
+        counting: one-to-one or challenge; see the module.
 
     Raises:
         ValueError: `scores` are not N finite numbers.
@@ -132,12 +134,12 @@ def _points(positions: NDArray[np.floating]) -> NDArray[np.float64]:
 def _within_reach(
     predicted: NDArray[np.float64], reference: NDArray[np.float64], distance: float
 ) -> Sequence[list[int]]:
-    """For each prediction the references within `distance`, nearest first."""
+    """For each prediction the indices of the references within `distance`, nearest first."""
     if not len(predicted) or not len(reference):
         return [[]] * len(predicted)
     from scipy.spatial import KDTree
 
-    # The challenge's scorer asks the same of the same trees, so both agree on the limit to the last bit.
+    # The same query of k-d trees as in the challenge's scorer, so that both agree exactly at the limit.
     reach: list[list[int]] = KDTree(predicted).query_ball_tree(KDTree(reference), r=distance)
     for position, near in zip(predicted, reach, strict=True):
         if len(near) > 1:
@@ -150,7 +152,7 @@ def _within_reach(
 def _pair_once(
     order: list[int], neighbours: Sequence[list[int]], references: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
-    """A maximum matching grown one prediction at a time along augmenting paths (Berge 1957)."""
+    """A maximum bipartite matching, extended by one prediction at a time along augmenting paths (Berge 1957)."""
     partners = [-1] * len(order)
     owners = [-1] * references
     exhausted: set[int] = set()
@@ -163,9 +165,10 @@ def _pair_once(
 def _augment(
     start: int, neighbours: Sequence[list[int]], partners: list[int], owners: list[int], exhausted: set[int]
 ) -> bool:
-    """Give `start` a reference, moving as few other predictions as possible to another one each.
+    """Match `start` along a shortest augmenting path, found by breadth-first search; returns whether there is one.
 
-    References from which a search found no free one join `exhausted`: no later search can find one either.
+    References reached by a search without a free reference are added to `exhausted`: no later search can find a free
+    one from them.
     """
     reached_from: dict[int, int] = {}
     queue = deque([start])
@@ -189,7 +192,7 @@ def _augment(
 def _pair_freely(
     order: list[int], neighbours: Sequence[list[int]], references: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
-    """Every prediction finds all references in its reach that none before it has found."""
+    """Every prediction is matched with all references within its reach that no earlier prediction has found."""
     found = np.zeros(references, dtype=bool)
     gains = np.zeros(len(order), dtype=np.int64)
     partners = np.full(len(order), -1, dtype=np.int64)
@@ -205,8 +208,8 @@ def _pair_freely(
 def f_beta(true_positives: int, false_positives: int, false_negatives: int, beta: float) -> float | None:
     """F-beta = (1 + β²) P R / (β² P + R); recall counts β times as much as precision (van Rijsbergen 1979).
 
-    0 where nothing is found. None where there is nothing to find and nothing predicted: such a score says
-    nothing and is left out of means.
+    0 if there are no true positives. None if there are neither references nor predictions: such scores are undefined
+    and left out of means.
     """
     predictions = true_positives + false_positives
     references = true_positives + false_negatives
@@ -219,7 +222,7 @@ def f_beta(true_positives: int, false_positives: int, false_negatives: int, beta
 
 
 def precision_recall(matches: Iterable[Matches]) -> Curve:
-    """Pool the matches of several runs into one curve. Equal scores are kept or dropped together."""
+    """Pool the matches of several runs into one precision-recall curve. Equal scores are kept or dropped together."""
     runs = list(matches)
     scores = np.concatenate([np.zeros(0), *(run.scores for run in runs)])
     gains = np.concatenate([np.zeros(0, dtype=np.int64), *(run.gains for run in runs)])
@@ -232,10 +235,9 @@ def precision_recall(matches: Iterable[Matches]) -> Curve:
 def best_threshold(curve: Curve, beta: float, default: float = 0.5) -> tuple[float, float | None]:
     """The threshold with the best F-beta, and that F-beta.
 
-    It lies midway between the last score kept and the first one dropped, so that a small change of the scores
-    changes nothing; where all are kept it is the lowest score, as nothing is known of what would come below.
-    Of equally good thresholds the highest is taken. Where no threshold finds anything: `default`, with an
-    F-beta of 0, or None if there is nothing to find and nothing predicted.
+    It lies midway between the last score kept and the first one dropped, so that a small change of the scores has no
+    effect; if all are kept it is the lowest score. Of equally good thresholds the highest is taken. If no threshold
+    finds a reference: `default`, with an F-beta of 0, or None if there are neither references nor predictions.
     """
     if not curve.found.any():
         return default, None if curve.references == 0 and not len(curve.kept) else 0.0

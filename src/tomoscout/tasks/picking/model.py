@@ -1,4 +1,5 @@
-"""What a model folder keeps of picking: classes with their radii and thresholds, and how picks are made."""
+"""The part of a model folder that belongs to picking: classes with radii and thresholds, and options of the
+decoding."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ from tomoscout.tasks.picking.options import Picking
 
 
 class _Class(BaseModel):
-    """A class in `model.yaml`; a particle has both radii and a threshold, any other class neither."""
+    """A class in `model.yaml`; a particle has both radii and a threshold, a continuous class none of them."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 
@@ -50,7 +51,7 @@ class _PickingForm(Described):
     @field_validator("classes")
     @classmethod
     def _check_classes(cls, value: list[_Class]) -> list[_Class]:
-        """A label is a channel of the network."""
+        """Labels must be the channels of the network, 1 to C in order."""
         if [entry.label for entry in value] != list(range(1, len(value) + 1)):
             raise ValueError(f"labels {[entry.label for entry in value]}, expected 1 to {len(value)} in order")
         if len({entry.name for entry in value}) < len(value):
@@ -60,7 +61,8 @@ class _PickingForm(Described):
 
 @dataclass(frozen=True)
 class PickingModel(Model):
-    """A model that picks. Thresholds are by class name; voxel spacings (those of the training tomograms) in Å."""
+    """A picking model. `thresholds` are by class name; `voxel_spacings` are those of the training tomograms, in Å;
+    `patch` is the crop (z, y, x) of the training in voxels."""
 
     HEAD = "picking"
     DIMENSIONS = 3
@@ -101,10 +103,11 @@ class PickingModel(Model):
 
 
 def read_ensemble(folders: Sequence[Path]) -> tuple[PickingModel, list[PickingModel]]:
-    """Read models that are applied together: what they are as one, with the mean of their thresholds, and each.
+    """Read the models of an ensemble. Returns the ensemble as one model, with the means of the thresholds, and its
+    members.
 
     Raises:
-        TomoscoutError: one cannot be read, or they differ in classes or voxel spacing.
+        TomoscoutError: a model cannot be read, or they differ in classes, radii or decoding, or share no voxel spacing.
     """
     members = [PickingModel.read(folder) for folder in folders]
     first = members[0]

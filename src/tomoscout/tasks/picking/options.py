@@ -1,4 +1,4 @@
-"""Options of picking: what is trained for it, how predictions become picks, and how these are scored."""
+"""Options of picking: training, decoding of predictions into picks, and scoring."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Train(Training):
     """How a model is trained. A step is one optimiser update."""
 
     DIMENSIONS = 3
-    # No less than octopi searches.
+    # Contains the search space of octopi.
     SPACE = {
         **TRAINING_SPACE,
         **loss_space(),

@@ -1,5 +1,5 @@
-"""Peaks of probabilities: positions with scores, after smoothing, refined between voxels, without those too near a
-better one (non-maximum suppression)."""
+"""Peak detection in probability volumes: Gaussian smoothing, local maxima, refinement to fractions of a voxel, and
+non-maximum suppression."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 LOWEST_SCORE = 0.05
-"""Peaks below this are noise at any threshold worth choosing."""
+"""Smallest score of a peak. Lower ones are noise at any useful threshold."""
 
 WIDEST_PEAK = 8
-"""Voxels: larger objects are located on a coarser grid and refined, which costs a fraction and moves no peak."""
+"""Diameter in voxels that an object has at least after binning. Larger objects are located on a binned grid and
+refined: this is much faster and does not shift peaks."""
 
 REACH = 2.5
-"""Standard deviations at which the smoothing Gaussian ends."""
+"""Standard deviations at which the smoothing Gaussian is truncated."""
 
 
 def find_peaks(
@@ -25,15 +26,16 @@ def find_peaks(
         probability: one class, quantised (z, y, x), 255 = 1.
         radius: target radius in voxels.
         smoothing: standard deviation of the Gaussian, in radii.
-        separation: smallest distance of two peaks in voxels; the higher one stays.
+        separation: smallest distance of two peaks in voxels; of nearer ones the higher is kept.
         threshold: smallest score.
 
     Returns:
-        Positions (N, 3) as fractional indices z, y, x, by falling score, and scores (N,): the smoothed probability
-        at the peak, 0…1.
+        Positions (N, 3) as fractional indices z, y, x, in descending order of score, and scores (N,): the smoothed
+        probability at the peak, 0…1.
     """
     bin_size = max(1, int(radius // (WIDEST_PEAK / 2)))
-    # Wide enough that no peak sees the end of the window: its score must not depend on the threshold.
+    # Wide enough that smoothing does not reach from a peak to the end of the window: its score must not depend on the
+    # threshold.
     margin = int(np.ceil(2 * REACH * smoothing * radius)) + 3 * bin_size
     window = _active_window(probability, threshold, margin, bin_size)
     if window is None:
@@ -41,10 +43,10 @@ def find_peaks(
     smoothed = _smooth(_bin(probability[window], bin_size), smoothing * radius / bin_size)
     peaks = _local_maxima(smoothed, threshold)
     scores = smoothed[tuple(peaks.T)].astype(np.float64)
-    # A binned voxel stands at the middle of the voxels it is made of.
+    # A bin is centred on the voxels that it averages.
     positions = (peaks + _refinement(smoothed, peaks)) * bin_size + (bin_size - 1) / 2
     positions += [part.start for part in window]
-    # The last bin can stand half outside.
+    # The last bin can extend beyond the volume.
     positions = np.clip(positions, 0, np.array(probability.shape) - 1)
     order = np.lexsort((*positions.T, -scores))
     kept = suppress(positions[order], separation)
@@ -54,8 +56,8 @@ def find_peaks(
 def _active_window(
     probability: NDArray[np.uint8], threshold: float, margin: int, bin_size: int
 ) -> tuple[slice, ...] | None:
-    """The box around all voxels that could carry a peak: smoothing never exceeds the largest value around. It starts
-    at a multiple of `bin_size`."""
+    """The bounding box of all voxels that can contribute to a peak, widened by `margin`; None if there are none. A
+    smoothed value never exceeds the largest value around it. The box starts at a multiple of `bin_size`."""
     active = probability >= max(1, np.floor(threshold * 255))
     parts = []
     for axis in range(3):
@@ -68,7 +70,7 @@ def _active_window(
 
 
 def _bin(volume: NDArray[np.uint8], size: int) -> NDArray[np.float32]:
-    """Mean over cubes of `size` voxels, as fractions of 255; a rest at the far ends is padded with its edge."""
+    """Mean over cubes of `size` voxels, as fractions of 255; the far ends are padded with the edge values."""
     if size == 1:
         return volume.astype(np.float32) / np.float32(255)
     padded = np.pad(volume, [(0, -n % size) for n in volume.shape], mode="edge")
@@ -83,14 +85,14 @@ def _smooth(volume: NDArray[np.float32], width: float) -> NDArray[np.float32]:
         return volume
     from scipy.ndimage import gaussian_filter
 
-    # Beyond the edge the nearest value: a particle cut by the border keeps its score.
+    # Edge values are repeated beyond the border, so that a particle cut by it keeps its score.
     smoothed: NDArray[np.float32] = gaussian_filter(volume, width, mode="nearest", truncate=REACH)
     return smoothed
 
 
 def _local_maxima(volume: NDArray[np.float32], threshold: float) -> NDArray[np.int64]:
-    """Indices (N, 3) of voxels at or above the threshold that none of the 26 neighbours exceeds; of equal
-    neighbours the first in memory counts."""
+    """Indices (N, 3) of voxels at or above the threshold that none of the 26 neighbours exceeds; of equal neighbours
+    the first in memory order is taken."""
     candidates = np.argwhere(volume >= max(threshold, 1e-6))
     if not len(candidates):
         return candidates
@@ -109,7 +111,7 @@ def _local_maxima(volume: NDArray[np.float32], threshold: float) -> NDArray[np.i
 
 
 def _refinement(volume: NDArray[np.float32], peaks: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Offset (N, 3) of the top of a parabola through each peak and its two neighbours along each axis."""
+    """Offset (N, 3) in voxels of the vertex of a parabola through each peak and its two neighbours along each axis."""
     offsets = np.zeros(peaks.shape)
     for axis in range(3):
         step = np.eye(3, dtype=int)[axis]
@@ -122,8 +124,8 @@ def _refinement(volume: NDArray[np.float32], peaks: NDArray[np.int64]) -> NDArra
 
 
 def suppress(positions: NDArray[np.float64], separation: float) -> NDArray[np.int64]:
-    """Non-maximum suppression: indices of the positions (N, 3), best first, that no kept earlier one lies nearer than
-    `separation` to."""
+    """Non-maximum suppression. `positions` (N, 3) are in order, best first; a position is dropped if it lies nearer
+    than `separation` to an earlier one that is kept. Returns the indices of the positions kept."""
     if len(positions) < 2:
         return np.arange(len(positions))
     from scipy.spatial import cKDTree

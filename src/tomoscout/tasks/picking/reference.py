@@ -1,4 +1,4 @@
-"""Reference picks: what the picks of a model are compared with."""
+"""Reference picks: the ground truth that predicted picks are compared with."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tomoscout.plan.classes import TargetClass
 from tomoscout.tasks.picking.peaks import suppress
 
 REPEATED = 0.1
-"""Two picks of an object nearer than this many radii are one particle, picked twice."""
+"""In radii: nearer picks of an object count as one particle that was picked twice."""
 
 
 def read_reference(project: Project, record: RunRecord, entry: TargetClass) -> Picks:
@@ -25,8 +25,8 @@ def read_reference(project: Project, record: RunRecord, entry: TargetClass) -> P
 
 
 class SoundReference(NamedTuple):
-    """Reference picks that can be found, and how many others there were: outside of the tomogram, or of a particle that
-    was picked before."""
+    """The usable reference picks, and how many were left out: outside of the tomogram, or repeated picks of a
+    particle."""
 
     picks: Picks
     outside: int
@@ -34,8 +34,8 @@ class SoundReference(NamedTuple):
 
 
 def sound_reference(picks: Picks, shape: Sequence[int], voxel_spacing: float, radius: float) -> SoundReference:
-    """Leave out reference picks that nothing could find in a tomogram of `shape` (z, y, x). `voxel_spacing` and
-    `radius` are in Å."""
+    """Leave out reference picks outside of a tomogram of `shape` (z, y, x) and repeated picks of a particle.
+    `voxel_spacing` and `radius` are in Å."""
     z, y, x = shape
     within = picks.positions[inside(to_voxels(picks.positions, voxel_spacing), (z, y, x))]
     kept = within[suppress(within, REPEATED * radius)]

@@ -1,5 +1,5 @@
-"""The numbers in the tables of scores. A column added to `COLUMNS` is computed, written, read back, printed in the
-terminal and shown on the report page."""
+"""The columns of the score tables. A column added to `COLUMNS` is computed, written, read back, printed in the terminal
+and shown on the report page."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tomoscout.tasks.picking.matching import Matches, f_beta, precision_recall
 
 @dataclass(frozen=True)
 class Pooled:
-    """Matches counted together, and the beta of the F-score."""
+    """Matches that are counted together, and the beta of the F-score."""
 
     matches: Sequence[Matches]
     beta: float
@@ -38,13 +38,13 @@ class Column:
     """A column of the tables.
 
     Args:
-        key: its name in files; that of the F-score contains beta there (`f_name`).
+        key: its name in files; the name of the F-score contains beta there (`f_name`).
         heading: on the report page, where ratios stand before counts.
-        place: from left to right among the ratios, or the counts, of the page.
-        value: the number; None where it is not defined.
+        place: its position on the page, from left to right, among the ratios or among the counts.
+        value: its value for pooled matches; None if it is not defined.
         is_ratio: whether it lies between 0 and 1 and has a mean over objects, instead of being a count.
         is_printed: whether it is printed in the terminal.
-        of_runs: whether it is computed for every run and for all objects together, too, not only for every object.
+        of_runs: whether it is also computed for every run and for all objects together.
     """
 
     key: str
@@ -86,7 +86,7 @@ COLUMNS = (
         of_runs=False,
     ),
 )
-"""In the order of the files."""
+"""Columns in the order of the files."""
 
 RUN_COLUMNS = tuple(column for column in COLUMNS if column.of_runs)
 MEANS = tuple(column.key for column in COLUMNS if column.is_ratio)
@@ -94,11 +94,11 @@ PAGE_COLUMNS = tuple(sorted(COLUMNS, key=lambda column: (not column.is_ratio, co
 
 
 def numbers(matches: Sequence[Matches], beta: float, columns: Sequence[Column]) -> dict[str, Any]:
-    """The numbers of several matches together, by key."""
+    """Key of a column → its value for the matches pooled."""
     these = Pooled(matches, beta)
     return {column.key: column.value(these) for column in columns}
 
 
 def f_name(beta: float) -> str:
-    """`F4`, `F0.5`."""
+    """Name of the F-score, such as `F4` or `F0.5`."""
     return f"F{beta:g}"

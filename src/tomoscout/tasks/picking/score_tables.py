@@ -1,4 +1,4 @@
-"""Tables of scores: written to files, read back, and as text."""
+"""Tables of scores: written to files, read back, and formatted as text."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _write_columns(path: Path, rows: Iterable[Mapping[str, Any]], columns: list[
 
 
 def _form(columns: Iterable[Column], **others: Any) -> type[BaseModel]:
-    """The form of a row with these columns and other fields (name and type)."""
+    """The form of a row with these columns and further fields (name and type)."""
     types = {column.key: Fraction | None if column.is_ratio else int for column in columns}
     fields: dict[str, Any] = {name: (kind, ...) for name, kind in {**types, **others}.items()}
     return create_model("_Row", **fields)
@@ -109,7 +109,7 @@ def read_scores(folder: Path) -> dict[str, Any]:
 
 
 def describe_runs(scores: Mapping[str, Any]) -> list[str]:
-    """Which runs were scored and how, in sentences."""
+    """Sentences that say which runs were scored, and how."""
     count = len(scores["runs_scored"])
     runs = f"{count} {'run' if count == 1 else 'runs'} ({RUNS[scores['runs_kind']]})"
     sentences = [f"Scored on {runs}; {scores['counting']} counting within {scores['distance']:g} × radius."]
@@ -144,7 +144,7 @@ def _describe_doubtful(scores: Mapping[str, Any]) -> str:
 
 
 def format_table(scores: Mapping[str, Any]) -> str:
-    """The scores as a plain text table, a row per object and one for the mean: sums of counts, means of ratios."""
+    """The scores as a plain text table: a row per object, and a last row with sums of counts and means of ratios."""
     columns = [column for column in COLUMNS if column.is_printed]
     header = ["object", *(column.name(scores["beta"]).replace("_", " ") for column in columns)]
     rows = [[entry["object"], *_cells(columns, entry)] for entry in scores["objects"]]

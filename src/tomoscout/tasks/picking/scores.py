@@ -28,7 +28,7 @@ RUNS = {
 
 
 def match_picks(predicted: Picks, reference: Picks, radius: float, options: Evaluate) -> Matches:
-    """Match the picks of one object in one run. `radius`: the object's, in Å."""
+    """Match the picks of one object in one run. `radius`: of the object, in Å."""
     distance = options.distance * radius
     return count_matches(predicted.positions, predicted.scores, reference.positions, distance, options.counting)
 
@@ -38,24 +38,24 @@ def evaluate(
 ) -> dict[str, Any]:
     """Score predicted picks.
 
-    Counts are pooled over runs, for every object; the overall score is the weighted mean over objects. An object
-    with neither references nor predictions has no score and no part in the mean. Runs without references count:
-    whatever is predicted there is false. The challenge's counting differs in both: such an object scores 0, and
-    runs without any reference at all are ignored, as the challenge's scorer does.
+    Counts are pooled over runs for every object; the overall score is the weighted mean over objects. An object with
+    neither references nor predictions has no score and is left out of the mean. In runs without references every
+    prediction is a false positive. Challenge counting differs in both, as the challenge's scorer does: such an object
+    scores 0, and runs without any reference are ignored.
 
     Args:
         predictions: picks to score, per run and object.
-        references: the truth, per run and object.
+        references: the ground truth, per run and object.
         radii: the objects to score, in order, with their radii in Å.
         options: distance, beta, counting, weights.
-        runs_kind: which runs these are, of `RUNS`.
+        runs_kind: the kind of the runs, a key of `RUNS`.
 
     Returns:
-        JSON-like scores: the options; `objects`, `mean`, `pooled`, `runs` (counts and ratios; None where one is not
+        Scores as JSON types: the options; `objects`, `mean`, `pooled`, `runs` (counts and ratios; None where one is not
         defined), `curves` (per object, at every threshold), and which runs were scored, ignored, or empty.
 
     Raises:
-        TomoscoutError: no run, or a weight or picks of an object that is not scored.
+        TomoscoutError: there is no run, a weight is negative, or an object with weight or picks is not scored.
     """
     _check(predictions, references, radii, options)
     runs = sorted({*predictions, *references})
@@ -133,7 +133,8 @@ def _match_run(
 
 
 def _mean(objects: Sequence[dict[str, Any]], options: Evaluate) -> dict[str, Any]:
-    """Weighted means over the objects for which a value is defined (the challenge takes 0 where none is)."""
+    """Weighted means over the objects for which a value is defined; with challenge counting undefined values count as
+    0."""
     means: dict[str, Any] = {}
     for key in MEANS:
         values = [(entry[key], entry["weight"]) for entry in objects]

@@ -1,4 +1,4 @@
-"""Target spheres: every particle becomes the voxels within a radius of its pick."""
+"""Target spheres: every particle becomes the voxels within the target radius of its pick."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 ROUNDING = 1e-9
-"""Far more than floating point loses in positions and radii, in voxels, and far less than matters."""
+"""Tolerance in voxels: far more than rounding errors of positions and radii, far less than any relevant distance."""
 
 ROOM = 1 + ROUNDING
-"""Voxels and neighbours of a sphere are sought this much beyond its radius: rounding must lose none on its surface."""
+"""Factor on radii in searches for the voxels and neighbours of a sphere, so that rounding loses none on its surface."""
 
 
 @dataclass(frozen=True)
@@ -24,16 +24,16 @@ class Spheres:
 
 
 def rasterise(labels: NDArray[np.integer], spheres: Spheres) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Write spheres into a label volume (z, y, x) in place, over whatever is there.
+    """Write spheres into a label volume (z, y, x) in place, over existing labels.
 
-    A voxel belongs to a sphere if its centre lies within the radius. Where spheres meet, the one whose centre is
-    nearer relative to its radius wins; at equal distance the earlier one. Returns the voxels each sphere got (N,)
-    and which spheres met another of a different label (N,).
+    A voxel belongs to a sphere if its centre lies within the radius. Where spheres overlap, the sphere whose centre is
+    nearer relative to its radius gets the voxel; at equal distance the earlier one. Returns the number of voxels of
+    each sphere (N,), and which spheres overlap one with a different label (N,).
     """
     rows = np.column_stack([spheres.centres, spheres.radii, spheres.labels])
     _, first, of_sphere = np.unique(rows, axis=0, return_index=True, return_inverse=True)
     if len(first) < len(rows):
-        # Equal ones get nothing, but each would be compared with all others.
+        # Duplicates get no voxels; they are removed, or each would be compared with all others.
         kept = np.sort(first)
         places = np.searchsorted(kept, first)
         distinct = Spheres(spheres.centres[kept], spheres.radii[kept], spheres.labels[kept])
@@ -77,7 +77,7 @@ def _relative_distance(box: tuple[slice, ...], centre: NDArray[np.float64], radi
 
 
 def _overlapping_pairs(spheres: Spheres) -> dict[int, list[int]]:
-    """Which spheres touch which: a sweep along y, where tomograms are long."""
+    """Sphere → spheres that it touches, found by a sweep along y, where tomograms are long."""
     order = np.argsort(spheres.centres[:, 1], kind="stable")
     centres, radii = spheres.centres[order], spheres.radii[order]
     radii = radii * ROOM

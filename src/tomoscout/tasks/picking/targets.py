@@ -1,4 +1,4 @@
-"""Training targets: annotated picks and segmentations become one label volume per run and voxel spacing."""
+"""Training targets: one label volume per run and voxel spacing, made from annotated picks and segmentations."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ from tomoscout.plan.targets import TargetPlan
 from tomoscout.tasks.picking.spheres import ROUNDING, Spheres, rasterise
 
 ALIGNMENT_TOLERANCE = 4
-"""Voxels by which a segmentation's shape may differ from the tomogram's: binning software rounds sizes its own way."""
+"""Largest difference in voxels between the shapes of a segmentation and its tomogram: binning programs round
+differently."""
 
 
 def make_targets(
@@ -33,14 +34,14 @@ def make_targets(
     record: RunRecord,
     before_writing: Callable[[], None] = lambda: None,
 ) -> list[dict[str, Any]]:
-    """Make, write and describe the targets of one run, one for every voxel spacing among its tomograms.
-    `before_writing` is called when all are drawn.
+    """Make and write the targets of one run, one for every voxel spacing among its tomograms; returns their entries in
+    the manifest. `before_writing` is called after all are drawn.
 
     Raises:
-        TomoscoutError: a source is broken or does not fit the tomogram.
+        TomoscoutError: a source cannot be read or does not fit the tomogram.
     """
     maker = _TargetMaker(config, plan, project, record)
-    # All are drawn before any is written: where a source cannot be used, what was made earlier stays whole.
+    # All are drawn before any is written: if a source cannot be used, earlier targets remain complete.
     drawn = [
         (target_segmentation(config, voxel_spacing), *maker.draw(uri))
         for voxel_spacing, uri in reference_tomograms(config, record).items()
@@ -65,7 +66,7 @@ def read_target(
     """The target of a run at a voxel spacing (Å): labels 1 to C (z, y, x), cropped or padded to `shape`.
 
     Raises:
-        TomoscoutError: it is not there, not the one that the configuration stands for, or of quite another shape.
+        TomoscoutError: it does not exist, was not made with this configuration, or its shape differs too much.
     """
     wanted = target_segmentation(config, voxel_spacing)
     project.require(record.run, wanted, plan.inputs[record.key], "targets")
@@ -89,8 +90,8 @@ def align(mask: NDArray[Any], shape: Shape, what: str) -> NDArray[Any]:
 
 
 def resample(mask: NDArray[Any], voxel_spacing: float, wanted: float) -> NDArray[Any]:
-    """Bring a volume from one voxel spacing (Å) to another, from the origin on: every voxel takes the value of the
-    nearest one. Half-way between two it is the former, so that a voxel twice as large covers two along each axis."""
+    """Resample a volume from one voxel spacing (Å) to another by nearest neighbour; both share the origin. Half-way
+    between two voxels the lower one is taken, so that a voxel twice as large covers two along each axis."""
     for axis, size in enumerate(mask.shape):
         steps = np.arange(int(size * voxel_spacing / wanted) + 2)
         places = to_voxels(to_angstrom(np.repeat(steps[:, None], 3, axis=1), wanted), voxel_spacing)[:, 0]
@@ -109,7 +110,7 @@ class _TargetMaker:
         self.stored = plan.stored_labels[record.project]
         self.options = config.targets
         self.config = config
-        # Positions are in Å: the same for every voxel spacing.
+        # Positions in Å are the same for every voxel spacing.
         self.picks = {
             entry.label: [(s, project.read_picks(record.run, s).positions) for s in entry.sources if s in record.picks]
             for entry in plan.classes
@@ -117,7 +118,7 @@ class _TargetMaker:
         }
 
     def draw(self, uri: str) -> tuple[NDArray[np.integer], dict[str, Any]]:
-        """The target at the voxel spacing and of the shape of a tomogram, and what it is made of."""
+        """The target at the voxel spacing and of the shape of a tomogram, and its entry in the manifest."""
         voxel_spacing, shape = TomogramUri.parse(uri).voxel_spacing, self.record.tomograms[uri]
         labels = np.zeros(shape, dtype=label_type(len(self.classes)))
         drawn = self._draw_segmentations(labels, voxel_spacing)
@@ -147,7 +148,8 @@ class _TargetMaker:
     def _copy_existing(
         self, uri: str, voxel_spacing: float, spheres: Spheres, counts: dict[int, dict[str, Any]]
     ) -> tuple[NDArray[np.integer], dict[str, Any]]:
-        """The target as somebody else has made it, and how many picks lie on voxels of their class there."""
+        """The target copied from the segmentation `targets.existing`, and its entry in the manifest, which counts the
+        picks that do not lie on voxels of their class."""
         shape = self.record.tomograms[uri]
         found = existing_target(self.config, self.record, voxel_spacing)
         if found is None:
@@ -175,7 +177,7 @@ class _TargetMaker:
         return labels, {"tomogram": uri, "shape": list(shape), "existing": str(found), "classes": classes}
 
     def _bring_over(self, source: Segmentation, voxel_spacing: float, what: str) -> NDArray[Any]:
-        """A segmentation, resampled where it is of another voxel spacing (Å)."""
+        """Read a segmentation, resampled if its voxel spacing is not `voxel_spacing` (Å)."""
         volume = self.project.read_segmentation(
             self.record.run, source, allow_missing_chunks=self.options.allow_missing_chunks
         )
@@ -185,8 +187,8 @@ class _TargetMaker:
         return resample(volume, source.voxel_spacing, voxel_spacing)
 
     def _draw_segmentations(self, labels: NDArray[np.integer], voxel_spacing: float) -> dict[int, tuple[str, int]]:
-        """Draw the continuous classes; where they meet, the one listed first stays. Returns by label the
-        segmentation that was drawn and how many voxels it got."""
+        """Draw the continuous classes; where they overlap, the class listed first is kept. Returns label → the
+        segmentation that was drawn and its number of voxels."""
         drawn: dict[int, tuple[str, int]] = {}
         for entry in self.classes:
             found = source_segmentation(entry, self.record, voxel_spacing)

@@ -1,4 +1,4 @@
-"""Picking as a task to learn: its data, its loss, and how its predictions are scored."""
+"""The picking task: its data, its loss, and the scoring of its predictions."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ from tomoscout.tasks.picking.model import PickingModel
 from tomoscout.tasks.picking.options import Train
 
 TILE = (160, 160, 160)
-"""Voxels that validation predicts at once. Not those of `segment`: trying another tile there must not train again."""
+"""Voxels (z, y, x) that validation predicts at once. It is not `segment.tile`, so that changing that option does not
+make trainings out of date."""
 
 
 class PickingTask(Task):
     """Particles found by their centres, and continuous classes found by their voxels."""
 
     tile = TILE
-    # Non-maximum suppression works on one class at a time: smoothed copies, and indices of the voxels that could be a
-    # peak.
+    # Peaks are found for one class at a time; memory is needed for smoothed copies and the indices of candidate voxels.
     decoding_memory = 32
 
     def __init__(self, data: TrainingData, options: Train, loss: nn.Module | None = None) -> None:
-        """`loss`: in place of that of the options.
+        """`loss`: used instead of the loss of the options.
 
         Raises:
-            TomoscoutError: an option names a class that there is not.
+            TomoscoutError: an option names a class that does not exist.
         """
         self.data = data
         self.head = PickingHead(data.plan.classes, data.config.voxel_spacing, options)
@@ -52,26 +52,27 @@ class PickingTask(Task):
         self._references: Sequence[Reference] = ()
 
     def loss(self) -> nn.Module:
-        """That of the options; where a class is not annotated in every run, a marginal loss over it."""
+        """The loss of the options or of the user; as a marginal loss if classes are ignored in some runs."""
         loss = self.head.loss(self._own_loss)
         return loss if self.data.absent is None else MarginalLoss(loss)
 
     def example_targets(self, patch: Shape, mixup: bool) -> tuple[torch.Tensor, ...]:
-        """As of `augment`: before the labels the classes that are not annotated, where there are such."""
+        """Targets as `augment` returns them: the labels, with the mask of ignored classes before them if there are
+        any."""
         labels = label_targets(patch, mixup)
         if self.data.absent is None:
             return labels
         return torch.zeros((1, self.outputs), dtype=torch.bool), *labels
 
     def batches(self, options: Training, storage: Storage) -> Batches:
-        """Crops near picks, on voxels of continuous classes, and of background."""
+        """Batches of crops near picks, on voxels of continuous classes, and of background."""
         volumes = labelled_volumes(self.data.volumes(), options.crop, storage)
         classes = self.data.plan.classes
         centres = {entry.name: self.data.centres(entry, volumes, options.crop) for entry in classes}
         return crop_batches(volumes, centres, options, storage.device, self.data.absent)
 
     def validation_volumes(self) -> list[NDArray[np.float32]]:
-        """The tomograms of the validation runs, prepared."""
+        """The normalised tomograms (z, y, x) of the validation runs."""
         pairs = self.data.validation_volumes(self.labelled)
         self._references = [reference for _, reference in pairs]
         self.head.check_references(self._references, self.data.runs.validate)
@@ -82,7 +83,7 @@ class PickingTask(Task):
         return self.head.measure(predictions, self._references)
 
     def model(self, common: Mapping[str, Any], options: Training, details: Mapping[str, Any]) -> PickingModel:
-        """With the thresholds that validation chose."""
+        """The picking model, with the thresholds chosen in validation."""
         return PickingModel(
             **common,
             classes=self.data.plan.classes,

@@ -1,4 +1,4 @@
-"""The rule that chooses the threshold of each class on the validation runs."""
+"""The choice of the threshold of each class on the validation runs."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from tomoscout.tasks.picking.matching import Curve
 from tomoscout.tasks.picking.peaks import LOWEST_SCORE
 
 DEFAULT_THRESHOLD = 0.5
-"""For a class that validation says nothing about."""
+"""Threshold of a class for which no reference pick is found in the validation runs."""
 
 
 def robust_threshold(curve: Curve, beta: float) -> tuple[float, float | None]:
-    """A threshold that does well on the runs of the curve and should on others, and its F-beta on the curve.
+    """A threshold that should also do well on other runs than those of the curve, and its F-beta on the curve.
 
-    With a dozen references the best threshold lies just below the weakest of them, where the next tomogram's
-    weakest is lost. So F-beta is first averaged over neighbouring thresholds, with Gaussian weights of width 0.05.
-    Where there are no references: the default, and None. Where none is found: the default, and 0.
+    With few references the best threshold lies just below the lowest score among them, and would lose the weakest
+    particles of the next tomogram. So F-beta is first averaged over neighbouring thresholds, with Gaussian weights
+    (standard deviation 0.05), and the threshold with the largest average is taken. Without references: the default, and
+    None. If no reference is found: the default, and 0.
     """
     if not curve.found.any():
         return DEFAULT_THRESHOLD, 0.0 if curve.references else None
