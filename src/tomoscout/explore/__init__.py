@@ -1,1 +1,1 @@
-"""The search for the best training: proposals, trials, and what came out of them."""
+"""The hyperparameter search: studies, proposals, trials and their summary."""

@@ -13,11 +13,11 @@ from tomoscout.report.plots import Ticks, ticks
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
 _FEW = 6
-"""So many whole numbers are shown as choices are."""
+"""A numeric parameter with at most this many values is shown like a choice."""
 
 
 def short(value: Any, digits: int = 4) -> str:
-    """A value as text, numbers with so many digits that count."""
+    """A value as text; floats with this number of significant digits."""
     if isinstance(value, bool) or value is None:
         return {True: "yes", False: "no", None: "none"}[value]
     return f"{value:.{digits}g}".replace("e-0", "e-").replace("e+0", "e") if isinstance(value, float) else str(value)
@@ -25,7 +25,7 @@ def short(value: Any, digits: int = 4) -> str:
 
 @dataclass(frozen=True)
 class Axis:
-    """The values of a parameter, or of the score, on a scale from 0 to 1. `choices`: the values as they are shown."""
+    """The axis of a parameter, or of the score: maps values to 0…1. `choices`: the values as text, for a choice."""
 
     name: str
     low: float = 0.0
@@ -36,7 +36,7 @@ class Axis:
 
     @classmethod
     def of(cls, name: str, distribution: str) -> Axis:
-        """From Optuna's JSON of a distribution."""
+        """The axis of a distribution in Optuna's JSON."""
         values = json.loads(distribution)["attributes"]
         if "choices" in values:
             return cls(name, choices=tuple(map(short, values["choices"])))
@@ -47,7 +47,7 @@ class Axis:
         return cls(name, low, high, log, step)
 
     def position(self, value: Any) -> float:
-        """Where a value lies."""
+        """The position of a value in 0…1."""
         if self.choices:
             return (self.choices.index(short(value)) + 0.5) / len(self.choices)
         scale = math.log if self.log else float
@@ -55,7 +55,7 @@ class Axis:
         return (scale(value) - low) / (high - low) if high > low else 0.5
 
     def place(self, value: Any, number: int) -> float:
-        """Where the mark of a trial lies: those of the same choice stand beside each other."""
+        """The position of the mark of a trial in 0…1. Marks of the same choice are spread beside each other."""
         width = 0.55 / len(self.choices) if self.choices else 0.0
         return self.position(value) + width * ((number * _GOLDEN) % 1 - 0.5)
 
@@ -78,7 +78,8 @@ class Axis:
 
 
 def _log_labels(low: float, high: float, count: int) -> Ticks:
-    """Powers of ten, with twos and fives between them where that makes few; the ends where there are none."""
+    """Powers of ten, with 2 and 5 times each if these are few enough; the ends of the range if fewer than two lie in
+    it."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     inside: list[float] = []
     for factors in ((1, 2, 5), (1,)):
@@ -92,7 +93,7 @@ def _log_labels(low: float, high: float, count: int) -> Ticks:
 
 
 def rounded(low: float, high: float) -> tuple[float, float]:
-    """A range that holds another and ends at rounder numbers."""
+    """The range extended to rounder numbers."""
     span = max(high - low, 0.01) if high > low else 0.1
     unit = 10 ** math.floor(math.log10(span)) / 2
     start, end = math.floor(low / unit + 1e-9), math.ceil(high / unit - 1e-9)

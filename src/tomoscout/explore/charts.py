@@ -18,17 +18,17 @@ def score_text(value: float | None) -> str:
 
 
 def in_order(results: Iterable[Result]) -> list[Result]:
-    """The best first: those that were completed, those that were pruned, those without a score."""
+    """The results from best to worst: completed trials, pruned trials, trials without a score."""
     return sorted(results, key=lambda r: (r.state != "COMPLETE", r.value is None, -(r.value or 0.0), r.number))
 
 
 def best_of(results: Iterable[Result]) -> Result | None:
-    """The best of the completed trials, the first of equals."""
+    """The best of the completed trials; of equal scores the first."""
     return next((result for result in in_order(results)[:1] if result.state == "COMPLETE"), None)
 
 
 def describe(result: Result) -> str:
-    """A trial and its score."""
+    """A trial and its score as text."""
     return f"{trial_name(result.number)}{'' if result.state == 'COMPLETE' else ' pruned'}: {score_text(result.value)}"
 
 
@@ -43,8 +43,8 @@ def _style(result: Result) -> str:
 
 
 def score_range(results: Iterable[Result]) -> tuple[float, float]:
-    """From the lowest score that is no outlier to the highest. Outliers, after Tukey (1977), lie below the lower
-    quartile by more than 1.5 times the distance of the quartiles."""
+    """The range of scores from the lowest that is no outlier to the highest. Outliers (Tukey 1977) lie below the lower
+    quartile by more than 1.5 times the interquartile range."""
     scores = [result.value for result in results if result.value is not None]
     if not scores:
         return 0.0, 1.0
@@ -56,7 +56,7 @@ def score_range(results: Iterable[Result]) -> tuple[float, float]:
 
 
 def history_chart(results: Sequence[Result], heights: tuple[float, float]) -> Chart:
-    """The score of every trial, and the best until then."""
+    """The score of every trial, and the best score so far."""
     last = max((result.number for result in results), default=0)
     dots = [
         Dot(result.number, heights[0] if result.value is None else result.value, describe(result), style)
@@ -69,7 +69,7 @@ def history_chart(results: Sequence[Result], heights: tuple[float, float]) -> Ch
 
 
 def _reached(results: Iterable[Result], last: int) -> Points:
-    """The best score so far, as stairs."""
+    """The best score so far as a step function."""
     stairs: list[tuple[float, float]] = []
     for result in sorted(results, key=lambda result: result.number):
         score = result.value if result.state == "COMPLETE" else None
@@ -100,19 +100,19 @@ def curves_chart(results: Sequence[Result]) -> Chart:
 
 
 def whole_ticks(low: float, high: float) -> Ticks:
-    """Those of the round numbers that are whole."""
+    """The ticks of the range that are whole numbers."""
     return [(value, f"{value:,.0f}") for value, _ in ticks(low, high) if abs(value - round(value)) < 1e-9]
 
 
 @dataclass(frozen=True)
 class RowsChart(Chart):
-    """A chart with words beside it; `LEFT`: the room for them."""
+    """A chart with text labels on the left. `LEFT`: the width of the labels."""
 
     LEFT: int = 40
 
 
 def slice_charts(results: Sequence[Result], axes: Iterable[Axis], heights: tuple[float, float]) -> list[Chart]:
-    """The score over each parameter. Choices have a row each, along which the score goes."""
+    """The score over each parameter. A choice has a row for each value, and the score is the horizontal axis."""
     trials = marked(results)
     return [
         (_rows_chart if axis.choices else _slice_chart)(
@@ -151,7 +151,7 @@ def _rows_chart(axis: Axis, trials: Sequence[tuple[Result, str]], total: int, he
 
 
 def _slice(axis: Axis, trials: Sequence[tuple[Result, str]]) -> list[tuple[object, float | None, str, str]]:
-    """Of each trial the value of the parameter, the score, a note and a style."""
+    """For each trial: the value of the parameter, the score, a tooltip and a CSS class."""
     found = []
     for result, style in trials:
         value = result.params[axis.name]

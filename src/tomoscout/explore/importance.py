@@ -1,4 +1,4 @@
-"""Which search parameters matter, and which only seem to."""
+"""The importance of search parameters (PED-ANOVA), compared with chance."""
 
 from __future__ import annotations
 
@@ -13,18 +13,20 @@ from numpy.typing import NDArray
 from tomoscout.explore.records import Result
 
 LEAST_TRIALS = 20
-"""With fewer, chance alone does what the strongest influences do."""
+"""Minimum number of trials with a score. With fewer, chance alone gives shares as large as those of the strongest
+parameters."""
 
 SHUFFLES = 19
-"""What exceeds 19 of 20 equally likely outcomes happens by chance once in 20 times."""
+"""Number of permutations of the scores. By chance, a value exceeds those of all 19 once in 20 times."""
 
 TOGETHER = 25
-"""Trials in a row that are shuffled among each other. A sampler learns: later trials are better, and alike in all they
-have; shuffled among all trials, that alone would be taken for influence."""
+"""Size of the blocks of consecutive trials within which scores are permuted. A sampler learns, so later trials are
+better and resemble each other; with permutations over all trials, this alone would look like importance."""
 
 
 class Importance(NamedTuple):
-    """The share of a parameter in what sets the best trials apart, 0…1, and the share that chance gives it."""
+    """The importance of a parameter as a share of the sum over all parameters, 0…1, and the largest share that chance
+    gives it."""
 
     name: str
     share: float
@@ -32,19 +34,19 @@ class Importance(NamedTuple):
 
 
 def best_count(trials: int) -> int:
-    """How many of the trials that have a score count as the best: a third. Of a tenth, as Optuna has it, a study of
-    some hundred trials has too few to tell influences from chance."""
+    """Number of the trials with a score that count as the best: a third. A tenth, Optuna's default, is too few in a
+    study of some hundred trials to tell importance from chance."""
     return math.ceil(trials / 3)
 
 
 def importances(results: Sequence[Result]) -> list[Importance]:
-    """The importance of every parameter, the greatest first; none where there are too few trials to tell.
+    """The importance of every parameter, the greatest first; an empty list if there are too few trials.
 
-    PED-ANOVA for conditional spaces (Watanabe et al. 2023, arXiv:2304.10255, and arXiv:2601.20800) as Optuna has it:
-    how far the values of the best trials are spread otherwise than those of all. It alone among Optuna's takes
-    parameters that only some trials have; it draws no random numbers. Trials that were pruned count with their best
-    score until then: left out, the worst would be missing. `chance` is the most that `SHUFFLES` shuffles of the scores
-    among trials of about the same time give.
+    PED-ANOVA for conditional spaces (Watanabe et al. 2023, arXiv:2304.10255, and arXiv:2601.20800), as implemented in
+    Optuna: how much the distribution of the values in the best trials differs from that in all trials. Of Optuna's
+    evaluators, only this one takes parameters that only some trials have; it draws no random numbers. Pruned trials
+    count with their best score: without them, the worst trials would be missing. `chance` is the maximum over
+    `SHUFFLES` permutations of the scores among trials of about the same time.
     """
     scored = sorted((result for result in results if result.value is not None), key=lambda result: result.number)
     losses = np.array([-(result.value or 0.0) for result in scored])
@@ -75,7 +77,7 @@ def importances(results: Sequence[Result]) -> list[Importance]:
 
     generator = np.random.default_rng(0)
     with warnings.catch_warnings():
-        # That low targets are taken for good, and that some parameters have few trials.
+        # Warnings that low targets count as good, and that some parameters have few trials.
         warnings.simplefilter("ignore")
         own = evaluate(np.arange(len(losses)))
         chance = np.max([evaluate(_shuffled(len(losses), generator)) for _ in range(SHUFFLES)], axis=0)
@@ -87,6 +89,6 @@ def importances(results: Sequence[Result]) -> list[Importance]:
 
 
 def _shuffled(count: int, generator: np.random.Generator) -> NDArray[np.intp]:
-    """An order of so many trials in which each stays near its place."""
+    """A permutation of the trials within blocks of about `TOGETHER` trials."""
     groups = np.array_split(np.arange(count), max(1, round(count / TOGETHER)))
     return np.concatenate([generator.permutation(group) for group in groups])

@@ -1,4 +1,4 @@
-"""Which trainings fit into the memory that the configuration states, found out without the machine."""
+"""The check whether a training fits into the memory that the configuration states. It does not need the machine."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
 
 def misfit_of(train: Training, make_task: Callable[[Any], Task]) -> Misfit:
-    """Tells of trainings that need more memory than `train.gpu_memory_gb` (on a CPU `train.memory_gb`) states. Without
-    it, none are told of. `make_task`: the task with the options of a training."""
+    """A function that says why a training needs more memory than `train.gpu_memory_gb` (on a CPU `train.memory_gb`)
+    states. If that is not set, the function accepts every training. `make_task`: creates the task from the options of a
+    training."""
     on_cpu = train.device == "cpu"
     stated = train.memory_gb if on_cpu else train.gpu_memory_gb
     if stated is None:

@@ -1,4 +1,4 @@
-"""Options of an exploration, and what an entry of its search space may be."""
+"""Options of an exploration, and the entries of its search space."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ class Number(Section):
 
     @property
     def is_whole(self) -> bool:
-        """Whether it is a whole number."""
+        """Whether its values are whole numbers: both ends are integers."""
         return isinstance(self.low, int) and isinstance(self.high, int)
 
     def suited(self, fractions: bool | None) -> Number:
-        """The same for an option that takes fractions, or whole numbers; `None`: either.
+        """The range for an option that takes fractions (True), only whole numbers (False), or either (None).
 
         Raises:
-            ValueError: it takes only whole numbers.
+            ValueError: an end or the step must be a whole number and is not.
         """
         if fractions:
             return self.model_copy(update={"low": float(self.low), "high": float(self.high)})
@@ -65,14 +65,14 @@ class Number(Section):
         return self
 
     def at(self, position: float) -> int | float:
-        """The value at a position in 0…1; each of whole numbers, or of steps, has an equal share of it."""
+        """The value at a position in 0…1. Whole numbers, or steps, have equal shares of 0…1 unless `log` is set."""
         if self.log:
             low, high = self._logarithms()
             value = math.exp(low + position * (high - low))
             return self._clip(round(value) if self.is_whole else value)
         if self._is_continuous:
             return self._clip(self.low + position * (self.high - self.low))
-        # In decimals, as Optuna counts: 0.1 + 2 × 0.1 is 0.3.
+        # Decimal arithmetic, as in Optuna: 0.1 + 2 × 0.1 is 0.3.
         first, step, count = self._grid()
         chosen = first + min(int(position * count), count - 1) * step
         return int(chosen) if self.is_whole else float(chosen)
@@ -96,7 +96,7 @@ class Number(Section):
         return math.log(self.low - half), math.log(self.high + half)
 
     def _grid(self) -> tuple[Decimal, Decimal, int]:
-        """The first of the values, the step between them, and how many they are."""
+        """The first value, the step, and the number of values."""
         low, high, step = (Decimal(str(value)) for value in (self.low, self.high, self.step or 1))
         return low, step, int((high - low) // step) + 1
 
@@ -113,7 +113,7 @@ class Choice(Section):
     """Searched only where the entries named here have one of the values listed."""
 
     def at(self, position: float) -> Any:
-        """The value at a position in 0…1, of which each has an equal share."""
+        """The value at a position in 0…1, of which every value has an equal share."""
         return self.choices[min(int(position * len(self.choices)), len(self.choices) - 1)]
 
 
@@ -127,11 +127,11 @@ class Fixed(Section):
 
 
 def parse_entry(value: Any) -> Any:
-    """An entry of a search space: a mapping with `low` and `high`, or with `choices`; null for what is not searched;
-    any other value for one that is the same in every trial.
+    """Parse an entry of a search space: a mapping with `low` and `high`, or with `choices`; null for an option that is
+    not searched; any other value for one that is the same in every trial.
 
     Raises:
-        ValueError: the mapping is neither.
+        ValueError: a mapping has none of these keys.
     """
     if isinstance(value, Number | Choice | Fixed) or value is None:
         return value
@@ -153,7 +153,7 @@ Space = dict[str, Entry]
 
 
 def parse_families(value: Any) -> Any:
-    """A family, or a list of them, is a mapping without changes."""
+    """Convert the name of a family, or a list of names, to a mapping from names to changes, which are empty."""
     families = re.split(r"\s*,\s*", value.strip()) if isinstance(value, str) else value
     if isinstance(families, list) and all(isinstance(family, str) for family in families):
         families = dict.fromkeys(families)

@@ -1,4 +1,4 @@
-"""Entries, trials and studies as Optuna has them."""
+"""Conversion of entries, trials and studies to Optuna's types."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def distribution_of(domain: Number | Choice) -> optuna.distributions.BaseDistribution:
-    """What Optuna draws a value of an entry from."""
+    """Optuna's distribution of an entry of the search space."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     if isinstance(domain, Choice):
@@ -29,7 +29,7 @@ def distribution_of(domain: Number | Choice) -> optuna.distributions.BaseDistrib
 
 
 def suggest_value(trial: optuna.Trial, name: str, domain: Number | Choice) -> Any:
-    """The value of an entry that a trial's sampler draws."""
+    """Let the sampler of a trial draw a value for an entry."""
     if isinstance(domain, Choice):
         chosen = trial.suggest_categorical(name, [label(value) for value in domain.choices])
         return next(value for value in domain.choices if label(value) == chosen)
@@ -41,9 +41,10 @@ def suggest_value(trial: optuna.Trial, name: str, domain: Number | Choice) -> An
 def rebuild(
     study: Study, folder: Path, number: int, sampler: optuna.samplers.BaseSampler | None = None
 ) -> optuna.Study:
-    """The study in memory as a trial finds it: results as far as they are told, proposals from there on.
+    """Rebuild the Optuna study in memory as it is when trial `number` is proposed. Trials whose results are known by
+    then are complete or pruned; the later ones are running.
 
-    Proposals that were refused come before their trial, so that a trial has the same place in every rebuilt study.
+    Refused proposals come before their trial, so that a trial has the same number in every rebuilt study.
 
     Raises:
         TomoscoutError: a trial before this one is missing.
@@ -65,11 +66,11 @@ def rebuild(
 def frozen_trials(
     ask: Ask, result: Result | None, notes: Mapping[str, Any] | None = None
 ) -> list[optuna.trial.FrozenTrial]:
-    """A trial for Optuna, after what was refused in its place; without a result, as one that runs. `notes`: further
-    attributes of a trial with a result, for people.
+    """A trial as Optuna's frozen trials: first its refused proposals, as pruned, then the trial itself, as running if
+    it has no result. `notes`: further user attributes of a trial with a result.
 
     Raises:
-        TomoscoutError: what its files say does not hold together.
+        TomoscoutError: the contents of its files are inconsistent.
     """
     try:
         return list(_frozen_trials(ask, result, notes or {}))

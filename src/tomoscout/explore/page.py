@@ -1,4 +1,4 @@
-"""The page that shows a study: one HTML file that needs nothing but itself."""
+"""The HTML report of a study: one self-contained file."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from tomoscout.machine.files import write_text
 from tomoscout.report.page import by_reason, environment, flatten
 
 _SHOWN = 20
-"""Trials in the table before it is opened."""
+"""Number of trials in the table before it is expanded."""
 
 _WEIGHTY = 12
-"""Parameters in the table of importances before it is opened."""
+"""Number of parameters in the table of importances before it is expanded."""
 
 _LISTED = 30
-"""Reasons that are listed."""
+"""Maximum number of reasons for refusals that are listed."""
 
 _NOT_SETTINGS = ("space", "train", "training", "networks")
 
@@ -42,15 +42,16 @@ def write_exploration(
     title: str,
     configured: Params | None = None,
 ) -> None:
-    """Write the page of a study.
+    """Write the HTML report of a study.
 
     Args:
         path: the HTML file.
         study: the content of study.json.
-        asks: the proposals; those that were refused are counted.
-        results: what came of the trials, one at least.
+        asks: the proposals; the page counts the refused ones in them.
+        results: the results of the trials, at least one.
         title: the heading.
-        configured: the values of the baseline, shown in its row; it is in no chart, as nothing proposed it.
+        configured: the values of the baseline, shown in its row of the table. They are in no chart of parameters, as no
+            sampler proposed them.
     """
     axes = _axes(study, results)
     page = environment("explore").get_template("exploration.html.jinja")
@@ -92,7 +93,7 @@ def _figures(study: Mapping[str, Any], results: Sequence[Result], axes: Sequence
         "outliers": sum(score < heights[0] for score in scores),
         "lowest": short(heights[0]),
         "highest": short(heights[1]),
-        # Of many marks on each other, the crowd is to be seen.
+        # Semi-transparent marks show how many overlap.
         "opacity": round(min(1.0, max(0.25, (30 / max(len(results), 1)) ** 0.4)), 2),
         "history": history_chart(results, heights),
         "curves": curves_chart(results),
@@ -123,13 +124,13 @@ def _tables(asks: Iterable[Ask], results: Sequence[Result], axes: Sequence[Axis]
 
 
 def _searched(results: Iterable[Result]) -> list[Result]:
-    """Those that have parameters: all but the baseline."""
+    """The results of trials with search parameters: all but the baseline."""
     return [result for result in results if result.params]
 
 
 def _facts(result: Result, names: Sequence[str], configured: Params, digits: int) -> list[tuple[str, str]]:
-    """A trial's parameters, those of `names` first in that order: files keep them in another. Of the baseline also
-    that it is one, and what it has besides."""
+    """Names and values of a trial's parameters, in the order of `names` (files sort them otherwise). For the baseline:
+    a remark that it is the baseline, and all its configured values."""
     if result.params:
         return _values(result.params, names, digits)
     more = [name for name in configured if name not in names]
@@ -137,7 +138,7 @@ def _facts(result: Result, names: Sequence[str], configured: Params, digits: int
 
 
 def _axes(study: Mapping[str, Any], results: Iterable[Result]) -> list[Axis]:
-    """The parameters that any trial has, in the order of the space."""
+    """The axes of all parameters that occur in the trials, in the order of the search space."""
     distributions = {name: text for result in results for name, text in result.distributions.items()}
     listed = [entry["name"] for entry in study["space"]]
     names = [name for name in listed if name in distributions] + sorted(distributions.keys() - set(listed))
@@ -181,7 +182,8 @@ def _count(number: int, noun: str) -> str:
 def _parallels(
     study: Mapping[str, Any], results: Sequence[Result], axes: Sequence[Axis], heights: tuple[float, float]
 ) -> list[Parallel]:
-    """A chart of what is searched for all networks, and one for each family of networks with its own options."""
+    """A parallel coordinates plot of the parameters that all networks share, and one for each network family with its
+    own options."""
     families = dict.fromkeys(axis.name.split(".")[0] for axis in axes)
     families = {name: None for name in families if len(study.get("networks", ())) > 1 and name in study["networks"]}
     common = [axis for axis in axes if axis.name.split(".")[0] not in families]
@@ -216,7 +218,7 @@ def _most_common(refused: Counter[str]) -> list[tuple[str, int]]:
 
 
 def _entry(entry: Mapping[str, Any]) -> list[str]:
-    """An entry of the space: its name, its values, and where it is searched."""
+    """An entry of the search space as text: its name, its values, and its conditions."""
     domain = entry["domain"]
     if "choices" in domain:
         values = " · ".join(map(short, domain["choices"]))

@@ -1,4 +1,4 @@
-"""Parallel coordinates: a line for every trial, through its value of each parameter."""
+"""Parallel coordinates plot: a line for every trial, through its value of each parameter."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from tomoscout.explore.charts import describe, marked
 from tomoscout.explore.records import Result
 
 SHADES = 7
-"""How many shades of colour tell scores apart."""
+"""Number of colour shades that stand for scores."""
 
 _LEAST_IN_FRONT, _MOST_IN_FRONT = 5, 30
-"""The best tenth is drawn in front, but not so few that nothing can be compared, or more than can be followed."""
+"""The best tenth of the trials is drawn in front, but at least and at most these numbers of them."""
 
 _LEFT, _RIGHT, _TOP, _ROW = 236, 24, 14, 54
 _ABSENT = 208
-"""Where the lines of trials run that lack a parameter."""
+"""Horizontal position of the line of a trial on the axis of a parameter that the trial lacks."""
 
 
 class Path(NamedTuple):
-    """The line of a trial: its CSS classes, its course, and the note shown when it is pointed at."""
+    """The line of a trial: its CSS classes, its SVG path, and its tooltip."""
 
     style: str
     course: str
@@ -30,7 +30,7 @@ class Path(NamedTuple):
 
 
 class Label(NamedTuple):
-    """A mark on an axis with its label; `drop`: how far below the axis that stands."""
+    """A tick of an axis and its label. `drop`: distance of the label below the axis."""
 
     x: float
     text: str
@@ -39,7 +39,7 @@ class Label(NamedTuple):
 
 @dataclass(frozen=True)
 class Row:
-    """A parameter's axis, from left to right. `partial`: some trials lack it."""
+    """The horizontal axis of a parameter. `partial`: some trials lack the parameter."""
 
     name: str
     y: float
@@ -49,7 +49,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Parallel:
-    """Axes from top to bottom, the score's first, and lines from the worst trial to the best."""
+    """Axes from top to bottom, that of the score first, and lines from the worst trial to the best."""
 
     title: str
     rows: list[Row]
@@ -63,7 +63,7 @@ class Parallel:
 def parallel_chart(
     title: str, results: Sequence[Result], axes: Sequence[Axis], heights: tuple[float, float]
 ) -> Parallel:
-    """Trials through axes; `heights`: the range of scores."""
+    """The parallel coordinates plot of trials. `heights`: the range of scores."""
     score = Axis("score", *heights)
     trials = marked(results)
     rows = [_row(score, 0, any(result.value is None for result, _ in trials))]
@@ -98,7 +98,7 @@ def _row(axis: Axis, number: int, partial: bool) -> Row:
     ends = [0.0, 0.0]
     for position, text in axis.ticks(8):
         x, half = _x(position), 3.2 * len(text)
-        # Where there is no room beside the last label, a line further down.
+        # A label that would overlap the one before it is put one line further down.
         line = 0 if x - half > ends[0] else 1
         ends[line] = x + half
         labels.append(Label(round(x, 1), text, 15 + 12 * line))

@@ -1,4 +1,4 @@
-"""What a point of the search space means for a training."""
+"""Conversion between points of the search space and options of a training."""
 
 from __future__ import annotations
 
@@ -18,15 +18,17 @@ from tomoscout.options.validation_errors import key_of
 
 
 def known_values(base: Training) -> dict[str, Any]:
-    """What conditions may ask for besides the entries: the loss that `train` has, where it has one alone."""
+    """Values that conditions may refer to besides those of entries: the name of the loss in `train`, if that is a
+    single one."""
     return {"loss.name": base.loss[0].name} if len(base.loss) == 1 else {}
 
 
 def configured_values(space: SearchSpace, base: Training) -> dict[str, Any]:
-    """The point of the space that the training as `train` has it lies at, which may be outside of every range.
+    """The point of the search space that stands for the configured training, `base`. It may lie outside of the searched
+    ranges.
 
-    Where the network is none that the entries of its family make (`width` and `levels` of a network whose channels do
-    not double), its own options stand in place of these, by name as `UNet.channels`.
+    If the entries of its family cannot make the configured network (`width` and `levels`, if the channels of the
+    network do not double), the network's own options replace them, by names such as `UNet.channels`.
     """
     family = base.network.family
     network = {f"{family}.{name}": value for name, value in _searched_network(space, base.network).items()}
@@ -40,7 +42,7 @@ def configured_values(space: SearchSpace, base: Training) -> dict[str, Any]:
 
 
 def _configured(name: str, base: Training) -> Any:
-    """The value of an entry that is no option of a network; None where the training has nothing of that name."""
+    """The configured value of an entry that is no option of a network; None if the training has no such option."""
     group, _, option = name.partition(".")
     owner: Any = base.loss[0] if group == "loss" and len(base.loss) == 1 else getattr(base, group, None)
     if option:
@@ -50,7 +52,8 @@ def _configured(name: str, base: Training) -> Any:
 
 
 def _searched_network(space: SearchSpace, network: NetworkOptions) -> dict[str, Any]:
-    """The entries of a network's family, without its name, that make the network; where none do, its options."""
+    """The values of the family's entries that make the network, by name without the family. If no values do, the
+    options of the network."""
     prefix = f"{network.family}."
     domains = {e.name.removeprefix(prefix): e.domain for e in space.entries if e.name.startswith(prefix)}
     own = network.model_dump(exclude={"family"})
@@ -70,7 +73,7 @@ def _searched_network(space: SearchSpace, network: NetworkOptions) -> dict[str, 
 
 
 def _candidates(domain: Domain) -> Sequence[Any]:
-    """The values of an entry, as far as they can be counted."""
+    """All values of an entry, if they can be enumerated."""
     if isinstance(domain, Fixed):
         return [domain.value]
     if isinstance(domain, Choice):
@@ -82,13 +85,14 @@ def train_options(values: Mapping[str, Any], base: Training, settings: Mapping[s
     """The options of a trial.
 
     Args:
-        values: the point, by name of the entry.
-        base: what all trials share.
-        settings: content of study.json. Of it count: `shape`, the voxels (z, y, x) of the median training tomogram: a
-            patch is a cube cut to what fits; `budget`; and `validations`, how often a trial is validated.
+        values: the point: values by name of the entry.
+        base: the options that all trials share.
+        settings: content of study.json, of which are used: `shape`, the voxels (z, y, x) of the median training
+            tomogram, which limits the size of a cubic patch; `budget`; and `validations`, the number of validations of
+            a trial.
 
     Raises:
-        ValueError: these options do not go together.
+        ValueError: the options contradict each other.
     """
     try:
         network = parse_network(_network(values, base))
@@ -105,7 +109,7 @@ def train_options(values: Mapping[str, Any], base: Training, settings: Mapping[s
 
 
 def with_validations(options: Training, validations: int) -> Training:
-    """With so many validations, evenly spaced, unless the options say how often."""
+    """The options with an interval for this many evenly spaced validations, unless they have an interval already."""
     interval = options.validate_every or math.ceil(options.steps / validations)
     return options.model_copy(update={"validate_every": interval})
 
@@ -134,15 +138,15 @@ def _options(values: Mapping[str, Any], base: Training, network: NetworkOptions,
 
 
 def _with_budget(options: Training, base: Training, shape: Sequence[int], validations: int) -> Training:
-    """With as many steps as make as many voxels as the training that all share: as many between two validations, so
-    that all trials have equally many of these."""
+    """The options with the number of steps that makes a trial see as many voxels as the training that all trials share.
+    It is a multiple of the number of validations, so that all trials have equally many of these."""
     share = _voxels(base, shape) / _voxels(options, shape)
     interval = max(round(base.steps * share / validations), 1)
     return options.model_copy(update={"steps": base.steps if share == 1 else validations * interval})
 
 
 def _voxels(options: Training, shape: Sequence[int]) -> int:
-    """In the crops of a step."""
+    """Number of voxels in the crops of a step."""
     planned = options.patch == "auto"
     patch = options.network.plan(shape, options.plan_memory_gb)[1] if planned else options.crop
     return options.batch_size * math.prod(patch)
@@ -157,7 +161,7 @@ def _network(values: Mapping[str, Any], base: Training) -> dict[str, Any]:
     family = values["network"]
     module = family_module(family)
     own: type[NetworkOptions] = module.Options
-    # What train says of this family holds for what is not searched.
+    # Options of this family in `train` apply to what is not searched.
     shared = base.network.model_dump(exclude_unset=True) if base.network.family == family else {}
     searched = _below(family, values)
     try:
@@ -178,7 +182,7 @@ def _network(values: Mapping[str, Any], base: Training) -> dict[str, Any]:
 
 
 def _cube(size: int, network: NetworkOptions, shape: Sequence[int]) -> list[int]:
-    """A cube of about `size` voxels a side, cut to a tomogram and to multiples that the network takes."""
+    """A cube with sides of about `size` voxels, cut to the tomogram and to multiples that the network takes."""
     dimensions = len(shape)
     sides = zip(network.size_step(dimensions), network.smallest_size(dimensions), shape, strict=True)
     return [max(least, min(size, side) // step * step) for step, least, side in sides]

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     pass
 
 Misfit = Callable[[Training], str | None]
-"""Why a training cannot be made on the machines there are; None if it can."""
+"""Function from the options of a training to the reason why it is not possible; None if it is possible."""
 
 MOST_REFUSED = 100
-"""Proposals that are tried for a trial before it is given up."""
+"""Maximum number of refused proposals for one trial, after which an error is raised."""
 
 SEED_PRIME = 1_000_003
 
@@ -30,11 +30,11 @@ def propose(study: Study, folder: Path, number: int, misfit: Misfit) -> Ask:
     """The proposal for a trial.
 
     Args:
-        folder: of the study, with the results and proposals of the trials before.
-        misfit: tells what cannot be trained.
+        folder: the folder of the study, with the results and proposals of the earlier trials.
+        misfit: says why a training is not possible.
 
     Raises:
-        TomoscoutError: an earlier trial is missing, or nothing that is proposed can be trained.
+        TomoscoutError: an earlier trial is missing, or no proposal can be trained.
     """
     from optuna.distributions import distribution_to_json
     from optuna.trial import TrialState
@@ -65,7 +65,7 @@ def propose(study: Study, folder: Path, number: int, misfit: Misfit) -> Ask:
 
 
 def _baseline(study: Study, misfit: Misfit) -> Ask:
-    """What all trials share, with nothing searched.
+    """The proposal of the baseline: the training that all trials share, without search parameters.
 
     Raises:
         TomoscoutError: it cannot be trained.

@@ -1,7 +1,7 @@
-"""Pruners: which trials are ended early, and the options for it.
+"""Pruners, which end unpromising trials early, and their options.
 
-To add a pruner, add a function to `PRUNERS`, and its options, if any, to `Pruning`. Optuna is imported within, as the
-configuration imports this module.
+To add a pruner, add a function to `PRUNERS`, and its options, if any, to `Pruning`. Optuna is imported inside of the
+functions, as the configuration imports this module.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ PRUNERS: dict[str, Callable[[Mapping[str, Any]], BasePruner]] = {
     "hyperband": _hyperband,
     "none": _none,
 }
-"""Name in the configuration → what makes the pruner from the settings of a study (the content of study.json); its
-docstring documents the name."""
+"""Pruners by name in the configuration: functions that make the pruner from the settings of a study (the content of
+study.json). Their docstrings document the names."""
 
 
 def make_pruner(settings: Mapping[str, Any]) -> BasePruner:
@@ -56,7 +56,7 @@ def make_pruner(settings: Mapping[str, Any]) -> BasePruner:
 
 
 def listed(choices: Mapping[str, Callable[..., Any]]) -> str:
-    """The names to choose from, each with its docstring, as documentation of an option."""
+    """The names of the choices, each with its docstring, as the documentation of an option."""
     return " ".join(f"{name}: {' '.join((choice.__doc__ or '').split())}." for name, choice in choices.items())
 
 

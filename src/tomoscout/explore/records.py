@@ -18,17 +18,17 @@ if TYPE_CHECKING:
     from tomoscout.learning.options import Training
 
 Params = dict[str, Any]
-"""Values by name of the search parameter, such as `learning_rate` or `UNet.dropout`."""
+"""Values of search parameters by name, such as `learning_rate` or `UNet.dropout`."""
 
 BY_PRUNER = "pruned at validation"
-"""Beginning of the reason of a trial that the pruner ended."""
+"""Beginning of `Result.reason` for a trial that the pruner stopped."""
 
 GIVEN_UP = "given-up.json"
-"""Name of the file that ends a trial for good. The trial's job writes the result: when a job fails, Snakemake removes
-its outputs, also those that another process wrote."""
+"""Name of the file that marks a trial as given up. The result is written by the trial's own job: if a job fails,
+Snakemake removes its outputs, even those that another process wrote."""
 
 BASELINE = "the training as the configuration has it"
-"""How pages name the trial without parameters."""
+"""Name of the baseline, the trial without search parameters, on pages."""
 
 State = Literal["COMPLETE", "PRUNED"]
 
@@ -39,14 +39,14 @@ Score = Annotated[float, Field(strict=True)]
 """A validation score, from 0 to 1."""
 
 Validation = Annotated[int, Field(ge=1)]
-"""Number of a validation, from 1 on; as a key of a JSON mapping it is text."""
+"""Number of a validation, from 1 on; in JSON it is the key of a mapping, as text."""
 
 _EXACT: ConfigDict = {"extra": "forbid"}
 
 
 @dataclass(frozen=True)
 class Refused:
-    """A proposal that was returned to the sampler at once, as it cannot be trained, and why."""
+    """A proposal that cannot be trained and was returned to the sampler as pruned. `reason`: why."""
 
     __pydantic_config__: ClassVar = _EXACT
 
@@ -57,8 +57,11 @@ class Refused:
 
 @dataclass(frozen=True)
 class Ask:
-    """A proposal. `distributions`: Optuna's JSON of the distribution that each value was drawn from. `train`: all
-    options of the training. `refused`: proposals before it that cannot be trained."""
+    """The proposal of a trial.
+
+    `distributions`: Optuna's JSON of the distribution that each value was drawn from. `train`: all options of the
+    training. `refused`: earlier proposals for the same trial that cannot be trained.
+    """
 
     __pydantic_config__: ClassVar = _EXACT
 
@@ -70,46 +73,48 @@ class Ask:
 
     @classmethod
     def read(cls, folder: Path) -> Ask:
-        """Read it from the folder of its trial.
+        """Read the proposal from the folder of its trial.
 
         Raises:
-            TomoscoutError: it is missing or of another form.
+            TomoscoutError: the file is missing or malformed.
         """
         return cls.parse(read_json(folder / "ask.json"), folder / "ask.json")
 
     @classmethod
     def parse(cls, values: object, origin: Path) -> Ask:
-        """From plain data; `origin` names it in messages.
+        """Create the proposal from plain data. `origin`: its file, for messages.
 
         Raises:
-            TomoscoutError: it has another form.
+            TomoscoutError: the data is malformed.
         """
         return _parsed(cls, values, origin, "what a trial is asked")
 
     def options(self, folder: Path, kind: type[Training], **own: Any) -> Training:
-        """The options of the training, with some of the trial's own. `folder`: the trial's, for messages.
-        `kind`: the options of the task's trainings.
+        """The options of the training. `folder`: the folder of the trial, for messages. `kind`: the class of the task's
+        training options. `own`: values that replace those of the proposal.
 
         Raises:
-            TomoscoutError: they are not those of a training.
+            TomoscoutError: the options are not valid.
         """
         return checked(kind, {**self.train, **own}, folder / "ask.json", "what a trial is asked")
 
     def to_json(self) -> dict[str, Any]:
-        """As plain data."""
+        """The proposal as plain data."""
         return asdict(self)
 
     def write(self, path: Path) -> None:
-        """Write it."""
+        """Write the proposal to `path`."""
         write_json(path, self.to_json())
 
 
 @dataclass(frozen=True)
 class Result:
-    """The result of a trial; nothing in it depends on when or how fast the trial ran.
+    """The result of a trial. Nothing in it depends on when or how fast the trial ran.
 
-    `value`: the best validation score. `intermediate`: the scores by number of the validation, from 1 on. `scores`: by
-    class, of the best validation. `reason`: why it was pruned. `attributes`: what the pruner stores with the trial."""
+    `value`: the best validation score. `intermediate`: the validation scores by number of the validation, from 1 on.
+    `scores`: the scores of the best validation by class. `reason`: why the trial was pruned. `attributes`: what the
+    pruner stores with the trial.
+    """
 
     __pydantic_config__: ClassVar = _EXACT
 
@@ -125,19 +130,19 @@ class Result:
 
     @classmethod
     def read(cls, folder: Path) -> Result:
-        """Read it from the folder of its trial.
+        """Read the result from the folder of its trial.
 
         Raises:
-            TomoscoutError: it is missing or of another form.
+            TomoscoutError: the file is missing or malformed.
         """
         return cls.parse(read_json(folder / "result.json"), folder / "result.json")
 
     @classmethod
     def parse(cls, values: object, origin: Path) -> Result:
-        """From plain data; `origin` names it in messages.
+        """Create the result from plain data. `origin`: its file, for messages.
 
         Raises:
-            TomoscoutError: it has another form.
+            TomoscoutError: the data is malformed.
         """
         result = _parsed(cls, values, origin, "the result of a trial")
         if result.state == "COMPLETE" and result.value is None:
@@ -145,11 +150,11 @@ class Result:
         return result
 
     def to_json(self) -> dict[str, Any]:
-        """As plain data."""
+        """The result as plain data."""
         return asdict(self)
 
     def write(self, path: Path) -> None:
-        """Write it."""
+        """Write the result to `path`."""
         write_json(path, self.to_json())
 
 
@@ -157,7 +162,7 @@ def read_trial(folder: Path) -> tuple[Ask, Result]:
     """Read the proposal and the result of a trial from its folder.
 
     Raises:
-        TomoscoutError: a file is missing or of another form, or one is not of the other.
+        TomoscoutError: a file is missing or malformed, or the result has other parameters than the proposal.
     """
     ask, result = Ask.read(folder), Result.read(folder)
     if (ask.params, ask.distributions) != (result.params, result.distributions):
@@ -171,7 +176,7 @@ _Record = TypeVar("_Record", Ask, Result)
 def _parsed(form: type[_Record], values: object, origin: Path, what: str) -> _Record:
     record = checked(form, values, origin, what)
     assert isinstance(values, Mapping)
-    # Defaults are for new records: of a file that lacks an entry, other proposals would follow.
+    # Defaults are for new records. If a default replaced a missing entry of a file, later proposals would differ.
     missing = [entry.name for entry in fields(form) if entry.name not in values]
     if missing:
         raise TomoscoutError(f"{origin}: not {what} ({', '.join(missing)} missing)")
@@ -196,16 +201,16 @@ def trial_folder(study: Path, number: int) -> Path:
 
 
 def trial_numbers(study: Path, file: str) -> list[int]:
-    """The trials of a study that have a file, in order."""
+    """The numbers of the trials of a study that have a file of this name, in order."""
     names = (path.parent.name for path in study.glob(f"*/{file}"))
     return sorted(int(name) for name in names if _is_trial(name))
 
 
 def best_names(top: int) -> list[str]:
-    """Names of the folders of a study's best models, the best first."""
+    """Names of the folders of the best models of a study, the best first."""
     return ["best", *(f"best-{number}" for number in range(2, top + 1))]
 
 
 def short(value: object) -> str:
-    """The value of a parameter for people: a float in three digits."""
+    """The value of a parameter as text; a float with three significant digits."""
     return f"{value:.3g}" if isinstance(value, float) else str(value)

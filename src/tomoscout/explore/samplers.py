@@ -1,8 +1,8 @@
-"""Samplers: how trials are proposed, and the options for it.
+"""Samplers, which propose trials, and their options.
 
-To add a sampler, add a function to `SAMPLERS`. A study is built anew in memory for each proposal, so a sampler must
-propose from the seed of the trial and the trials it is given alone: Optuna's own where they do, and those of
-unit_samplers.py. Optuna is imported within, as the configuration imports this module.
+To add a sampler, add a function to `SAMPLERS`. A study is rebuilt in memory for each proposal, so a sampler may depend
+only on the seed of the trial and on the trials in the study. Optuna's own samplers are used where they do;
+unit_samplers.py holds the others. Optuna is imported inside of the functions, as the configuration imports this module.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def _tpe(settings: Mapping[str, Any], space: SearchSpace, seed: int) -> BaseSamp
 
     startup = settings["startup_trials"]
     with warnings.catch_warnings():
-        # multivariate and group are called experimental.
+        # The tree-structured Parzen estimator (TPE). Optuna calls `multivariate` and `group` experimental.
         warnings.simplefilter("ignore", ExperimentalWarning)
         return TPESampler(n_startup_trials=startup, seed=seed, multivariate=True, group=True, constant_liar=True)
 
@@ -62,18 +62,19 @@ SAMPLERS: dict[str, Callable[[Mapping[str, Any], SearchSpace, int], BaseSampler]
     "cmaes": _cmaes,
     "qmc": _qmc,
 }
-"""Name in the configuration → what makes the sampler of a trial from the settings of its study (the content of
-study.json), the space, and the seed of the trial; its docstring documents the name."""
+"""Samplers by name in the configuration: functions that make the sampler of a trial from the settings of its study (the
+content of study.json), the search space, and the seed of the trial. Their docstrings document the names."""
 
 NOT_LEARNING = ("random", "qmc")
 """Samplers whose proposals do not depend on the results of trials."""
 
 
 def make_sampler(settings: Mapping[str, Any], space: SearchSpace, seed: int, told: int) -> BaseSampler:
-    """The sampler of a study for one trial. `settings`: content of study.json. `seed`: of this trial. `told`: how many
-    results are known."""
+    """The sampler of a study for one trial. `settings`: content of study.json. `seed`: the seed of this trial. `told`:
+    number of known results."""
     kind = settings["sampler"]
-    # With a window, many trials are proposed before the first results: they cover the space evenly.
+    # Start-up trials use the Sobol sequence, so that the many trials proposed before the first results cover the space
+    # evenly.
     if kind not in NOT_LEARNING and told < settings["startup_trials"]:
         kind = "qmc"
     return SAMPLERS[kind](settings, space, seed)

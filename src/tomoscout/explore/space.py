@@ -1,4 +1,4 @@
-"""The search space: which options are searched, and between what."""
+"""The search space: which options are searched, in which ranges, and under which conditions."""
 
 from __future__ import annotations
 
@@ -35,47 +35,50 @@ def searchable(options: type[Training]) -> dict[str, FieldInfo]:
 
 
 KNOWN = ("loss.name",)
-"""What conditions may ask for, too, where it is not searched."""
+"""Names that conditions may refer to even if they are not searched."""
 
 Domain = Number | Choice | Fixed
 Suggest = Callable[[str, Number | Choice], Any]
 
 
 class Entry(NamedTuple):
-    """One entry: its name, where its values come from, and under which conditions it counts."""
+    """An entry of the search space: its name, its domain, and its conditions (names of other entries and the values
+    allowed)."""
 
     name: str
     domain: Domain
     when: dict[str, list[Any]]
 
     def values_to_check(self) -> list[Any]:
-        """Its values, or the ends of their range."""
+        """All its choices, or both ends of its range."""
         if isinstance(self.domain, Fixed):
             return [self.domain.value]
         return self.domain.choices if isinstance(self.domain, Choice) else [self.domain.at(end) for end in (0, 1)]
 
     def counts(self, values: Mapping[str, Any]) -> bool:
-        """Whether its conditions hold."""
+        """Whether its conditions hold for these values."""
         return all(name in values and values[name] in allowed for name, allowed in self.when.items())
 
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """Entries in the order in which they are decided: those that others depend on come first.
+    """Entries in the order in which their values are drawn: those that others depend on come first.
 
-    Entries are named as the options of `train` are, those of a network `{family}.{option}`; the family is `network`.
+    Entries have the names of options of `train`. An option of a network is `{family}.{option}`, and the family itself
+    is `network`.
     """
 
     entries: tuple[Entry, ...]
 
     @classmethod
     def of(cls, explore: Explore, options: type[Training]) -> SearchSpace:
-        """The space of a configuration: what is built in, with its changes. `options`: those of the trainings.
+        """The search space of a configuration: the built-in entries with the configured changes. `options`: the class
+        of the training options.
 
         Raises:
-            TomoscoutError: an entry cannot be searched, or depends on what is not there.
+            TomoscoutError: an entry cannot be searched, or a condition names an entry that does not exist.
         """
-        # The order in a file must not matter, nor what becomes of it on its way to a job.
+        # Sorted, as the order of the families must not matter: it may change on the way from the file to a job.
         families = sorted(explore.networks)
         entries = [Entry("network", Choice(choices=families) if len(families) > 1 else Fixed(value=families[0]), {})]
         for family in families:
@@ -92,11 +95,11 @@ class SearchSpace:
 
     @classmethod
     def parse(cls, values: Sequence[Mapping[str, Any]]) -> SearchSpace:
-        """The space in a study's file."""
+        """The search space in study.json."""
         return cls(tuple(Entry(entry["name"], parse_entry(entry["domain"]), entry["when"]) for entry in values))
 
     def to_json(self) -> list[dict[str, Any]]:
-        """As plain data."""
+        """The search space as plain data."""
         return [
             {"name": e.name, "domain": e.domain.model_dump(exclude={"when"}, exclude_defaults=True), "when": e.when}
             for e in self.entries
@@ -104,11 +107,12 @@ class SearchSpace:
 
     @property
     def searched(self) -> list[tuple[str, Number | Choice]]:
-        """The entries that have more than one value, and where from."""
+        """Names and domains of the entries that are not fixed."""
         return [(entry.name, entry.domain) for entry in self.entries if not isinstance(entry.domain, Fixed)]
 
     def values(self, suggest: Suggest, known: Mapping[str, Any]) -> dict[str, Any]:
-        """A value for every entry that counts. `known`: what conditions may also ask for."""
+        """Draw a value for every entry whose conditions hold. `known`: values that conditions may refer to besides
+        those of entries."""
         found: dict[str, Any] = {}
         for entry in self.entries:
             if entry.counts({**known, **found}):
@@ -124,8 +128,8 @@ def _merge(
     fields: Mapping[str, FieldInfo],
     place: str,
 ) -> Iterator[Entry]:
-    """Built-in entries with the changes to them; an entry keeps its conditions unless it is given others. `fields`: the
-    options that they set. `place`: of the changes, for messages."""
+    """The built-in entries with the changes to them. An entry keeps its conditions unless the change has others.
+    `fields`: the options that the entries set. `place`: where the changes are, for messages."""
     for name in dict.fromkeys([*built_in, *sorted(changes)]):
         default: Domain | None = parse_entry(built_in.get(name))
         entry: Domain | None = parse_entry(changes.get(name, default))
@@ -147,7 +151,7 @@ def _takes_fractions(annotation: Any) -> bool:
 
 
 def _of_family(family: str, entries: Sequence[Entry]) -> Iterator[Entry]:
-    """The entries of a family under their full names, those that its conditions name included."""
+    """The entries of a network family with full names, `{family}.{option}`, also in their conditions."""
     module = family_module(family)
     own = {entry.name for entry in entries}
     known = {**getattr(module, "SPACE", {}), **module.Options.model_fields}
@@ -174,7 +178,7 @@ def _nearest(name: str, known: Iterable[str]) -> str:
 
 
 def _in_order(entries: Sequence[Entry]) -> Iterator[Entry]:
-    """The entries, each after those that its conditions name."""
+    """The entries in topological order: each after those that its conditions name."""
     names = {entry.name for entry in entries}
     for dependent, name in ((entry.name, name) for entry in entries for name in entry.when):
         if name not in names and name not in KNOWN:
@@ -191,12 +195,12 @@ def _in_order(entries: Sequence[Entry]) -> Iterator[Entry]:
 
 
 def label(value: Any) -> Any:
-    """A value of a choice as Optuna takes it: a list as text."""
+    """A value of a choice in a type that Optuna takes: a list becomes JSON text."""
     return value if value is None or isinstance(value, bool | int | float | str) else json.dumps(value)
 
 
 def describe_space(space: SearchSpace, families: Sequence[str], options: type[Training]) -> str:
-    """The space as the part of a configuration that would say the same."""
+    """The search space as YAML: the section of a configuration that gives the same space."""
 
     def part(entries: Iterable[Entry], prefix: str, built_in: Iterable[str]) -> dict[str, Any]:
         found: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""The two stages that need no training: starting a study, and proposing a trial."""
+"""The two stages without training: starting a study, and proposing a trial."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from tomoscout.machine.messages import say
 
 
 def check_study(study: Study, folder: Path) -> None:
-    """Refuse a folder that is for another study.
+    """Check that a folder belongs to the study.
 
     Raises:
-        TomoscoutError: it is.
+        TomoscoutError: it belongs to another study.
     """
     if study.name != folder.name:
         raise TomoscoutError(f"{folder}: not the study of these settings and data, which is {study.name}")
@@ -27,27 +27,28 @@ def start(study: Study, folder: Path) -> None:
     """Write study.json.
 
     Raises:
-        TomoscoutError: the folder is for another study.
+        TomoscoutError: the folder belongs to another study.
     """
     check_study(study, folder)
     write_json(folder / "study.json", study.settings)
 
 
 def suggest(study: Study, folder: Path, number: int, trials: int, make_misfit: Callable[[], Misfit]) -> Ask:
-    """Write what a trial is asked, and, as long as no result is known to any of them, what those after it are: what
-    must be imported for it takes longer than they do. A trial is asked once: a proposal that is there stays.
+    """Write the proposal of a trial and those of the trials after it that are proposed without any result. They are
+    written together, as importing Optuna takes longer than the proposals. An existing proposal is kept.
 
     Args:
-        trials: how many there are in all.
-        make_misfit: makes what tells of trainings that are not possible; called only where something is to be proposed.
+        trials: total number of trials.
+        make_misfit: creates the function that says why a training is not possible; called only if a proposal is
+            missing.
 
     Raises:
-        TomoscoutError: the folder is for another study, or no proposal can be trained.
+        TomoscoutError: the folder belongs to another study, or no proposal can be trained.
     """
     check_study(study, folder)
     numbers = [number, *(n for n in range(number + 1, trials) if not study.told(n))]
     missing = [n for n in numbers if not (trial_folder(folder, n) / "ask.json").exists()]
-    # Also where its own is there: a process that was killed may have left those after it out.
+    # This includes the later trials, whose proposals a killed process may not have written.
     if missing:
         misfit = make_misfit()
         for n in missing:

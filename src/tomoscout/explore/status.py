@@ -1,4 +1,4 @@
-"""The progress of a study, read from its files. Nothing is written, and missing or incomplete files are passed over."""
+"""The progress of a study, read from its files. Nothing is written. Missing or incomplete files are skipped."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from tomoscout.plan.paths import Results
 _T = TypeVar("_T")
 
 _RECENT = 10
-"""The rate is that of the last so many trials: a study may have been faster or slower before."""
+"""Number of latest trials from which the rate is computed, as the speed of a study may change."""
 
 _WIDTH = 110
 _ASKED_SHOWN = 8
 
 
 def find_study(results: Path, name: str | None = None) -> Path:
-    """The folder of the study called `name` (as in the configuration, or as the folder), or of any; of several the one
-    whose newest trial was touched last.
+    """Find the folder of the study `name` (its name in the configuration, or the name of its folder), or of any study
+    if None. Of several, the one whose newest trial was modified last.
 
     Raises:
         TomoscoutError: there is none.
@@ -43,7 +43,7 @@ def find_study(results: Path, name: str | None = None) -> Path:
 
 
 def planned_trials(results: Path, study: Path) -> int | None:
-    """How many trials the workflow was last asked for, if of this study."""
+    """The number of trials in the latest settings of the workflow; None if these are of another study."""
     options = _read(read_json, Results(results).settings)
     explore = options.get("explore") if isinstance(options, dict) else None
     if not isinstance(explore, dict) or study.name.rpartition("-")[0] != explore.get("name"):
@@ -58,11 +58,11 @@ def _touched(study: Path) -> float:
 
 
 def status_lines(study: Path, planned: int | None = None) -> list[str]:
-    """The state of a study now: trials done, the best so far, the rate, and each trial that runs.
+    """The current state of a study: trials done, the best so far, the rate, and each running trial.
 
     Args:
         study: its folder.
-        planned: the number of trials it is to have; without it, only trials that were asked count as waiting.
+        planned: the configured number of trials. If None, only trials that were proposed count as waiting.
     """
     now = time.time()
     asked = trial_numbers(study, "ask.json")
@@ -94,7 +94,7 @@ def status_lines(study: Path, planned: int | None = None) -> list[str]:
 
 
 def _read(reader: Callable[[Path], _T], folder: Path) -> _T | None:
-    """What a reader returns; None if the file is missing or broken."""
+    """The return value of a reader; None if the file is missing or broken."""
     try:
         return reader(folder)
     except (TomoscoutError, OSError):
@@ -102,7 +102,8 @@ def _read(reader: Callable[[Path], _T], folder: Path) -> _T | None:
 
 
 def _times(folder: Path) -> dict[str, float]:
-    """The times at which the files of a folder were written, by name. Hidden ones are still being written."""
+    """Modification times of the files of a folder, by name. Hidden files, which are still being written, are left
+    out."""
     times = {}
     try:
         paths = [path for path in folder.iterdir() if not path.name.startswith(".")]
@@ -147,7 +148,7 @@ def _best_lines(done: Iterable[Result], order: Sequence[str]) -> list[str]:
     value, result = max(complete, key=lambda entry: (entry[0], -entry[1].number))
     names = [name for name in order if name in result.params]
     names += [name for name in result.params if name not in names]
-    # A name and its value stay on one line.
+    # A no-break space keeps a name and its value on one line.
     params = ", ".join(f"{name}\xa0{short(result.params[name])}" for name in names) or BASELINE
     text = f"best so far {value:.4f}, trial {trial_name(result.number)}: {params}"
     lines = textwrap.wrap(text, _WIDTH, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
@@ -155,8 +156,8 @@ def _best_lines(done: Iterable[Result], order: Sequence[str]) -> list[str]:
 
 
 def _rate(study: Path, asked: Sequence[int], done: Mapping[int, Result]) -> float | None:
-    """Trials per second, from the times at which the last ones ended; None if these times are of no use, as after
-    copying."""
+    """Trials per second, from the times at which the last trials ended; None if these times are unusable, for example
+    after copying."""
     ends = sorted(filter(None, (_written(trial_folder(study, number) / "result.json") for number in done)))
     if len(ends) > _RECENT:
         start: float | None = ends[-_RECENT - 1]
@@ -170,7 +171,7 @@ def _rate(study: Path, asked: Sequence[int], done: Mapping[int, Result]) -> floa
 
 
 def _rate_line(rate: float | None, left: int | None, alive: bool) -> str:
-    """`left`: the number of trials still to do, None if not known. `alive`: whether a trial runs."""
+    """`left`: number of remaining trials, None if not known. `alive`: whether a trial runs."""
     speed = f"rate {'–' if rate is None else f'{rate * 3600:.3g} per hour'}"
     if left == 0:
         return f"{speed}, nothing left to do"
@@ -180,7 +181,7 @@ def _rate_line(rate: float | None, left: int | None, alive: bool) -> str:
 
 
 def _progress(folder: Path, times: Mapping[str, float], now: float) -> str:
-    """The step and the score of a training, and when it last wrote a file; its first file is its lock."""
+    """The step and the score of a training, and when it last wrote a file. The first file it writes is its lock."""
     ask = _read(Ask.read, folder)
     rows = _rows(folder / "metrics.csv")
     steps = series(rows, "step")

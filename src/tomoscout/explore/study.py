@@ -1,8 +1,8 @@
-"""A study: what its proposals depend on.
+"""A study: the settings that determine its proposals.
 
-Trial t is proposed from the results of the trials 0 to t - W and the proposals of those in between, by a sampler
-seeded with (seed, t), in a study of Optuna's that lives in memory and is built anew for every proposal. So the trials
-follow from study.json alone, however many run at once and however often they are interrupted.
+Trial t is proposed from the results of trials 0 to t - W (W is the window) and from the proposals of the trials between
+them and t. The sampler is seeded with (seed, t), and the Optuna study is rebuilt in memory for every proposal. The
+trials therefore follow from study.json alone, however many run at once and however often they are interrupted.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ MEMORY = ("memory_gb", "gpu_memory_gb")
 
 @dataclass(frozen=True)
 class Study:
-    """A study. `settings`: all that its proposals depend on, the content of study.json. `options`: those of the task's
-    trainings."""
+    """A study. `settings`: all that its proposals depend on, the content of study.json. `options`: the class of the
+    task's training options."""
 
     settings: dict[str, Any]
     options: type[Training]
@@ -50,16 +50,16 @@ class Study:
         """The study of a task.
 
         Args:
-            train: what all trials share.
+            train: the options that all trials share.
             shapes: voxels (*space) of the training volumes.
             training: the fingerprint of the training that `train` describes.
 
         Raises:
-            TomoscoutError: the space is at fault, or there is nothing in it that could be trained.
+            TomoscoutError: the search space is invalid, or a value in it allows no training.
         """
         if train.base is not None:
             raise TomoscoutError("explore: trials are trained from scratch; leave out train.base")
-        # Where memory is stated, the device decides which memory refuses proposals.
+        # If a memory limit is stated, the device decides which limit applies to proposals.
         limited = train.memory_gb is not None or train.gpu_memory_gb is not None
         study = cls(
             {
@@ -83,7 +83,7 @@ class Study:
 
     @classmethod
     def read(cls, folder: Path, options: type[Training]) -> Study:
-        """The study in a folder. `options`: those of the task's trainings.
+        """Read the study in a folder. `options`: the class of the task's training options.
 
         Raises:
             TomoscoutError: there is none, or its settings were changed.
@@ -93,14 +93,14 @@ class Study:
         if not isinstance(settings, dict) or not {"name", "space", "train", "window"} <= settings.keys():
             raise TomoscoutError(f"{path}: not the settings of a study")
         study = cls(settings, options)
-        # The folder is named after all of them.
+        # The name of the folder contains the digest of all settings.
         if study.name != folder.absolute().name:
             raise TomoscoutError(f"{path}: not the settings that its folder is named after, but those of {study.name}")
         return study
 
     @property
     def name(self) -> str:
-        """Name of its folder: with other settings, another."""
+        """Name of the folder of the study. It contains a digest of the settings."""
         return f"{self.settings['name']}-{digest(self.settings)[:8]}"
 
     @property
@@ -110,12 +110,12 @@ class Study:
 
     @cached_property
     def space(self) -> SearchSpace:
-        """What is searched."""
+        """The search space."""
         return SearchSpace.parse(self.settings["space"])
 
     @cached_property
     def base(self) -> Training:
-        """What all trials share."""
+        """The options that all trials share."""
         return self.options.model_validate(self.settings["train"])
 
     def told(self, number: int) -> range:
@@ -124,23 +124,23 @@ class Study:
 
     @property
     def configured(self) -> Params:
-        """Values that the searched parameters have in the training that all share, in their ranges or not. The
-        baseline is that training; its values are no proposal, and none learns from them."""
+        """The values of the search parameters in the baseline, which is the training that all trials share. They may
+        lie outside of the searched ranges. They are not a proposal, and no sampler learns from them."""
         return {name: label(value) for name, value in configured_values(self.space, self.base).items()}
 
     def options_of(self, values: Params) -> Training:
-        """The training of a point.
+        """The options of the training at a point of the search space.
 
         Raises:
-            ValueError: its options do not go together.
+            ValueError: the options contradict each other.
         """
         return train_options(values, self.base, self.settings)
 
     def check(self) -> None:
-        """Refuse a space that holds a value, be it a choice or an end of a range, with which nothing can be trained.
+        """Check that a training is possible with every choice and with both ends of every range.
 
         Raises:
-            TomoscoutError: none of the random points that have it can.
+            TomoscoutError: with one of these values, no random point can be trained.
         """
         losses = [entry.name for entry in self.space.entries if entry.name.startswith("loss.")]
         if len(self.base.loss) > 1 and losses:
@@ -155,7 +155,7 @@ class Study:
                     raise TomoscoutError(f"explore: no training is possible with {entry.name} {value}: {reason}")
 
     def _hindrance(self, name: str, value: Any, tries: int = 200) -> str | None:
-        """Why no random point with that value can be trained; None if one can, or none has it."""
+        """Why no random point with that value can be trained; None if one can, or if no point has the parameter."""
         generator, space, known = np.random.default_rng(0), self.space, known_values(self.base)
         reason = None
 

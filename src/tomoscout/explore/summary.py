@@ -32,18 +32,19 @@ if TYPE_CHECKING:
     import optuna
 
 MODEL_FILES = ("weights.safetensors", "metrics.csv", "results.json", "history.png", "model.yaml")
-"""The files that are copied of a trial among the best; model.yaml is the last, as it makes the folder a model."""
+"""The files that are copied from each of the best trials. model.yaml is the last, as it marks the folder as a complete
+model."""
 
 JOURNAL = "journal.log"
 _REASONS_TOLD = 5
 
 
 def run_summary(folder: Path, trials: int, top: int, title: str, options: type[Training]) -> list[Result]:
-    """Write `trials.csv`, `report.html`, `journal.log` and the folders of the best models of a study; returns the best.
-    `options`: those of the task's trainings.
+    """Write `trials.csv`, `report.html`, `journal.log` and the folders of the best models of a study. Returns the
+    results of the best trials. `options`: the class of the task's training options.
 
     Raises:
-        TomoscoutError: a trial is missing, or too few were completed.
+        TomoscoutError: a trial is missing, or too few trials were completed.
     """
     from tomoscout.explore.page import write_exploration
 
@@ -69,7 +70,7 @@ def run_summary(folder: Path, trials: int, top: int, title: str, options: type[T
 
 
 def ranked(results: Sequence[Result]) -> list[Result]:
-    """The trials that were completed, the best first; of equals the first."""
+    """The completed trials, the best first; of equal scores the earlier trial first."""
     complete = [result for result in results if result.state == "COMPLETE"]
     return sorted(complete, key=lambda result: (-(result.value or 0.0), result.number))
 
@@ -99,11 +100,11 @@ def _write_table(path: Path, study: Study, results: Sequence[Result]) -> None:
 
 
 def _write_recipe(path: Path, ask: Ask, folder: Path, options: type[Training]) -> None:
-    """The options of the trial in `folder` as a configuration to be merged with another: to train longer, or on
-    more."""
+    """Write the options of a trial as a configuration file that can be merged with another, to train longer or on more
+    data. `folder`: the folder of the trial."""
     ask.options(folder, options)
     recipe = {name: value for name, value in ask.train.items() if name != "validate_every"}
-    # As a list, so that no option of another family is left over from what it is merged with.
+    # As a list, which replaces the network of the other configuration as a whole, with all its options.
     recipe["network"] = [recipe["network"]]
     write_text(path, yaml.safe_dump({"train": recipe}, sort_keys=False))
 
@@ -124,8 +125,8 @@ def _write_journal(path: Path, study: Study, asks: Sequence[Ask], results: Seque
     from optuna.storages.journal import JournalFileBackend
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    # In a new folder: the lock file that Optuna makes beside a journal remains when the process is killed, and the
-    # next process would wait for it without end.
+    # In a new folder: the lock file that Optuna makes beside a journal remains when the process is killed, and the next
+    # process would wait for it forever.
     new = path.with_name(f".{path.name}.new")
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir()
@@ -140,8 +141,8 @@ def _write_journal(path: Path, study: Study, asks: Sequence[Ask], results: Seque
 
 
 def _baseline(study: Study, ask: Ask, result: Result) -> list[optuna.trial.FrozenTrial]:
-    """The baseline for the journal. Optuna takes only parameters within the ranges that are searched: other values
-    are stored as attributes."""
+    """The baseline for the journal. Optuna takes only parameters within the searched ranges, so other values are stored
+    as attributes."""
     from optuna.distributions import distribution_to_json
 
     domains, params, distributions = dict(study.space.searched), {}, {}
@@ -163,7 +164,7 @@ def _holds(distribution: optuna.distributions.BaseDistribution, value: Any) -> b
 
 
 def format_best(best: Sequence[Result]) -> str:
-    """The best trials for a terminal."""
+    """The best trials as text for a terminal."""
     lines = []
     for place, result in enumerate(best, 1):
         params = ", ".join(f"{name} {short(value)}" for name, value in result.params.items()) or BASELINE

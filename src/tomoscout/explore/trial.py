@@ -1,4 +1,4 @@
-"""A trial: an ordinary training whose result goes back to the study."""
+"""A trial: a training that the pruner may stop, and whose result the study uses."""
 
 from __future__ import annotations
 
@@ -24,24 +24,25 @@ if TYPE_CHECKING:
 
 
 class _Pruned(Exception):
-    """The pruner has seen enough."""
+    """The pruner stops the trial."""
 
 
 class _GivenUp(Exception):
-    """Somebody has."""
+    """The user gave the trial up."""
 
 
 Train = Callable[[Training, Path, "Callable[[Progression], None]"], "Outcome"]
-"""Trains what a trial was asked for: options, folder, and what is to be called after every validation."""
+"""Function that trains with the options of a trial. Arguments: the options, the folder, and a function to be called
+after every validation."""
 
 
 def run_trial(make_study: Callable[[], Study], study_folder: Path, number: int, train: Train) -> Result:
-    """Train what a trial was asked for, taking it up where it was interrupted, and write its result. A trial is done
-    once: a result that is there stays, and the study, which needs the data, is not made.
+    """Run a trial, resuming an interrupted training, and write the result. An existing result is kept; the study, which
+    needs the data, is then not created.
 
     Raises:
-        TomoscoutError: the study is of other settings, or data is missing: not the trial's fault.
-        Interrupted: the training was told to stop.
+        TomoscoutError: the study has other settings, or data is missing. The trial then has no result.
+        Interrupted: a signal stopped the training.
     """
     folder = trial_folder(study_folder, number)
     ask = Ask.read(folder)
@@ -59,11 +60,11 @@ def run_trial(make_study: Callable[[], Study], study_folder: Path, number: int, 
 
 
 def give_up(study_folder: Path, number: int, reason: str = "given up") -> bool:
-    """Say that a trial can never finish: the study goes on without it. Returns whether it is ended, which otherwise its
-    job does: after its next validation, or where it hangs and is ended, when it is started again.
+    """Mark a trial as given up, so that the study continues without it. Returns whether the trial has ended. If not,
+    its job ends it after the next validation; a job that hangs must be killed and ends it when started again.
 
     Raises:
-        TomoscoutError: there is no such trial, or it is done.
+        TomoscoutError: the trial does not exist, or it is done.
     """
     folder = trial_folder(study_folder, number)
     if (folder / "result.json").exists():
@@ -86,7 +87,7 @@ def _check_given_up(folder: Path) -> None:
 
 
 def _clear(folder: Path) -> None:
-    # A trial is not trained on: what it could go on from is many times its weights.
+    # A trial that is done is never resumed, and its checkpoints are many times as large as its weights.
     for pattern in ("checkpoint*", ".checkpoint*"):
         for checkpoint in folder.glob(pattern):
             checkpoint.unlink(missing_ok=True)
@@ -138,7 +139,8 @@ def _result(
 
 
 class _Judge:
-    """Asks Optuna's pruner after every validation, against the trials that were known when this one was proposed."""
+    """Reports every validation to Optuna's pruner, which compares it with the trials that were known when this one was
+    proposed."""
 
     def __init__(self, study: Study, study_folder: Path, ask: Ask) -> None:
         import optuna
@@ -152,19 +154,19 @@ class _Judge:
         self.scores: list[float] = []
 
     def __call__(self, progression: Progression) -> None:
-        """Take note of what a training has come to, from its start or from where it was taken up.
+        """Report the validations of a training that are new since the last call; after a resume, all of them.
 
         Raises:
-            _Pruned: it is not worth going on.
+            _Pruned: the pruner stops the trial.
         """
         for score in progression.validations[len(self.scores) :]:
             self.scores.append(score)
             self._trial.report(score, len(self.scores))
-            # At the last there is nothing left to save.
+            # After the last validation, pruning saves nothing.
             if self._trial.should_prune() and len(self.scores) < self._planned:
                 raise _Pruned
 
     @property
     def attributes(self) -> dict[str, Any]:
-        """What the pruner noted."""
+        """The attributes that the pruner stored with the trial."""
         return dict(self._study.trials[-1].system_attrs)

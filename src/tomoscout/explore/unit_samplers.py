@@ -1,5 +1,8 @@
-"""Samplers of our own, on Optuna's interface, in place of two of Optuna's that keep a state between the trials: a study
-is built anew for each proposal, and its trials carry no state."""
+"""Samplers with Optuna's interface and without state: a scrambled Sobol sequence (quasi-Monte Carlo) and CMA-ES.
+
+Optuna's QMCSampler and CmaEsSampler keep a state between trials. Here a study is rebuilt for each proposal, and its
+trials carry no state.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ from tomoscout.explore.space import SearchSpace, label
 
 
 class _UnitSampler(BaseSampler):
-    """Proposes a point of the unit cube, with one axis for each searched entry of the space."""
+    """Proposes a point of the unit cube, which has one axis for each searched entry of the space."""
 
     def __init__(self, space: SearchSpace) -> None:
         self.space = space
@@ -26,7 +29,7 @@ class _UnitSampler(BaseSampler):
         self._drawn: tuple[int, Mapping[str, float]] | None = None
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """No parameters: each is sampled on its own."""
+        """No parameters: each is sampled independently."""
         return {}
 
     def sample_relative(
@@ -38,7 +41,7 @@ class _UnitSampler(BaseSampler):
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """The value of an entry at the trial's point."""
+        """The value of an entry at the point of the trial."""
         if self._drawn is None or self._drawn[0] != trial.number:
             self._drawn = trial.number, self.positions(study, trial)
         value = self.domains[param_name].at(self._drawn[1][param_name])
@@ -50,7 +53,8 @@ class _UnitSampler(BaseSampler):
 
 
 class SobolSampler(_UnitSampler):
-    """The scrambled Sobol sequence (Owen 1998): trial n is point n. Optuna's QMCSampler counts the points drawn."""
+    """The scrambled Sobol sequence (Owen 1998). Trial n is point n; Optuna's QMCSampler counts the points it has drawn
+    instead."""
 
     def __init__(self, space: SearchSpace, seed: int) -> None:
         super().__init__(space)
@@ -66,18 +70,19 @@ class SobolSampler(_UnitSampler):
 
 
 class EvolutionSampler(_UnitSampler):
-    """CMA-ES (Hansen 2016) over the numbers that every trial has; the other entries are drawn at random.
+    """CMA-ES (Hansen 2016) over the numeric parameters that every trial has. The other parameters are drawn at random.
 
-    The generations are the trials with known results, in order and in groups of the size of a population, whichever
-    generation proposed them: the state follows from the trials alone. Trials without a score are passed over.
+    The trials with known results, in order, are divided into generations of the population size, whichever generation
+    proposed them. The state of CMA-ES thus follows from the trials alone. Trials without a score are skipped.
 
-    Optuna's CmaEsSampler finds its state in attributes of the trials: in a study that is built anew it learns nothing
+    Optuna's CmaEsSampler keeps its state in attributes of the trials, and therefore learns nothing in a rebuilt study
     (regret after 100 trials on Sphere, Levy, Hartmann: 0.10, 0.10, 0.39; here 0.004, 0.03, 0.11; random points 0.11,
     0.10, 0.38).
 
-    Optuna's GPSampler proposes from the seed and the trials alone, too, and after 50 trials was nearer to the optimum
-    than CMA-ES on 8 of 9 test functions (tests/benchmarks/functions.py), at 0.1 to 2 s per proposal. It is not used for
-    `cmaes`, as studies with that sampler would propose other trials; it can be added as a sampler of its own.
+    Optuna's GPSampler also proposes from the seed and the trials alone. After 50 trials it was nearer to the optimum
+    than CMA-ES on 8 of 9 test functions (tests/benchmarks/functions.py), at 0.1 to 2 s per proposal. It does not
+    replace CMA-ES as `cmaes`, because existing studies would then propose other trials; it can be added as another
+    sampler.
     """
 
     def __init__(self, space: SearchSpace, startup: int, seed: int) -> None:

@@ -1,4 +1,4 @@
-"""A training's state on disk, whole or not at all."""
+"""Checkpoints of a training, written atomically."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from tomoscout.machine.messages import say, warn
 
 
 class Checkpoint:
-    """The checkpoint file of one training, and the one before it.
+    """The checkpoint file of one training, and the previous checkpoint.
 
-    `fingerprint` stands for everything the result depends on: a checkpoint of another training is not taken up. The
-    exception is one of the same `kind`, the fingerprint of all but how long the training is, that may be gone on from.
+    `fingerprint`: digest of everything that the result depends on; a checkpoint of another training is not used. The
+    exception is a checkpoint with the same `kind` (the digest without the length of the training), if the training can
+    be continued from it.
     """
 
     def __init__(self, path: Path, fingerprint: str, seconds: float, kind: str | None = None) -> None:
@@ -33,11 +34,11 @@ class Checkpoint:
         self._saved = time.monotonic()
 
     def is_due(self) -> bool:
-        """Whether it is time for the next one."""
+        """Whether it is time for the next checkpoint."""
         return time.monotonic() - self._saved >= self._seconds
 
     def save(self, state: dict[str, Any]) -> None:
-        """Write the state. The last one is kept beside it, and untouched until the new file is complete.
+        """Write the state. The previous checkpoint is kept beside it, untouched until the new file is complete.
 
         Raises:
             TomoscoutError: it cannot be written; the disk may be full.
@@ -50,7 +51,7 @@ class Checkpoint:
                 if self.path.exists():
                     self.path.replace(self.previous)
         except (OSError, RuntimeError) as error:
-            # PyTorch covers what the system said with an error of its own.
+            # PyTorch replaces the error of the operating system by one of its own.
             cause = (isinstance(error, RuntimeError) and error.__context__) or error
             reason = getattr(cause, "strerror", None) or " ".join(str(cause).split())
             raise TomoscoutError(
@@ -60,8 +61,9 @@ class Checkpoint:
         self._saved = time.monotonic()
 
     def load(self, obstacle: Callable[[dict[str, Any]], str | None] = lambda state: None) -> dict[str, Any] | None:
-        """The last state saved by this training, or None. Where the file is damaged, the one before it. `obstacle`: why
-        the state of a training of the same kind and another length cannot be gone on from, if it cannot."""
+        """The last state saved by this training, or None. If the file is damaged, the previous checkpoint is used.
+        `obstacle`: says why the state of a training of the same kind and another length cannot be continued; None if it
+        can."""
         for path in (self.path, self.previous):
             state = self._read(path)
             if state is not None and self._serves(path, state, obstacle):
@@ -80,14 +82,14 @@ class Checkpoint:
         return not reason
 
     def remove_previous(self) -> None:
-        """Delete the checkpoint before the last, of no use to a training that is complete."""
+        """Delete the previous checkpoint, which a complete training does not need."""
         self.previous.unlink(missing_ok=True)
 
     def _read(self, path: Path) -> dict[str, Any] | None:
         if not path.exists():
             return None
         try:
-            # PyTorch does not compare the checksums in its files.
+            # PyTorch does not verify the checksums in its files.
             with zipfile.ZipFile(path) as archive:
                 damaged = archive.testzip()
             if damaged is not None:
@@ -96,7 +98,7 @@ class Checkpoint:
             if "fingerprint" not in state:
                 raise KeyError("fingerprint")
         except Exception as error:
-            # Whatever the reader trips over, the training can still be done, from an earlier step.
+            # On any error the training can still continue from an earlier step.
             reason = " ".join(str(error).split())[:100]
             warn(f"{path}: damaged checkpoint, not used ({type(error).__name__}: {reason})")
             return None

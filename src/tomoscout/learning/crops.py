@@ -1,4 +1,5 @@
-"""The batches of a training by crops: drawn, cut out of volumes and augmented, each step by its number alone."""
+"""Batches of crops: drawn, cut out of volumes and augmented. A batch depends on the seed, the step and the last scores
+alone."""
 
 from __future__ import annotations
 
@@ -22,14 +23,14 @@ def crop_batches(
     device: torch.device,
     absent: NDArray[np.bool_] | None = None,
 ) -> Batches:
-    """The batches of `augment`, from volumes.
+    """The source of batches of augmented crops; see `augment` for what a batch holds.
 
     Args:
-        centres: by class, where crops may be centred.
-        absent: which classes (with background) do not count in which volumes (volume, class); None where all count.
+        centres: where crops may be centred, by class.
+        absent: which classes (with background) do not count in which volumes (volume, class); None if all count.
 
     Raises:
-        TomoscoutError: there is nothing to draw.
+        TomoscoutError: there is no volume or no class to draw.
     """
     sampler = CropSampler(
         [tuple(volume.labels.shape) for volume in volumes],

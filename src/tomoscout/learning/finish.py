@@ -1,4 +1,4 @@
-"""Ending a training early: it becomes complete with the best model so far."""
+"""The request to finish a training early: it becomes complete with the best model so far."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from tomoscout.machine.messages import say
 from tomoscout.tracking.record import read_record
 
 FINISH = "finish.json"
-"""The file in the folder of a training that asks for its end. It names the training by its fingerprint, so that it has
-no effect on one of other settings or data; removed, the training goes on."""
+"""Name of the file in the folder of a training that requests its end. It holds the fingerprint of the training, so that
+it has no effect on one with other settings or data. If it is removed, the training continues."""
 
 
 def finish_training(folder: Path) -> str | None:
-    """Ask the training in a folder to end: one that runs after the step it is at, another when it is next started.
-    Returns who is at work on it.
+    """Request the end of the training in a folder: a running training ends after its current step, another one when it
+    is started again. Returns the process at work in the folder, or None.
 
     Raises:
-        TomoscoutError: no training was begun there, or it is complete, or it is a trial.
+        TomoscoutError: no training was started there, it is complete, or it is a trial.
     """
     if (folder / "ask.json").exists():
         raise TomoscoutError(f"{folder}: a trial of an exploration; `tomoscout trial give-up` ends one")
@@ -34,7 +34,7 @@ def finish_training(folder: Path) -> str | None:
 
 
 class FinishRequest:
-    """Whether the end of a training is asked for."""
+    """Tells, when called, whether the end of a training is requested."""
 
     def __init__(self, folder: Path, fingerprint: str) -> None:
         self._path = folder / FINISH

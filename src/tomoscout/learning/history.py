@@ -1,4 +1,4 @@
-"""The course of a training: rows of `metrics.csv`, and a picture of them."""
+"""The history of a training: rows of `metrics.csv`, and a plot of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Points = Sequence[tuple[float, float]]
 
 
 def object_columns(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """The columns of metrics.csv that hold the scores of single objects."""
+    """The columns of metrics.csv that hold the scores of single classes."""
     columns = dict.fromkeys(column for row in rows for column in row)
     return [column for column in columns if column not in ("step", "loss", "learning_rate", "score")]
 
@@ -33,7 +33,7 @@ def series(rows: Iterable[Mapping[str, Any]], column: str) -> list[tuple[float, 
 
 
 def best(points: Points) -> tuple[float, float]:
-    """The point of the highest value, the first of equals."""
+    """The point with the highest value; of equal values the first."""
     return max(points, key=lambda point: point[1])
 
 

@@ -1,6 +1,6 @@
-"""What a training takes of the memory of machine and GPU, and of the disk: known before it starts.
+"""The memory plan of a training (GPU, main memory and disk), made before it starts.
 
-`plan_memory` is arithmetic alone: it plans for a GPU that is not there as for one that is.
+`plan_memory` only does arithmetic, so it can also plan for a GPU that this machine does not have.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ from tomoscout.machine.errors import TomoscoutError, TrainingFailed
 
 
 def plan_memory(work: Workload, limits: Limits, device: torch.device, folder: Path) -> MemoryPlan:
-    """Decide where everything lives: training tomograms on the device, else in main memory, else in mapped files in
-    `folder`; the batch in more parts, and validation by smaller tiles, where they do not fit otherwise.
+    """Decide where the data of a training is stored: training tomograms on the device, else in main memory, else in
+    memory-mapped files in `folder`. If the rest does not fit otherwise, batches are divided into more parts (gradient
+    accumulation) and validation uses smaller tiles.
 
     Raises:
-        TrainingFailed: it does not fit into the GPU even so, nor would it if nothing else were there.
+        TrainingFailed: it does not fit into the GPU even so, and would not fit if nothing else were on it.
         TomoscoutError: it does not fit into main memory, on the disk, or into a GPU that is smaller than stated or that
-            something else occupies.
+            other processes use.
     """
     parts = min(work.parts, work.batch_size)
     storage = Storage("files", device, work.classes, folder, work.channels)
@@ -55,7 +56,7 @@ def plan_memory(work: Workload, limits: Limits, device: torch.device, folder: Pa
 
 
 def _smaller(plan: MemoryPlan, phase: Phase, step: Callable[[MemoryPlan], MemoryPlan]) -> MemoryPlan:
-    """The plan, made smaller until a phase fits or nothing more can be done; and why."""
+    """Apply `step` to the plan until a phase fits or nothing changes, and add the reason."""
     small, place = plan, plan.overfull(phase)
     while small.overfull(phase) and (smaller := step(small)) != small:
         small = smaller
@@ -70,7 +71,7 @@ def _in_more_parts(plan: MemoryPlan) -> MemoryPlan:
 
 
 def _by_smaller_tiles(plan: MemoryPlan) -> MemoryPlan:
-    """Half the longest side, but no smaller than a crop."""
+    """Halve the longest side of the tile, but not below the size of a crop."""
     spare = [size - least for size, least in zip(plan.tile, plan.work.patch, strict=True)]
     if max(spare) <= 0 or not plan.work.validation:
         return plan
@@ -81,7 +82,7 @@ def _by_smaller_tiles(plan: MemoryPlan) -> MemoryPlan:
 
 
 def _check(plan: MemoryPlan) -> None:
-    """Refuse what does not fit even with all training tomograms in files."""
+    """Raise an error if the plan does not fit even with all training tomograms in files."""
     for place in PLACES[:2]:
         phase = max(PHASES[1:], key=lambda phase: plan.needed(place, phase))
         if plan.needed(place, phase) <= plan.limits.of(place):
@@ -90,7 +91,7 @@ def _check(plan: MemoryPlan) -> None:
             plan = _without_others(plan, plan.limits.gpu, phase)
         uses = [use for use in plan.uses() if use.place == place and use.phase in ("always", phase) and use.remedy]
         largest = max(uses, key=lambda use: use.size)
-        # Of main memory another machine, or another attempt, may have more.
+        # Another machine, or another attempt, may have more main memory: the error is then no TrainingFailed.
         raise (TrainingFailed if place == "GPU" else TomoscoutError)(
             f"memory: {plan.shortage(place, phase)} while {phase}, {in_gib(largest.size)} of it for {largest.what}; "
             f"{largest.remedy}, or let it have more "
@@ -99,12 +100,13 @@ def _check(plan: MemoryPlan) -> None:
 
 
 def _without_others(plan: MemoryPlan, gpu: GpuMemory, phase: Phase) -> MemoryPlan:
-    """Refuse a GPU that is to blame for what does not fit; else the plan with the limit that is to blame."""
+    """Raise an error if the plan does not fit because of this GPU or of other processes on it. Otherwise return the
+    plan with the limit to report."""
     needed = plan.needed("GPU", phase)
     fault = gpu.fault(needed)
     if fault:
         raise TomoscoutError(f"memory: {plan.shortage('GPU', phase)} while {phase}; {fault}")
-    # What others hold at the moment does not count where an empty GPU would not do.
+    # If even an empty GPU does not suffice, what other processes hold at the moment does not matter.
     limit = gpu.promised if needed > gpu.promised else plan.limits.gpu_memory
     return replace(plan, limits=replace(plan.limits, gpu_memory=limit))
 
@@ -118,20 +120,20 @@ def plan_training(
     folder: Path,
     limits: Limits | None = None,
 ) -> MemoryPlan:
-    """Plan a training: on this machine, unless `limits` are those of another. Where `gpu_memory_gb` limits it, it will
-    find no more than that.
+    """Plan the memory of a training on this machine or, with `limits`, on another one. If `gpu_memory_gb` limits the
+    training on this machine, PyTorch gets no more than that from now on.
 
     Args:
         network, loss: as they will be trained, not run yet.
         options: with `patch` and `network` planned.
-        folder: for mapped files, should the training volumes live there.
+        folder: for memory-mapped training volumes.
 
     Raises:
-        TrainingFailed: not even one crop fits into the GPU, or validation does not, even with nothing else there.
+        TrainingFailed: one crop, or validation, does not fit into the GPU even if nothing else is on it.
         TomoscoutError: they do not fit into main memory, the disk is too full, or the GPU is smaller than stated or
-            something else occupies it.
+            used by other processes.
     """
-    # On a GPU that is not here: both kinds of 16 bits take the same.
+    # For a GPU that is not present, fp16 stands for auto: bf16 takes the same memory.
     wanted = "fp16" if limits and options.precision == "auto" and device.type == "cuda" else options.precision
     sizes = InputSizes.of([options.network], options.DIMENSIONS)
     work = Workload(

@@ -1,4 +1,4 @@
-"""What takes the memory of machine, GPU and disk in a training, and what there is of it."""
+"""What a training needs of GPU memory, main memory and disk space, and the limits of each."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from tomoscout.learning.volumes import Storage, Tier
 from tomoscout.machine.device import GIB, GPU_CONTEXT, GpuMemory, memory_limit, own_memory
 
 LIBRARIES = 256 * 2**20
-"""Bytes that the libraries of a training take once they are at work, on the device and in main memory each: compiled
-kernels, their scratch space, threads."""
+"""Bytes that the libraries of a training take once they are used, on the device and in main memory each: compiled
+kernels, workspaces, threads."""
 
 PROCESS = 500 * 2**20
 """Bytes of main memory that Python, PyTorch and MONAI hold before a training begins."""
@@ -29,7 +29,7 @@ _UNLIMITED = 2**62
 # Bytes per voxel.
 # A volume being read and prepared: two copies of a channel in float32, a few parts of one, and the labels twice.
 _READING, _READING_CHANNEL = 4, 8
-# A prediction on its way to probabilities: two float32 copies. Its input: a padded copy of each channel.
+# A prediction while it is quantised: two float32 copies. Its input: a padded copy of each channel.
 _BEING_QUANTISED, _PADDED = 8, 4
 
 
@@ -45,8 +45,8 @@ THE_PLACE: dict[Place, str] = {"GPU": "the GPU", "main memory": "main memory", "
 
 @dataclass(frozen=True)
 class Use:
-    """What something takes, and where. What is used in a phase alone gives way to the next. `remedy`: what makes it
-    smaller."""
+    """A use of memory: its purpose, its place, and its size in bytes. Memory that a single phase uses is free again in
+    the next phase. `remedy`: how to reduce the use."""
 
     what: str
     place: Place
@@ -57,9 +57,12 @@ class Use:
 
 @dataclass(frozen=True)
 class Limits:
-    """Bytes that a training may take. `memory` is what the process may take besides what it holds already, `process`,
-    where `train.memory_gb` states how much both may be; `gpu_memory` is for tensors, without what the driver takes;
-    `gpu`: the one that is here, if any."""
+    """Limits of a training in bytes.
+
+    `memory`: main memory that the process may allocate in addition to the `process` bytes that it holds already.
+    `stated_memory`: the limit of both together, if `train.memory_gb` states it. `gpu_memory`: for tensors, without what
+    the driver takes. `gpu`: the memory of the GPU of this machine, if there is one.
+    """
 
     memory: int
     gpu_memory: int
@@ -70,7 +73,8 @@ class Limits:
 
     @classmethod
     def here(cls, options: Training, device: torch.device, folder: Path) -> Limits:
-        """Those of this machine, or of the options. `folder` is for mapped files; what lies there may be replaced."""
+        """The limits of this machine, or those that the options state. `folder`: for memory-mapped files. The files in
+        it count as free, as they may be replaced."""
         existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
         held = sum(path.stat().st_size for path in folder.glob("*") if path.is_file())
         gpu = GpuMemory.of(device, options.gpu_memory_gb) if device.type == "cuda" else None
@@ -80,7 +84,7 @@ class Limits:
 
     @classmethod
     def stated(cls, options: Training) -> Limits:
-        """Those that the options state for machines that are not there; what is not stated has no limit."""
+        """The limits that the options state, for a machine other than this one. What is not stated is unlimited."""
         gpu = GIB * options.gpu_memory_gb - GPU_CONTEXT if options.gpu_memory_gb else _UNLIMITED
         memory = GIB * options.memory_gb - PROCESS if options.memory_gb else _UNLIMITED
         return cls(max(0, round(memory)), max(0, round(gpu)), _UNLIMITED, None, PROCESS, _stated_bytes(options))
@@ -92,12 +96,12 @@ class Limits:
 
 @dataclass(frozen=True)
 class Workload:
-    """What a training holds and does.
+    """The quantities that the memory of a training depends on.
 
-    `training`, `validation`: voxels (*space) of the volumes, which have so many `channels`. `classes`: without
-    background. `tile`: what validation predicts at once, with that much `overlap`, in sizes that the network takes.
-    `parts`: those of a batch. `labelled`: whether validation needs labels. `decoding`: bytes per voxel that it takes to
-    decode a prediction.
+    `training`, `validation`: voxels (*space) of the volumes. `channels`: of each volume. `classes`: number of classes
+    without background. `tile`: voxels that validation predicts at once, with this `overlap`. `sizes`: input sizes that
+    the network takes. `parts`: number of parts of a batch (gradient accumulation). `labelled`: whether validation needs
+    labels. `decoding`: bytes per voxel that decoding a prediction takes.
     """
 
     training: Sequence[Shape]
@@ -117,8 +121,11 @@ class Workload:
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """What will live where. `parts`: parts that a batch is worked through in. `tile`: what validation predicts at once.
-    `reasons`: why it is not as asked for, or not at a faster place."""
+    """Where the data of a training is stored.
+
+    `parts`: number of parts of a batch (gradient accumulation). `tile`: voxels that validation predicts at once.
+    `reasons`: why the plan differs from the options, or does not use a faster place.
+    """
 
     work: Workload
     limits: Limits
@@ -129,11 +136,11 @@ class MemoryPlan:
 
     @property
     def device(self) -> Place:
-        """Where the network works."""
+        """The place where the network computes."""
         return "GPU" if self.storage.device.type == "cuda" else "main memory"
 
     def uses(self) -> list[Use]:
-        """Everything that takes memory."""
+        """All uses of memory."""
         return [use for use in (*self._held(), *self._training(), *self._validating()) if use.size]
 
     def _held(self) -> Iterator[Use]:
@@ -147,7 +154,7 @@ class MemoryPlan:
             f"{len(work.validation)} validation tomograms", "main memory", voxels * per_voxel, remedy=_LESS_VALIDATION
         )
         yield Use("network and optimiser", self.device, work.step.state, remedy=_SMALLER_STEP)
-        # The new ones are copied before the old ones go.
+        # The new weights are copied before the old ones are freed.
         yield Use("best weights", "main memory", work.step.state * 2 // 5, remedy=_SMALLER_STEP)
         yield Use("libraries", "main memory", LIBRARIES)
         if self.device == "GPU":
@@ -174,7 +181,7 @@ class MemoryPlan:
             math.prod(max(n, t) for n, t in zip(shape, tile, strict=True))
             for shape, tile in zip(work.validation, tiles, strict=True)
         )
-        # Sums and weights are half as wide on a GPU; the quantised classes come last.
+        # Sums and weights are float16 on a GPU, float32 on a CPU. The quantised classes need memory in addition.
         sums = padded * (work.classes + 1) * (2 if self.device == "GPU" else 4)
         quantised = padded * (_BEING_QUANTISED + work.classes)
         yield Use(f"a tile of {_text(self.tile)} voxels", self.device, network, "predicting", _SMALLER_STEP)
@@ -182,18 +189,18 @@ class MemoryPlan:
         kept = sum(math.prod(shape) for shape in work.validation) * work.classes
         copies = padded * _PADDED * work.channels
         if self.device == "GPU":
-            # Locked memory is handed out in powers of two.
+            # Pinned memory is allocated in powers of two.
             copies += 2 ** math.ceil(math.log2(copies))
         yield Use("probabilities of validation", "main memory", kept + copies, "predicting", _LESS_VALIDATION)
         decoded = kept + padded * work.decoding
         yield Use("the same while it is decoded", "main memory", decoded, "decoding", _LESS_VALIDATION)
 
     def _tile_of(self, shape: Shape) -> list[int]:
-        """What is predicted at once of a tomogram."""
+        """The sides of the tile with which a tomogram of this shape is predicted."""
         return [length for _, length in self.work.sizes.tiles(shape, self.tile, self.work.overlap)]
 
     def needed(self, place: Place, phase: Phase | None = None) -> int:
-        """Bytes taken at a place: at most, or in one phase."""
+        """Bytes needed at a place: the maximum over the phases, or in one phase."""
         sizes: dict[Phase, int] = dict.fromkeys(PHASES, 0)
         for use in self.uses():
             if use.place == place:
@@ -202,15 +209,16 @@ class MemoryPlan:
         return always + (max(sizes.values()) if phase is None else sizes[phase])
 
     def overfull(self, phase: Phase | None = None) -> Place | None:
-        """A place that would have to hold more than it can: at any time, or GPU or main memory in one phase."""
+        """The first place whose limit is exceeded, in any phase or (GPU and main memory only) in one phase; None if all
+        suffice."""
         places = PLACES if phase is None else PLACES[:2]
         return next((place for place in places if self.needed(place, phase) > self.limits.of(place)), None)
 
     def shortage(self, place: Place, phase: Phase | None = None) -> str:
-        """What a place would have to hold and what it can."""
+        """The needed and the available memory of a place, as text."""
         needed, limits = self.needed(place, phase), self.limits
         if place == "main memory" and limits.stated_memory is not None:
-            # The process has taken a part of what is stated, if not more.
+            # The process already holds a part of what is stated, or more.
             return (
                 f"main memory would have to hold {in_gib(needed + limits.process)} of "
                 f"{in_gib(limits.stated_memory)} GiB, {in_gib(limits.process)} of it for Python and its libraries"
@@ -218,7 +226,7 @@ class MemoryPlan:
         return f"{THE_PLACE[place]} would have to hold {in_gib(needed)} of {in_gib(limits.of(place))} GiB"
 
     def lines(self) -> list[str]:
-        """The announcement: what each place holds of what it can, what takes it, and why it is not elsewhere."""
+        """The plan as text: memory needed and available at each place, the single uses, and the reasons."""
         totals = [(place, self.needed(place)) for place in PLACES]
         most = ", ".join(f"{place} {in_gib(size)} of {in_gib(self.limits.of(place))}" for place, size in totals if size)
         table = [
@@ -240,7 +248,7 @@ def _text(shape: Shape) -> str:
 
 
 def in_gib(size: int) -> str:
-    """Bytes in GiB, for people."""
+    """Bytes as text in GiB."""
     return f"{size / GIB:.2f}"
 
 

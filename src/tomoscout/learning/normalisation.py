@@ -8,16 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 STANDARDISE_VERSION = 1
-"""Raised when `standardise` gives other numbers: volumes kept in files are made again."""
+"""Increased when the results of `standardise` change: volumes that are kept in files are then prepared again."""
 
-# What NumPy adds up pairwise is split into pieces of at most this many values.
+# Arrays are halved until they have at most this many values, which NumPy then sums pairwise.
 _PIECE = 2**20
 
 
 def standardise(volume: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Prepare a volume (*space) for a network: the one way for training, validation and inference.
+    """Prepare a volume (*space) for a network, in the same way for training, validation and inference.
 
-    Values are limited to the 0.1 and 99.9 percentiles (gold beads and edges would otherwise set the scale), then
+    Values are clipped to the 0.1 and 99.9 percentiles (gold beads and edges would otherwise set the scale), then
     shifted and scaled to mean 0 and standard deviation 1. Takes the memory of one more volume.
     """
     step = 2 if volume.size > 2**22 else 1
@@ -31,8 +31,8 @@ def standardise(volume: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _sum_of_squares(values: NDArray[np.float32], mean: np.float64) -> float:
-    """Σ (v − mean)², in the order of NumPy's pairwise sum, so that the standard deviation is that of `np.std` to the
-    last bit without its two copies in double precision."""
+    """Σ (v − mean)², in the order of NumPy's pairwise sum: the standard deviation equals that of `np.std` to the last
+    bit, without its two copies in double precision."""
     if values.size <= _PIECE:
         deviations = values - mean
         return float(np.add.reduce(np.multiply(deviations, deviations, out=deviations)))

@@ -1,4 +1,4 @@
-"""The optimiser of a training: its options, and how it is made. Another one would stand beside it here.
+"""The optimiser of a training and its options. Other optimisers can be added here.
 
 Torch is imported where it is used, since options are read while the workflow is parsed.
 """
@@ -30,7 +30,7 @@ class AdamW(Section):
 def make_optimiser(
     options: Optimisation, parameters: Iterable[torch.nn.Parameter], device: torch.device
 ) -> torch.optim.Optimizer:
-    """The optimiser of parameters that are on a device."""
+    """Create the optimiser for parameters that are on `device`."""
     import torch
 
     return torch.optim.AdamW(

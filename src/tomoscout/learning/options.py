@@ -40,7 +40,7 @@ class Recipe(Section):
     """What is trained on what: the network, its loss, and the crops that it sees."""
 
     DIMENSIONS: ClassVar[int]
-    """Spatial dimensions of what a task trains on."""
+    """Number of spatial dimensions of the volumes that a task trains on."""
 
     name: Annotated[Name, HOW_MANY, NotSearched("trials have names of their own")] = "unet"
     """Name of the model: `results/models/{name}/`."""
@@ -81,7 +81,7 @@ class Recipe(Section):
     @field_validator("patch", mode="before", json_schema_input_type=list[int] | Literal["auto"])
     @classmethod
     def _read_patch(cls, value: Any) -> Any:
-        """One number, as octopi's dim_in, is that of all sides."""
+        """Convert one number, as in octopi's dim_in, to the same size along all axes."""
         meant = value if value == "auto" else as_meant(value, list[int], [MinLen(cls.DIMENSIONS)])
         if meant is not value:
             note_change(cls, "patch", value, meant)
@@ -89,15 +89,15 @@ class Recipe(Section):
 
     @property
     def crop(self) -> tuple[int, ...]:
-        """The patch, once it is planned."""
+        """The planned patch: the size of a crop in voxels per axis."""
         assert self.patch != "auto"
         return tuple(self.patch)
 
     def check_patch_of(self, network: NetworkOptions) -> None:
-        """Refuse a patch that a network does not take.
+        """Check that a network takes the patch.
 
         Raises:
-            ValueError: its sizes are no multiples of what the network halves, or too small.
+            ValueError: a size is not a multiple of what the network halves, or is too small.
         """
         steps, smallest = network.size_step(self.DIMENSIONS), network.smallest_size(self.DIMENSIONS)
         if any(size % step or size < least for size, step, least in zip(self.crop, steps, smallest, strict=True)):
@@ -152,8 +152,8 @@ class Training(Resources, FineTuning, Optimisation, Recipe):
     """How a network is trained, whatever the task. A step is one optimiser update."""
 
     SPACE: ClassVar[dict[str, Any]] = {**TRAINING_SPACE, **loss_space(), **augmentation_space()}
-    """What is searched unless `explore.space` says otherwise, in the order in which it is proposed. The families of
-    networks list theirs as `SPACE`."""
+    """The built-in search space, in the order in which values are proposed; `explore.space` changes it. The families of
+    networks have a `SPACE` of their own."""
 
     @model_validator(mode="after")
     def _check_patch(self) -> Self:

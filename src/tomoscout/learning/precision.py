@@ -1,4 +1,5 @@
-"""Arithmetic of a network: float32, or 16 bits where the hardware is faster with them."""
+"""Precision of a network: float32, or 16 bits (mixed precision with autocast) where the hardware is faster with
+them."""
 
 from __future__ import annotations
 
@@ -10,11 +11,11 @@ from tomoscout.machine.errors import TomoscoutError
 
 
 def chosen_precision(wanted: str, device: torch.device) -> torch.dtype:
-    """`auto`, `bf16`, `fp16` or `float32` → the type. auto: bfloat16 on a GPU that computes with it, float16 on an
-    older one, float32 on a CPU.
+    """The dtype for `wanted`: `auto`, `bf16`, `fp16` or `float32`. auto: bfloat16 on a GPU that computes with it,
+    float16 on an older one, float32 on a CPU.
 
     Raises:
-        TomoscoutError: the device does not compute with it.
+        TomoscoutError: the device does not compute with this dtype.
     """
     if wanted == "auto":
         if device.type != "cuda":

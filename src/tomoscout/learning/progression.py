@@ -1,4 +1,4 @@
-"""What a training has come to: its progression, validations and outcome, as plain data."""
+"""The state of a training as plain data: progression, validations and outcome."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ COLUMNS = ("step", "loss", "learning_rate", "score")
 
 @dataclass(frozen=True)
 class Validation:
-    """What a validation found: the score that chooses the best weights, the scores by name for the history, and
-    whatever the caller wants kept with the best weights (plain data)."""
+    """The result of a validation: the score that selects the best weights, the scores by name for the history, and
+    other plain data that the caller keeps with the best weights."""
 
     score: float
     scores: dict[str, float]
@@ -27,10 +27,11 @@ class Validation:
 
 @dataclass
 class Progression:
-    """Where a training is, apart from weights and optimiser: plain data, so a checkpoint can hold it.
+    """The progress of a training, without weights and optimiser: plain data, so that a checkpoint can hold it.
 
-    `parts`: parts in which a batch is worked through. `history`: rows of loss, learning rate and, where a validation
-    took place, scores. `base_score`: that of the weights a fine-tuning began with."""
+    `parts`: number of parts of a batch (gradient accumulation). `history`: rows of loss, learning rate and, after a
+    validation, scores. `base_score`: the score of the weights that a fine-tuning started from.
+    """
 
     step: int = 0
     parts: int = 1
@@ -44,12 +45,12 @@ class Progression:
 
     @property
     def validations(self) -> list[float]:
-        """The scores so far, in order, without that of the base."""
+        """The validation scores so far, in order, without that of the base."""
         return [row["score"] for row in self.history if "score" in row and row["step"]]
 
     @property
     def latest(self) -> dict[str, float]:
-        """The row of the last validation, or nothing."""
+        """The row of the history with the last validation; empty if there was none."""
         return next((row for row in reversed(self.history) if "score" in row), {})
 
     @property
@@ -60,7 +61,7 @@ class Progression:
 
 @dataclass(frozen=True)
 class Speed:
-    """What this process did: steps, the seconds spent on them, and the seconds spent on validations."""
+    """The work of this process: steps, seconds spent on them, and seconds spent on validations."""
 
     steps: int
     seconds: float
@@ -69,7 +70,8 @@ class Speed:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The best weights and how they came about. `finished_early`: the training was ended before its last step."""
+    """The best weights, and the progression of the training. `finished_early`: the training ended before its last
+    step."""
 
     weights: dict[str, torch.Tensor]
     progression: Progression
@@ -78,7 +80,7 @@ class Outcome:
 
 
 def is_complete(progression: Progression, options: Optimisation) -> bool:
-    """Whether a training has made all its steps, or is stopped early as `early_stopping` says."""
+    """Whether a training has made all its steps, or `early_stopping` ends it."""
     patience = options.early_stopping
     return progression.step >= options.steps or bool(
         patience and validations_without_progress(progression.validations) >= patience
@@ -86,14 +88,14 @@ def is_complete(progression: Progression, options: Optimisation) -> bool:
 
 
 def progress_line(progression: Progression, options: Optimisation) -> str:
-    """Where a training is, for the line of its progress."""
+    """The step, the loss and the best score, for the progress line."""
     loss = f"  loss {progression.history[-1]['loss']:.4f}" if "loss" in (progression.history or [{}])[-1] else ""
     score = f"{progression.best_score:.4f}" if progression.best_step >= 0 else "–"
     return f"step {progression.step}/{options.steps}{loss}  best score {score}"
 
 
 def validation_line(progression: Progression, options: Optimisation) -> str:
-    """What the last validation found: score, score of each class, and the best so far and when it was."""
+    """The last validation as text: its score, the scores of the classes, and the best score so far with its step."""
     row = progression.latest
     by_name = ", ".join(f"{name} {score:.3f}" for name, score in row.items() if name not in COLUMNS)
     loss = f", loss {row['loss']:.4f}" if "loss" in row else ""

@@ -1,4 +1,5 @@
-"""Which crop: decided by (seed, step) alone, so a resumed training draws what it would have drawn."""
+"""Sampling of training crops. A draw depends on (seed, step) and the scores given alone, so a resumed training draws
+the same crops."""
 
 from __future__ import annotations
 
@@ -17,8 +18,11 @@ from tomoscout.machine.errors import TomoscoutError
 
 @dataclass(frozen=True)
 class Centres:
-    """Where crops of one class may be centred: volume number and voxel index for each (N, 1 + dimensions); crops are
-    moved off the centre by up to `jitter` voxels along each axis."""
+    """Where crops of one class may be centred.
+
+    `places` (N, 1 + dimensions): the number of the volume and the voxel index of each place. `jitter` (dimensions,):
+    crops are shifted by up to this many voxels along each axis.
+    """
 
     places: NDArray[np.int64]
     jitter: NDArray[np.int64]
@@ -33,18 +37,20 @@ class Crop:
 
 
 def largest_jitter(patch: Sequence[int], reach: float) -> NDArray[np.int64]:
-    """How far along each axis a crop may be moved off a voxel and still hold everything within `reach` voxels of it."""
+    """The largest shift of a crop along each axis, in voxels, with which it still contains everything within `reach`
+    voxels of the voxel that it is centred on."""
     return np.maximum((np.array(patch, dtype=np.int64) - 1) // 2 - math.ceil(reach), 0)
 
 
 class CropSampler:
     """Draws the crops of a step.
 
-    A fraction of them, the background, is centred on any voxel of any volume, each voxel as likely: a larger volume is
-    drawn more often, and one without a particle like any other. The others are centred near a place of a class. The
-    class is drawn by the shares, its place from those of all volumes, each as likely: every pick is seen as often as
-    the next one of its object, as it also counts the same in the score. (Drawing the tomogram first would show the
-    five picks of one a hundred times as often as the 500 of another.) A window is moved to lie within its volume.
+    A fraction of the crops, the background, is centred on voxels drawn uniformly from all voxels of all volumes: a
+    larger volume is drawn more often, and a volume without particles as often as any other of its size. The other crops
+    are centred near a place of a class. The class is drawn by the shares, then its place uniformly from those of all
+    volumes: every pick of an object is drawn equally often, as it also counts equally in the score. (If the tomogram
+    were drawn first, each of the five picks of one would be drawn a hundred times as often as each of the 500 of
+    another.) Crops are shifted to lie within their volume.
     """
 
     def __init__(
@@ -61,10 +67,10 @@ class CropSampler:
     ) -> None:
         """Take volumes of `shapes` (voxels per axis, at least the patch) and, for each class, places and a share.
 
-        A class without any place is passed over; without a place of any class, all crops are background.
+        A class without any place is skipped. If no class has a place, all crops are background.
 
         Raises:
-            TomoscoutError: no volume, or the shares leave no class to draw.
+            TomoscoutError: there is no volume, or the shares leave no class to draw.
         """
         if not shapes:
             raise TomoscoutError("training: no tomogram to draw crops from")
@@ -88,7 +94,7 @@ class CropSampler:
         self._first = np.cumsum(counts) - counts
 
     def crops(self, step: int, scores: Sequence[float | None] | None = None) -> list[Crop]:
-        """The crops of a step, the same however often and wherever asked.
+        """The crops of a step. Equal arguments give equal crops.
 
         `scores`: how well each class was found (0…1; None: not known), for `harder_classes`.
         """
@@ -104,7 +110,8 @@ class CropSampler:
         return [Crop(volume, tuple(start)) for volume, start in zip(volumes.tolist(), starts.tolist(), strict=True)]
 
     def _weights(self, scores: Sequence[float | None] | None) -> NDArray[np.float64]:
-        """How often each class is drawn: its share × (1 − harder_classes × score), or its share where none is left."""
+        """Sampling weight of each class: share × (1 − harder_classes × score), or the share if all weights would be
+        0."""
         if scores is None:
             return self._shares
         pairs = zip(self._shares, scores, strict=True)
@@ -114,7 +121,7 @@ class CropSampler:
     def _near_places(
         self, numbers: NDArray[np.float64], weights: NDArray[np.float64]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Volumes (N,) and centres (N, dimensions) near places of the classes drawn."""
+        """Volumes (N,) and centres (N, dimensions) near places of classes that are drawn by `weights`."""
         classes = np.searchsorted(_cumulative(weights), numbers[1], side="right")
         chosen = self._places[self._first[classes] + (numbers[2] * self._counts[classes]).astype(np.int64)]
         jitter = self._jitter[classes]
@@ -123,7 +130,7 @@ class CropSampler:
 
 
 def _cumulative(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Weights as the upper ends of intervals that fill 0…1."""
+    """The cumulative sum of weights, normalised to end at 1."""
     ends: NDArray[np.float64] = np.cumsum(weights)
     ends /= ends[-1]
     return ends
@@ -134,7 +141,7 @@ def cut(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Cut crops out of volumes: intensities float32 (batch, channels, *space) and labels int64 (batch, *space).
 
-    The volumes may live on the device, in main memory or in mapped files, each where it likes.
+    The volumes may be on the device, in main memory or in memory-mapped files, also mixed.
     """
     windows = [tuple(slice(a, a + size) for a, size in zip(crop.start, patch, strict=True)) for crop in crops]
     channels = volumes[0].intensities.shape[0]
@@ -149,14 +156,15 @@ def cut(
 
 def _room(shape: tuple[int, ...], kind: Literal["float32", "int64"], device: torch.device) -> torch.Tensor:
     if device.type == "cpu":
-        # NumPy asks for huge pages, torch does not: half the time of a large batch would go into small ones.
+        # NumPy requests huge pages, torch does not: for a large batch, page faults of small pages take half the time.
         return torch.from_numpy(np.empty(shape, dtype=kind))
     return torch.empty(shape, dtype=getattr(torch, kind), device=device)
 
 
 def _copy(source: torch.Tensor, target: torch.Tensor) -> None:
     if source.device != target.device:
-        # As stored, which is smaller, and from locked memory, so that the device copies while it computes.
+        # The transfer is in the stored dtype, which is smaller, and from pinned memory, so that it overlaps with
+        # computation.
         locked = torch.empty(source.shape, dtype=source.dtype, pin_memory=True)
         source = locked.copy_(source).to(target.device, non_blocking=True)
     target.copy_(source)

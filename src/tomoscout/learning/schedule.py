@@ -1,4 +1,4 @@
-"""The learning rate of a step: a function of the step and the scores so far, so that resuming needs no state."""
+"""The learning rate of a step. It is a function of the step and the scores so far, so that resuming needs no state."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ class Schedule(Section):
 
 def learning_rate(options: Schedule, step: int, scores: Sequence[float] = ()) -> float:
     """The learning rate of a step (from 0), after validations with these `scores`: a linear warm-up to the peak, then
-    what the schedule leaves of it. The warm-up of one-cycle is a cosine from a 25th of the peak (Smith & Topin 2018;
-    without its cycling of momentum)."""
+    the schedule. The warm-up of one-cycle is a cosine from a 25th of the peak (Smith & Topin 2018; without its cycling
+    of momentum)."""
     warmup = warmup_steps(options)
     if step < warmup:
         risen = (step + 1) / warmup
@@ -58,13 +58,13 @@ def learning_rate(options: Schedule, step: int, scores: Sequence[float] = ()) ->
 
 
 def warmup_steps(options: Schedule) -> int:
-    """Steps over which the learning rate rises, one at least."""
+    """Number of steps of the warm-up, at least one."""
     return max(1, round(options.warmup if options.warmup >= 1 else options.warmup * options.steps))
 
 
 def obstacle_to_going_on(before: Schedule, now: Schedule, done: int) -> str | None:
-    """Why the first `done` steps of a training under the options `before` are not those of one under `now`, where only
-    `steps` and `warmup` differ; None where each of them had the learning rate that it would have now."""
+    """Why a training cannot be continued under the options `now` after `done` steps under the options `before`, which
+    differ only in `steps` and `warmup`. None if the learning rates of all these steps are equal under both."""
     if done > now.steps:
         return f"{done} steps are done, more than the {now.steps} asked for"
     if all(learning_rate(before, step) == learning_rate(now, step) for step in range(done)):
@@ -81,7 +81,7 @@ def obstacle_to_going_on(before: Schedule, now: Schedule, done: int) -> str | No
 
 
 def _remaining(options: Schedule, done: float, scores: Sequence[float]) -> float:
-    """The fraction of the peak after the fraction `done` of the steps that follow the warm-up."""
+    """The learning rate as a fraction of the peak, after the fraction `done` of the steps that follow the warm-up."""
     match options.schedule:
         case "cosine" | "one-cycle":
             return _down_to(options.final_learning_rate, _cosine(done))
@@ -95,7 +95,7 @@ def _remaining(options: Schedule, done: float, scores: Sequence[float]) -> float
 
 
 def _down_to(least: float, falling: float) -> float:
-    """What falls from 1 to 0, from 1 to the least."""
+    """Rescale a value that falls from 1 to 0 to one that falls from 1 to `least`."""
     return least + (1 - least) * falling
 
 
@@ -110,7 +110,7 @@ def _polynomial(done: float, power: float) -> float:
 
 
 def _plateaus(scores: Sequence[float], patience: int) -> int:
-    """How often `patience` validations in a row were not better than the best before them."""
+    """Number of times that `patience` validations in a row were not better than the best before them."""
     best, waited, plateaus = -math.inf, 0, 0
     for score in scores:
         if score > best:
@@ -123,6 +123,6 @@ def _plateaus(scores: Sequence[float], patience: int) -> int:
 
 
 def validations_without_progress(scores: Iterable[float]) -> int:
-    """Validations since the best one."""
+    """Number of validations since the best one."""
     scores = list(scores)
     return len(scores) - 1 - scores.index(max(scores)) if scores else 0

@@ -1,4 +1,5 @@
-"""What a training changes from step to step: network, averaged network, optimiser, scaler and progression."""
+"""The state of a training: network, averaged network (exponential moving average), optimiser, gradient scaler and
+progression."""
 
 from __future__ import annotations
 
@@ -44,7 +45,7 @@ class TrainingState:
         self.trained = [(name, value) for name, value in network.named_parameters() if value.requires_grad]
         self.averaged = _copy_of(network)
         self.optimiser = make_optimiser(options, network.parameters(), device)
-        # Half precision alone has so little range that small gradients vanish unless the loss is scaled up.
+        # float16, unlike bfloat16, has so little range that small gradients vanish unless the loss is scaled up.
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision is torch.float16)
         self.progression = Progression(parts=parts)
         # On the device: reading the loss of every step would make the processor wait for the GPU.
@@ -55,7 +56,7 @@ class TrainingState:
     def update(
         self, inputs: torch.Tensor, targets: tuple[torch.Tensor, ...], loss: nn.Module, progress: Progress
     ) -> None:
-        """One optimiser step."""
+        """Make one optimiser step."""
         step = self.progression.step
         rate = learning_rate(self.options, step, self.progression.validations)
         for group in self.optimiser.param_groups:
@@ -86,7 +87,8 @@ class TrainingState:
     def _gradients(
         self, inputs: torch.Tensor, targets: tuple[torch.Tensor, ...], loss: nn.Module, progress: Progress
     ) -> torch.Tensor:
-        """Gradients of a batch, in as many parts as memory asks for; returns its loss."""
+        """Compute the gradients of a batch, in more parts (gradient accumulation) if memory runs out. Returns the
+        loss."""
         while True:
             try:
                 torch.manual_seed(self.options.seed * 1_000_003 + self.progression.step)
@@ -101,7 +103,8 @@ class TrainingState:
                 raise too_large(inputs.shape[2:], gpu)
             self.progression.parts = min(2 * self.progression.parts, len(inputs))
             self.optimiser.zero_grad(set_to_none=True)
-            # A failed attempt may have moved the running means of a batch norm; the averaged network has the old ones.
+            # The failed attempt may have changed the running statistics of batch norms; the averaged network has the
+            # old ones.
             self._copy_buffers(self.averaged, self.network)
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
@@ -125,7 +128,8 @@ class TrainingState:
 
     @torch.no_grad()
     def _average(self, step: int) -> None:
-        """Exponential moving average of the weights; the decay rises with the step, so that the start is forgotten."""
+        """Update the exponential moving average of the weights. The decay rises with the step, so that the initial
+        weights are soon forgotten."""
         decay = min(self.options.ema_decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(list(self.averaged.parameters()), list(self.network.parameters()), 1 - decay)
         self._copy_buffers(self.network, self.averaged)
@@ -136,10 +140,10 @@ class TrainingState:
             copied.copy_(value)
 
     def check_finite(self) -> None:
-        """Refuse to go on with weights that are lost.
+        """Check that the loss and the weights are finite.
 
         Raises:
-            TrainingFailed: the loss is no longer finite, or its gradient was not.
+            TrainingFailed: the loss or a weight is not finite.
         """
         weights = [value for value in self.averaged.state_dict().values() if value.is_floating_point()]
         norm = torch.stack(torch._foreach_norm(weights)).sum()
@@ -164,7 +168,7 @@ class TrainingState:
         progression.loss_steps = 0
 
     def record(self, result: Validation, *, keep: bool) -> None:
-        """Note a validation and, where they may be kept and are the best so far, its weights."""
+        """Add a validation to the history. If `keep` is set and it is the best so far, keep its weights."""
         progression = self.progression
         if progression.loss_steps:
             self._log()
@@ -180,7 +184,8 @@ class TrainingState:
             }
 
     def set_aside(self) -> None:
-        """Remember what a validation off the interval will change: a longer training would not have had it."""
+        """Save what a validation outside of the regular interval will change: a longer training would not make this
+        validation."""
         self.progression.loss_sum = float(self._loss_sum)
         self._before_validation = {
             "progression": copy.deepcopy(vars(self.progression)),
@@ -188,18 +193,18 @@ class TrainingState:
         }
 
     def take_back_validation(self) -> None:
-        """Undo a validation off the interval, where the training goes on after all."""
+        """Undo a validation outside of the regular interval, if the training is continued."""
         if self._before_validation:
             self._restore_progression(self._before_validation)
             self._before_validation = None
 
     def obstacle_to_going_on(self, state: Mapping[str, Any]) -> str | None:
-        """Why the training of a saved state, of another length than this one, cannot be gone on from, if it cannot."""
+        """Why the saved state of a training of another length cannot be continued; None if it can."""
         before = self.options.model_copy(update=state["length"])
         return obstacle_to_going_on(before, self.options, state["progression"]["step"])
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything, as plain data and tensors."""
+        """The state as plain data and tensors."""
         self.check_finite()
         self.progression.loss_sum = float(self._loss_sum)
         return {
@@ -214,16 +219,16 @@ class TrainingState:
         }
 
     def restore(self, state: dict[str, Any] | None) -> None:
-        """Go back to a saved state."""
+        """Restore a saved state; None changes nothing."""
         if state is None:
             return
         self.network.load_state_dict(state["network"])
         self.averaged.load_state_dict(state["averaged"])
         self.optimiser.load_state_dict(state["optimiser"])
-        if state["scaler"]:  # nothing in it where the precision needed no scaling
+        if state["scaler"]:  # Empty if the precision needs no scaling of the loss.
             self.scaler.load_state_dict(state["scaler"])
         self._restore_progression(state)
-        # Of a checkpoint that an earlier version wrote there is none.
+        # Checkpoints of earlier versions do not have it.
         self._before_validation = state.get("before_validation")
 
     def _restore_progression(self, state: Mapping[str, Any]) -> None:
@@ -233,7 +238,7 @@ class TrainingState:
 
 
 def _freeze_statistics(network: nn.Module, frozen: frozenset[str]) -> None:
-    """Let a batch norm whose parameters are frozen keep its running means, too."""
+    """Keep the running statistics of those batch norms whose parameters are frozen."""
     for name, module in network.named_modules():
         own = {f"{name}.{parameter}" for parameter, _ in module.named_parameters(recurse=False)}
         if own and own <= frozen:
@@ -245,15 +250,16 @@ def _copy_of(network: nn.Module) -> nn.Module:
 
 
 def too_large(crop: Sequence[int], gpu: GpuMemory | None) -> TomoscoutError:
-    """What ends a training whose single crop (voxels) finds no memory on the GPU, or without one in main memory."""
+    """The error that ends a training if not even one crop (voxels) fits into GPU memory or, without a GPU, main
+    memory."""
     size = f"{'×'.join(map(str, crop))} voxels"
-    # What it holds is the least that it needs.
+    # What the process holds is a lower bound of what it needs.
     fault = gpu and gpu.fault(gpu.own)
     if gpu and fault:
         return TomoscoutError(
             f"training: one crop of {size} needs more than the {gpu.own / GIB:.2f} GiB that could be had; {fault}"
         )
-    # Of main memory another machine, or another attempt, may have more.
+    # Another machine, or another attempt, may have more main memory: the error is then no TrainingFailed.
     kind = TrainingFailed if gpu else TomoscoutError
     return kind(
         f"training: not enough memory on {'cuda' if gpu else 'cpu'} for one crop of {size}; "

@@ -1,4 +1,4 @@
-"""What a training step takes of a device's memory, found by going through it with tensors that have no content."""
+"""The memory of a training step on its device, measured in a dry run with fake tensors, which have no data."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from torch.utils._pytree import tree_leaves
 Shape = Sequence[int]
 
 MARGIN = 1.2
-"""What is worked with at once takes up to this many times its bytes: allocators keep gaps between tensors."""
+"""Factor for memory fragmentation: allocators leave gaps between the tensors that a step works with."""
 
-# Bytes per voxel of a crop of the waiting batch: intensities float32 in each channel and labels int64, with mixup a
-# second time. While crops are turned, which takes most: these before and after, the places they are taken from, and
-# indices.
+# Bytes per voxel of a crop in the batch: intensities float32 in each channel, and labels int64, twice with mixup.
+# Resampling (rotation, tilt, zoom) takes most: crops before and after, sampling positions, and indices.
 _CHANNEL, _LABELS, _BEING_CHANGED = 4, 8, 76
 
 
 @dataclass(frozen=True)
 class StepMemory:
-    """Bytes that a training takes on its device, by what they grow with.
+    """Bytes that a training takes on its device.
 
-    `state`: weights, their gradients, Adam's two moments, averaged weights, buffers. `crop`: what the network works
-    with for a crop, forward and backward. `waiting_crop`: a crop of the batch, its labels and targets. `changing_crop`:
-    the same while it is augmented. `predicted_voxel`: what the network works with for a voxel of a tile.
+    `state`: weights, their gradients, Adam's two moments, averaged weights, buffers. `crop`: working memory of the
+    network for a crop, forward and backward. `waiting_crop`: a crop of the batch with its labels and targets.
+    `changing_crop`: the same during augmentation. `predicted_voxel`: working memory of the network for a voxel of a
+    tile.
     """
 
     state: int
@@ -46,12 +46,12 @@ class StepMemory:
     predicted_voxel: float
 
     def training(self, batch_size: int, parts: int) -> int:
-        """Bytes of a step, besides the state, with the batch worked through in so many parts."""
+        """Bytes of a step in addition to the state, with the batch divided into `parts` (gradient accumulation)."""
         at_once = math.ceil(batch_size / parts) * self.crop
         return math.ceil(MARGIN * max(batch_size * self.waiting_crop + at_once, batch_size * self.changing_crop))
 
     def predicting(self, tile: Shape) -> int:
-        """Bytes that the network works with for a tile."""
+        """Working memory of the network for a tile, in bytes."""
         return math.ceil(MARGIN * self.predicted_voxel * math.prod(tile))
 
 
@@ -72,17 +72,17 @@ def step_memory(
     channels: int = 1,
     targets: Callable[[Shape, bool], tuple[torch.Tensor, ...]] = label_targets,
 ) -> StepMemory:
-    """What a step of `network` takes for crops of `patch` voxels.
+    """The memory of a step of `network` with crops of `patch` voxels.
 
-    Goes through a step with tensors without content, which takes a second and no memory. A network or a loss that looks
-    at values cannot do that: then a real step is taken with a copy and a crop of the `smallest` voxels that the network
-    takes, and its bytes are scaled by the number of voxels. Neither network nor random numbers are changed.
+    The step is run with fake tensors, which takes a second and no memory. This fails if the network or the loss reads
+    values: then a real step is run with copies of both and a crop of the `smallest` voxels that the network takes, and
+    its bytes are scaled by the number of voxels. Neither the network nor the random state is changed.
 
     Args:
-        network: not moved to a GPU yet.
+        network: on the CPU.
         loss: called with the network's outputs and the targets.
-        targets: makes those of a crop of some voxels, with or without mixup.
-        precision: what the network computes with; float32 or, under autocast, 16 bits.
+        targets: creates the targets of a crop of these voxels, with or without mixup.
+        precision: dtype of the network's arithmetic: float32 or, under autocast, 16 bits.
     """
     dry = _DryRun(precision, channels, lambda patch: targets(patch, mixup))
     scale = 1.0
@@ -92,7 +92,7 @@ def step_memory(
         with _silent(), without_content:
             crop, predicted = dry.train(*copies, patch), dry.predict(copies[0], patch)
     except Exception:
-        # The errors that this may end in are as many as there are ways to look at values.
+        # Code that reads values of fake tensors may raise almost any exception.
         copies = copy.deepcopy(network), copy.deepcopy(loss)
         with torch.random.fork_rng(devices=[]):
             crop, predicted = dry.train(*copies, smallest), dry.predict(copies[0], smallest)
@@ -110,7 +110,7 @@ def step_memory(
 
 
 def _emptied(module: nn.Module, without_content: FakeTensorMode) -> nn.Module:
-    """A copy with parameters and buffers that have no content."""
+    """A copy whose parameters and buffers are fake tensors."""
     with without_content:
         new: dict[int, Any] = {id(b): torch.empty(b.shape, dtype=b.dtype) for b in module.buffers()}
         for parameter in module.parameters():
@@ -120,7 +120,7 @@ def _emptied(module: nn.Module, without_content: FakeTensorMode) -> nn.Module:
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Without what PyTorch logs about an operation that needs content, which is no error here."""
+    """Suppress what PyTorch logs about an operation that needs data, which is expected here."""
     logger = logging.getLogger("torch._subclasses.fake_tensor")
     before, logger.disabled = logger.disabled, True
     try:
@@ -136,7 +136,7 @@ class _DryRun:
     targets: Callable[[Shape], tuple[torch.Tensor, ...]]
 
     def train(self, network: nn.Module, loss: nn.Module, patch: Shape) -> int:
-        """Most bytes worked with in a step of one crop."""
+        """Peak of the working memory in a step of one crop, in bytes."""
         network.train()
         for parameter in network.parameters():
             parameter.grad = torch.zeros_like(parameter)
@@ -150,7 +150,7 @@ class _DryRun:
         return live.most
 
     def predict(self, network: nn.Module, tile: Shape) -> int:
-        """Most bytes worked with to predict a tile."""
+        """Peak of the working memory when a tile is predicted, in bytes."""
         network.eval()
         live = _LiveBytes(_tensors(network))
         with live, torch.no_grad():
@@ -168,14 +168,15 @@ def _tensors(module: nn.Module) -> list[torch.Tensor]:
 
 @contextmanager
 def _autocast(precision: torch.dtype) -> Iterator[None]:
-    """Autocast of the CPU, made like that of a GPU: a plan is then the same with and without one."""
+    """Autocast of the CPU, made equal to that of a GPU, so that a plan is the same with and without a GPU."""
     with torch.autocast("cpu", precision, enabled=precision is not torch.float32), _WideNorms():
         yield
 
 
 class _WideNorms(TorchFunctionMode):
-    """Functions that autocast of a GPU computes in float32 and that of a CPU does not ("CUDA Ops that can autocast to
-    float32" in PyTorch's documentation of torch.amp), as far as networks for images have them."""
+    """Computes in float32 those functions that autocast of a GPU computes in float32 and autocast of a CPU does not
+    ("CUDA Ops that can autocast to float32" in PyTorch's documentation of torch.amp), as far as networks for images use
+    them."""
 
     _FUNCTIONS = frozenset({functional.layer_norm, functional.group_norm, functional.softmax, torch.softmax})
 
@@ -188,14 +189,14 @@ class _WideNorms(TorchFunctionMode):
 
 
 class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Follows how many bytes of tensors are alive, those that only the graph of the backward pass holds included.
+    """Tracks the bytes of live tensors, including those that only the autograd graph holds.
 
-    A convolution is counted with the space that it works in: oneDNN and cuDNN bring what it reads and writes into an
-    order of their own, in which channels come by sixteen.
+    A convolution is counted with its workspace: oneDNN and cuDNN copy its inputs and outputs to a layout of their own,
+    in which channels come in blocks of sixteen.
     """
 
     def __init__(self, known: Iterable[torch.Tensor]) -> None:
-        """`known`: tensors that do not count."""
+        """`known`: tensors that are not counted."""
         super().__init__()  # type: ignore[no-untyped-call]
         self.most = 0
         self._alive = 0

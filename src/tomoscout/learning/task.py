@@ -1,4 +1,4 @@
-"""What a training, its memory plan, a model folder and an exploration know of what is learnt."""
+"""The interface of a task to trainings, memory plans, model folders and explorations."""
 
 from __future__ import annotations
 
@@ -20,18 +20,19 @@ from tomoscout.models.folder import Model
 
 
 class Task(ABC):
-    """What is learnt, and from which data. A network for it maps volumes (batch, channels, *space) to (batch, outputs,
-    *space); channel 0 is background, channel c the class c, unless the task decodes predictions otherwise.
+    """The subject of a training: its data, network outputs, loss and score. A network for it maps volumes (batch,
+    channels, *space) to (batch, outputs, *space); channel 0 is background, channel c the class c, unless the task
+    decodes predictions otherwise.
 
     Attributes:
-        metric: the score that chooses the best weights, for people.
-        class_names: what a prediction has a channel for and is scored by: columns of the history. A fine-tuning takes
-            over the output channel of a class that its base has, too.
-        channels: input channels.
+        metric: name of the score that selects the best weights, for messages.
+        class_names: names of the channels of a prediction and of its scores (columns of the history). A fine-tuning
+            takes over the output channel of a class that its base has, too.
+        channels: number of input channels.
         training_shapes, validation_shapes: voxels (*space) of the volumes.
-        tile: voxels (*space) that validation predicts at once, where memory allows it.
+        tile: voxels (*space) that validation predicts at once, if memory suffices.
         labelled: whether validation keeps label volumes in memory.
-        decoding_memory: bytes of main memory per voxel that it takes to decode a prediction.
+        decoding_memory: bytes of main memory per voxel that decoding a prediction takes.
     """
 
     metric: str
@@ -53,12 +54,12 @@ class Task(ABC):
         """The loss, called with the network's outputs and the targets of a batch."""
 
     def example_targets(self, patch: Shape, mixup: bool) -> tuple[torch.Tensor, ...]:
-        """Targets of one crop, for the memory plan. Unless the task has others: those of `augment`."""
+        """Targets of one crop, for the memory plan; by default those of `augment`."""
         return label_targets(patch, mixup)
 
     @abstractmethod
     def batches(self, options: Training, storage: Storage) -> Batches:
-        """Read the training volumes into a storage, and say which crops each step trains on.
+        """Read the training volumes into a storage and return the source of batches.
 
         Raises:
             TomoscoutError: a volume cannot be used.
@@ -66,22 +67,23 @@ class Task(ABC):
 
     @abstractmethod
     def validation_volumes(self) -> Sequence[NDArray[np.float32]]:
-        """The validation volumes, prepared: (*space) or (channels, *space). Their truth is kept for `measure`.
+        """The prepared validation volumes, (*space) or (channels, *space). The task keeps their ground truth for
+        `measure`.
 
         Raises:
-            TomoscoutError: they cannot tell which weights are the best.
+            TomoscoutError: the volumes cannot be used to select the best weights.
         """
 
     @abstractmethod
     def measure(self, predictions: Sequence[NDArray[np.uint8]]) -> Validation:
-        """Decode predictions of the validation volumes (class, *space) and score what is found."""
+        """Decode predictions of the validation volumes (class, *space) and score the result."""
 
     @abstractmethod
     def model(self, common: Mapping[str, Any], options: Training, details: Mapping[str, Any]) -> Model:
-        """What `model.yaml` is to hold.
+        """The content of `model.yaml`.
 
         Args:
             common: the fields that every model has, by name.
-            options: of the training, with everything planned.
-            details: what the validation of the best weights keeps.
+            options: the options of the training, with network and patch planned.
+            details: `Validation.details` of the best weights.
         """

@@ -1,4 +1,4 @@
-"""A network over a whole volume: overlapping tiles, blended."""
+"""Sliding-window inference: a network predicts overlapping tiles of a volume, which are blended."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from tomoscout.networks.options import NetworkOptions
 
 
 class InputSizes(NamedTuple):
-    """What sizes a network takes, per axis: multiples of `step`, at least `smallest` voxels."""
+    """The input sizes that a network takes, per axis: multiples of `step`, at least `smallest` voxels."""
 
     step: tuple[int, ...]
     smallest: tuple[int, ...]
 
     @classmethod
     def of(cls, networks: Sequence[NetworkOptions], dimensions: int) -> InputSizes:
-        """Sizes that all of the networks take in so many spatial dimensions."""
+        """The sizes that all of the networks take, in this number of spatial dimensions."""
         all_steps = (options.size_step(dimensions) for options in networks)
         steps = tuple(math.lcm(*axis) for axis in zip(*all_steps, strict=True))
         all_smallest = (options.smallest_size(dimensions) for options in networks)
@@ -56,8 +56,8 @@ def tile_starts(size: int, tile: int, overlap: float, step: int) -> tuple[list[i
 
 
 def blending_weights(shape: Sequence[int], device: torch.device) -> torch.Tensor:
-    """Weights (*space) that fall off as a Gaussian of one eighth of the tile from its centre, as nnU-Net has it
-    (Isensee et al., Nature Methods 2021), with a floor so that no voxel is without weight."""
+    """Gaussian weights (*space) around the centre of a tile, with a standard deviation of one eighth of its size, as in
+    nnU-Net (Isensee et al., Nature Methods 2021). A minimum keeps the weight of every voxel above 0."""
     weights = torch.ones((), device=device)
     for size in shape:
         places = torch.arange(size, dtype=torch.float32, device=device) - (size - 1) / 2
@@ -79,8 +79,8 @@ def predict(
 ) -> NDArray[np.uint8]:
     """Probabilities of every class but background, quantised: uint8 (outputs − 1, *space), 255 = 1.
 
-    `volume` is a prepared volume, (*space) or (channels, *space). Where the device runs out of memory, tiles are halved
-    along the longest side that can still be, until they fit.
+    `volume` is a prepared volume, (*space) or (channels, *space). If the device runs out of memory, tiles are halved
+    along the longest side that can be reduced, until they fit.
 
     Raises:
         TomoscoutError: even the smallest tile does not fit.
@@ -146,8 +146,8 @@ def _predict(
 
 
 def _probabilities(network: nn.Module, crop: torch.Tensor, flips: int) -> torch.Tensor:
-    """Mean class probabilities, without background, over the first `flips` of the mirrored copies, of which there are
-    eight in three dimensions."""
+    """Softmax probabilities (class, *space) without background, averaged over the first `flips` mirrored copies of the
+    crop (test-time augmentation). In three dimensions there are eight copies."""
     spatial = range(-1, 1 - crop.ndim, -1)
     mirrored = [axes for count in range(crop.ndim - 1) for axes in itertools.combinations(spatial, count)][:flips]
     with autocast(crop.device, chosen_precision("auto", crop.device)):
@@ -156,7 +156,8 @@ def _probabilities(network: nn.Module, crop: torch.Tensor, flips: int) -> torch.
 
 
 class Ensemble(nn.Module):
-    """Networks applied together: the logarithm of the mean of their probabilities, which a softmax turns back."""
+    """An ensemble of networks. Its outputs are the logarithm of the mean of their softmax probabilities, so that a
+    softmax gives this mean."""
 
     def __init__(self, networks: Sequence[nn.Module]) -> None:
         super().__init__()
@@ -169,8 +170,8 @@ class Ensemble(nn.Module):
 
 
 def argmax_labels(probabilities: NDArray[np.uint8]) -> NDArray[np.integer]:
-    """Labels (*space) from quantised probabilities (class, *space) without background: the most probable class,
-    background where it is more probable than any class."""
+    """Labels (*space) from quantised probabilities (class, *space) without background: the most probable class, or
+    background (0) if that is more probable than any class."""
     kind = np.uint8 if len(probabilities) <= 255 else np.uint16
     labels = np.zeros(probabilities.shape[1:], dtype=kind)
     highest = np.zeros(probabilities.shape[1:], dtype=np.uint8)

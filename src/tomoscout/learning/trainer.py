@@ -1,4 +1,5 @@
-"""The training loop. It knows nothing of cryo-ET: a network, a source of batches, a loss, a validation, a schedule."""
+"""The training loop. It is independent of cryo-ET: it takes a network, a source of batches, a loss, a validation and a
+schedule."""
 
 from __future__ import annotations
 
@@ -28,16 +29,16 @@ from tomoscout.machine.errors import TrainingFailed
 from tomoscout.machine.progress import Progress
 
 EXIT_INTERRUPTED = 75
-"""Exit code of a training that was told to stop and can go on from its checkpoint (EX_TEMPFAIL of sysexits.h)."""
+"""Exit code of a training that a signal stopped and that can resume from its checkpoint (EX_TEMPFAIL of sysexits.h)."""
 
 
 class Interrupted(Exception):
-    """The training was told to stop; its checkpoint is written."""
+    """A signal stopped the training; its checkpoint is written."""
 
 
 class Batches(Protocol):
-    """The batch of a step, decided by the step and the scores of the last validation alone: inputs (batch, channels,
-    *space) and the loss's targets, each with the batch as its first axis."""
+    """A source of batches. The batch of a step depends only on the step and the scores of the last validation: inputs
+    (batch, channels, *space) and the targets of the loss, each with the batch as its first axis."""
 
     def __call__(self, step: int, scores: Mapping[str, float]) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]: ...
 
@@ -61,22 +62,23 @@ def fit(
     keep_best: Callable[[Outcome], None] = lambda outcome: None,
     finish: Callable[[], bool] = lambda: False,
 ) -> Outcome:
-    """Train, validating the averaged weights as it goes, and return the best of them.
+    """Train a network, validate the averaged weights at intervals, and return the best of them.
 
-    Taken up from the checkpoint where there is one; the result does not depend on how often it was interrupted.
+    The training resumes from the checkpoint if there is one. The result does not depend on how often it was
+    interrupted.
 
     Args:
         loss: called with the network's outputs and the targets of a batch.
         validate_every: steps between validations.
-        parts: parts in which a batch is worked through; more where the device runs out of memory.
-        gpu_memory_gb: GiB that the training may take of a GPU, where it is stated.
+        parts: number of parts of a batch (gradient accumulation); increased if the device runs out of memory.
+        gpu_memory_gb: GPU memory in GiB that the training may take, if stated.
         base: validates the weights that the network starts with, before the first step.
-        keep_base: whether these are the outcome unless others score better.
-        frozen: names of the parameters that are kept as they are at a step.
-        report: called after every validation, with how fast it went so far.
-        keep_best: called with the best so far: where a training begins or is taken up (without weights where nothing
-            was validated yet), and after every validation that was better.
-        finish: asked after every step whether to end the training now, with the best so far.
+        keep_base: whether these weights are the outcome unless others score better.
+        frozen: names of the parameters that are frozen at a step.
+        report: called after every validation, with the speed so far.
+        keep_best: called with the best so far: at the start and after a resume (without weights if nothing was
+            validated yet), and after every better validation.
+        finish: called after every step; returns whether to end the training now, with the best so far.
 
     Raises:
         Interrupted: SIGTERM, SIGUSR1 or SIGINT arrived; the step was finished and the checkpoint written.
@@ -103,7 +105,7 @@ def fit(
 
 
 class _Loop:
-    """The steps and validations that one process makes of a training."""
+    """The steps and validations of a training that one process makes."""
 
     def __init__(
         self,
@@ -133,7 +135,7 @@ class _Loop:
         return Speed(self.progression.step - self.first_step, seconds, self.validating)
 
     def begin(self, base: Callable[[nn.Module], Validation] | None, keep_base: bool) -> None:
-        """Tell of the best so far, and validate the weights that the network starts with."""
+        """Call `keep_best` with the best so far, and validate the weights that a fine-tuning starts with."""
         if not self.is_over:
             self.keep_best(self.outcome())
         if base is not None and self.progression.base_score is None:
@@ -147,7 +149,7 @@ class _Loop:
         validate_every: int,
         stop: threading.Event,
     ) -> None:
-        """Make steps until the training is over, or `stop` is set."""
+        """Make steps until the training is over or `stop` is set."""
         progression = self.progression
         while not self.is_over:
             inputs, targets = batches(progression.step, progression.latest)
@@ -156,7 +158,7 @@ class _Loop:
             scheduled = progression.step % validate_every == 0
             if scheduled or progression.step == self.options.steps:
                 self._validate(validate, keep=True, scheduled=scheduled)
-            # Asked once: a signal that comes in between waits for the next step.
+            # Read once: a signal that arrives after this line takes effect after the next step.
             stopped = stop.is_set()
             if stopped or self.checkpoint.is_due():
                 self.checkpoint.save(self.state.to_dict())
@@ -164,13 +166,13 @@ class _Loop:
                 raise Interrupted
 
     def end(self, validate: Callable[[nn.Module], Validation]) -> None:
-        """Validate the last weights and write the checkpoint of a training that is over: asked for again with the same
-        settings and data, it is complete at once."""
+        """Validate the last weights and write the checkpoint of a training that is over. If it is started again with
+        the same settings and data, it is complete at once."""
         step = self.progression.step
         if not is_complete(self.progression, self.options):
             self.progress.note(f"finished early, at step {step} of {self.options.steps}, as asked for")
         if not self.progression.is_validated:
-            # Killed while it validates, the training ends at the same step.
+            # If it is killed during the validation, the training still ends at this step.
             self.checkpoint.save(self.state.to_dict())
             self._validate(validate, keep=True, scheduled=False)
         self.checkpoint.save(self.state.to_dict())
@@ -192,7 +194,8 @@ class _Loop:
 
 @contextmanager
 def _stop_requested() -> Iterator[threading.Event]:
-    """An event set by SIGTERM or SIGUSR1, which schedulers send ahead of the end, or by Ctrl-C."""
+    """An event that is set by SIGTERM or SIGUSR1, which schedulers send before they end a job, or by Ctrl-C
+    (SIGINT)."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop

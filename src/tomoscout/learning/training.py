@@ -43,11 +43,11 @@ Options = TypeVar("Options", bound=Training)
 
 @dataclass(frozen=True)
 class Job:
-    """A training, decided on before anything large is read.
+    """A training, specified completely before any volume is read.
 
-    `options`: those of `resolve_options`. `fingerprint`: stands for all that the weights depend on, `kind` for the same
-    but how long the training is. `made_from`: what `model.yaml` says of that for people. `tracker`: makes the record of
-    the training from facts about it.
+    `options`: those of `resolve_options`. `fingerprint`: digest of everything that the weights depend on. `kind`: the
+    same without the length of the training. `made_from`: description of the inputs for `model.yaml`. `tracker`: creates
+    the record of the training from facts about it.
     """
 
     task: Task
@@ -65,12 +65,12 @@ class Job:
 
     @property
     def scratch(self) -> Path:
-        """The folder for volumes that fit into no memory."""
+        """The folder for memory-mapped volumes."""
         return self.folder / "volumes"
 
 
 def resolve_options(options: Options, base: Base | None, task: Task) -> Options:
-    """The options with everything filled in that depends on the data or on the base: network, patch, interval of
+    """The options with everything filled in that depends on the data or on the base: network, patch, and interval of
     validations.
 
     Raises:
@@ -82,7 +82,7 @@ def resolve_options(options: Options, base: Base | None, task: Task) -> Options:
         if patch == "auto":
             median = [int(size) for size in np.median(task.training_shapes, axis=0)]
             if base:
-                # Its network stays as it is, of a family that plans its networks, too.
+                # The base's network stays as it is, even if its family plans networks: only the patch is planned.
                 _, planned = NetworkOptions.plan(network, median, options.plan_memory_gb)
             else:
                 network, planned = network.plan(median, options.plan_memory_gb)
@@ -101,10 +101,10 @@ def resolve_options(options: Options, base: Base | None, task: Task) -> Options:
 def plan_of(
     task: Task, options: Training, device: torch.device, folder: Path, limits: Limits | None = None
 ) -> tuple[nn.Module, nn.Module, MemoryPlan]:
-    """The network with random weights, the loss, and what the training takes of the memory, as of `plan_training`.
+    """The network with random weights, the loss, and the memory plan (see `plan_training`).
 
     Raises:
-        TomoscoutError: an option does not suit the classes, or the memory does not do.
+        TomoscoutError: an option does not suit the classes, or memory does not suffice.
     """
     torch.manual_seed(options.seed)
     network = build_network(options.network, task.outputs, inputs=task.channels, dimensions=options.DIMENSIONS)
@@ -113,13 +113,13 @@ def plan_of(
 
 
 def train_network(job: Job, watch: Callable[[Progression], None] = lambda progression: None) -> Outcome:
-    """Train a model into the job's folder, taking up an interrupted training where it was. `watch`: called after every
-    validation; what it raises ends the training.
+    """Train a model into the folder of the job, resuming an interrupted training from its checkpoint. `watch`: called
+    after every validation; an exception in it ends the training.
 
     Raises:
-        TrainingFailed: it cannot succeed with these options.
-        TomoscoutError: data is unusable, or memory does not do.
-        Interrupted: the training was told to stop.
+        TrainingFailed: the training cannot succeed with these options.
+        TomoscoutError: data is unusable, or memory does not suffice.
+        Interrupted: a signal stopped the training.
     """
     task, options, base = job.task, job.options, job.base
     device = choose_device(options.device)
@@ -133,7 +133,7 @@ def train_network(job: Job, watch: Callable[[Progression], None] = lambda progre
     tracker = job.tracker(_facts(job, memory, device))
 
     def keep_best(outcome: Outcome) -> None:
-        # From here on, `finish` finds which training it is.
+        # This writes training.json, from which `finish_training` reads the fingerprint.
         tracker.describe(outcome.progression.history)
         _keep_best(job, outcome)
 
@@ -185,7 +185,7 @@ def _device_name(device: torch.device) -> str:
 
 
 def _facts(job: Job, memory: MemoryPlan, device: torch.device) -> dict[str, Any]:
-    """What the record of a training says of it."""
+    """Facts about the training, for its record."""
     return {
         "name": job.name,
         "fingerprint": job.fingerprint,
@@ -204,7 +204,7 @@ def _facts_of(speed: Speed) -> dict[str, float]:
 
 
 def _keep_best(job: Job, outcome: Outcome) -> None:
-    """Let the best so far be a model folder for all to use."""
+    """Write the best model so far as a model folder that can be used already."""
     if not outcome.weights:
         remove_so_far(job.folder)
         return
@@ -216,8 +216,8 @@ def _keep_best(job: Job, outcome: Outcome) -> None:
 
 @contextmanager
 def _replaced_together(folder: Path) -> Iterator[Path]:
-    """A folder for new files, which take the place of those in `folder` once all are written, `model.yaml` last: where
-    the disk is full, an earlier model stays whole."""
+    """Yield a folder for new files. Once all are written, they replace those in `folder`, `model.yaml` last: if the
+    disk is full, an earlier model stays complete."""
     new = folder / "new"
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
@@ -230,7 +230,7 @@ def _replaced_together(folder: Path) -> Iterator[Path]:
 
 
 def _write_model(job: Job, outcome: Outcome, folder: Path, *, complete: bool = True) -> None:
-    """Write the files of a model, of a `complete` training or of the best so far."""
+    """Write the files of a model, of a `complete` training or of the best model so far."""
     progression = outcome.progression
     weights = save_weights(folder, outcome.weights)
     write_table(folder / "metrics.csv", [*COLUMNS, *job.task.class_names], progression.history)
@@ -262,7 +262,7 @@ def _write_model(job: Job, outcome: Outcome, folder: Path, *, complete: bool = T
 
 
 def _compare_with_base(progression: Progression, base: Base, job: Job) -> str:
-    """Whether the fine-tuning was worth it, for people."""
+    """The scores of the fine-tuning compared with those of the base, as a message."""
     assert progression.base_score is not None
     names = job.task.class_names
     shared = base.shared(names)

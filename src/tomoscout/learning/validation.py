@@ -1,4 +1,5 @@
-"""Validation: a network over whole volumes, scored by the task, and how often."""
+"""Validation: the network predicts whole volumes, and the task scores the predictions. Also the interval of
+validations."""
 
 from __future__ import annotations
 
@@ -20,16 +21,18 @@ from tomoscout.networks import build_network
 from tomoscout.networks.options import NetworkOptions
 
 OVERLAP = 0.25
-"""Overlap of neighbouring tiles. Not that of `segment`: trying another there must not train again."""
+"""Overlap of neighbouring tiles. It is not that of `segment`, so that a change of that option does not repeat the
+training."""
 
 LEAST_INTERVAL = 500
 VALIDATION_SHARE = 1 / 7
-"""Largest share of the network's work that validation takes at the default interval; decoding comes on top."""
+"""Largest fraction of the network's work that validation takes at the default interval; decoding takes additional
+time."""
 
 
 def default_interval(options: Training, task: Task) -> int:
-    """Steps between validations such that they take no more than `VALIDATION_SHARE` of the network's work: a step
-    costs about three times as much for a voxel as a prediction, forward once and backward twice."""
+    """Steps between validations such that they take no more than `VALIDATION_SHARE` of the network's work. Per voxel, a
+    step costs about three times as much as a prediction: the backward pass costs two forward passes."""
     sizes = InputSizes.of([options.network], options.DIMENSIONS)
     predicted = 0
     for shape in task.validation_shapes:
@@ -42,13 +45,13 @@ def default_interval(options: Training, task: Task) -> int:
 
 
 class Validator:
-    """Predicts the validation volumes and lets the task score what is found."""
+    """Predicts the validation volumes and lets the task score the predictions."""
 
     def __init__(self, task: Task, network: NetworkOptions, dimensions: int, tile: Shape, device: torch.device) -> None:
-        """Read the validation volumes. `tile`: what is predicted at once.
+        """Read the validation volumes. `tile`: voxels that are predicted at once.
 
         Raises:
-            TomoscoutError: they cannot tell which weights are the best.
+            TomoscoutError: the volumes cannot be used to select the best weights.
         """
         self.task = task
         self.sizes = InputSizes.of([network], dimensions)
@@ -78,8 +81,9 @@ class Validator:
 
 
 def score_base(base: Base, validator: Validator) -> Callable[[nn.Module], Validation]:
-    """How the weights that a fine-tuning starts from are scored: as they are if their classes are the same, else the
-    base with its own head by the classes that both find."""
+    """The validation of the weights that a fine-tuning starts from. If the base has the same classes, or none of them,
+    the weights are validated as they are; else the base is validated with its own head, by the classes that both
+    have."""
     names = validator.task.class_names
     if base.knows(names) or not base.shared(names):
         return validator

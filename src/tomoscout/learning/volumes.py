@@ -1,4 +1,4 @@
-"""Volumes as the network sees them, and where they live while training."""
+"""Training volumes: their preparation, and their storage on the device, in main memory or in memory-mapped files."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from tomoscout.networks.options import axes
 
 @dataclass(frozen=True)
 class LabelledVolume:
-    """A prepared volume (channels, *space) and its target (*space), on the device, in memory or in mapped files: not to
-    be written to. Voxels with the label `ignore` (padding) teach nothing."""
+    """A prepared volume (channels, *space) and its target (*space), on the device, in main memory or in memory-mapped
+    files; read-only. Losses ignore voxels with the label `ignore` (padding)."""
 
     name: str
     intensities: torch.Tensor
@@ -35,26 +35,27 @@ class LabelledVolume:
 
 
 def label_kind(classes: int) -> np.dtype[Any]:
-    """The type of labels, background and so many classes."""
+    """The dtype of labels for background and this many classes."""
     return np.dtype(np.uint8 if classes < 255 else np.int32)
 
 
 def ignored_label(classes: int) -> int:
-    """The label of voxels that teach nothing."""
+    """The label of voxels that losses ignore."""
     return int(np.iinfo(label_kind(classes)).max)
 
 
 Tier = Literal["device", "memory", "files"]
-"""Where training voxels live: on the device that trains, in main memory, or in files that are mapped into it."""
+"""Where training voxels are stored: on the device that trains, in main memory, or in memory-mapped files."""
 
 
 @dataclass(frozen=True)
 class Storage:
-    """Where the voxels of a training live, and as what.
+    """Where the voxels of a training are stored, and in which dtypes.
 
-    Intensities are float16 everywhere: half the memory for a rounding far below the noise, at no cost in time (a CPU
-    widens crops as fast as it copies them), and a training sees the same numbers wherever its voxels live. Labels are
-    uint8 unless there are more than 254 classes. `channels`: those of the intensities. `folder` is for mapped files.
+    Intensities are always float16: half the memory, with a rounding error far below the noise and no loss of speed (a
+    CPU converts crops to float32 as fast as it copies them). So a training sees the same numbers wherever its voxels
+    are stored. Labels are uint8 unless there are more than 254 classes. `channels`: channels of the intensities.
+    `folder`: for memory-mapped files.
     """
 
     tier: Tier
@@ -65,7 +66,7 @@ class Storage:
 
     @property
     def label_kind(self) -> np.dtype[Any]:
-        """The type of the labels."""
+        """The dtype of the labels."""
         return label_kind(self.classes)
 
     @property
@@ -89,15 +90,16 @@ def labelled_volume(
     """Prepare a volume and its target for training, padded at the far ends to hold at least one crop.
 
     Args:
-        name: the volume's name, unlike that of any other of the training.
-        inputs: the digest of what `read` returns. Files in `storage.folder` that were made from the same are used
-            again, and nothing is read.
-        read: returns the volume, (*space) or (channels, *space), and its target (*space), and keeps neither: at no
-            time are there more than two copies of the volume.
+        name: the name of the volume, unique among those of the training.
+        inputs: the digest of what `read` returns. Files in `storage.folder` that were made from the same inputs are
+            reused, and nothing is read.
+        read: returns the volume, (*space) or (channels, *space), and its target (*space). It must keep no reference to
+            either, so that at most two copies of the volume exist at any time.
         patch: voxels of a crop (*space).
 
     Raises:
-        TomoscoutError: the two differ in shape, the target holds a label that is no class, or files cannot be written.
+        TomoscoutError: volume and target differ in shape, the target holds a label that is no class, or files cannot be
+            written.
     """
     if storage.tier == "files":
         files = _VolumeFiles(name, inputs, tuple(patch), storage)
@@ -116,10 +118,10 @@ class VolumeSource(NamedTuple):
 
 
 def labelled_volumes(sources: Sequence[VolumeSource], patch: Sequence[int], storage: Storage) -> list[LabelledVolume]:
-    """Prepare all volumes of a training, and remove files of others from the storage's folder.
+    """Prepare all volumes of a training, and remove the files of other volumes from the folder of the storage.
 
     Raises:
-        TomoscoutError: as of `labelled_volume`.
+        TomoscoutError: see `labelled_volume`.
     """
     keep = [source.name for source in sources] if storage.tier == "files" else ()
     remove_volumes(storage.folder, keep)
@@ -188,7 +190,7 @@ class _VolumeFiles:
         }
 
     def read(self) -> LabelledVolume | None:
-        """The volume, if its files are there, whole, and made from the same."""
+        """The volume, if its files exist, are undamaged and were made from the same inputs."""
         if not self.manifest.exists():
             return None
         try:
@@ -220,7 +222,7 @@ class _VolumeFiles:
     def _open(self) -> LabelledVolume:
         intensities, labels = (np.load(path, mmap_mode="r", allow_pickle=False) for path in self.paths)
         with warnings.catch_warnings():
-            # Pages that may be written would have to fit into memory where the system promises no more than it has.
+            # A writable mapping would need memory for all its pages on a system that does not overcommit memory.
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
             return LabelledVolume(
                 self.name,
@@ -231,7 +233,7 @@ class _VolumeFiles:
 
 
 def _manifest_path(folder: Path, name: str) -> Path:
-    # Names of runs may be too long for a file or hold characters that a file's name may not.
+    # Names of runs may be too long for the name of a file, or hold characters that it must not contain.
     return folder / f"{digest(name)}.json"
 
 
@@ -247,8 +249,9 @@ def _told_in_one_line(folder: Path, name: str) -> Iterator[None]:
 
 
 def remove_volumes(folder: Path, keep: Collection[str] = ()) -> None:
-    """Remove the mapped files of a training from its folder, but those of the volumes named in `keep`: at the end all,
-    at the start those of tomograms that are no longer trained on. Volumes that are open stay readable."""
+    """Remove the memory-mapped files of a training from its folder, except those of the volumes named in `keep`. Called
+    at the end for all files, and at the start for those of tomograms that are no longer trained on. Open volumes stay
+    readable."""
     if not keep:
         shutil.rmtree(folder, ignore_errors=True)
         return

@@ -1,1 +1,2 @@
-"""What any program needs: files written whole, locks, devices, progress, errors. Nothing slow is imported."""
+"""General utilities: atomic file writes, locks, GPU leases, devices, messages, progress, errors. Importing them is
+fast: none imports torch at the top."""

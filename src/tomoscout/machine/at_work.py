@@ -1,8 +1,9 @@
-"""Who is at work in a working directory: Snakemake, and the jobs that it started.
+"""Records which processes work in a working directory: Snakemake and the jobs that it started.
 
-Snakemake marks the files that it works with as locked; a Snakemake that is killed leaves the marks, and the user must
-remove them (`--unlock`). Here every Snakemake of this workflow and every command of its jobs holds a lock file (flock)
-of its own, which the system frees however they end: so the next Snakemake knows whether the marks are still valid.
+Snakemake marks the files that it works on as locked. If it is killed, the marks remain and the user must remove them
+(`--unlock`). Every Snakemake process of this workflow, and every command of its jobs, therefore holds a lock file
+(flock) of its own. The operating system releases these locks even if a process is killed, so the next Snakemake process
+can tell whether the marks are stale.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from tomoscout.machine.locks import holder_of, take
 from tomoscout.machine.messages import say
 
 FOLDER = "TOMOSCOUT_AT_WORK"
-"""Environment variable that names the folder of the lock files to the commands of a job."""
+"""Environment variable that gives the commands of a job the folder of the lock files."""
 
 _SNAKEMAKE = Path(".snakemake")
 _NAMED = 5
@@ -31,10 +32,12 @@ def let_jobs_tell() -> None:
     os.environ[FOLDER] = str((_SNAKEMAKE / "at_work").absolute())
 
 
-@cache  # Once, however many modules a Snakefile imports.
+@cache  # Runs once, even if a Snakefile imports several modules.
 def begin_work() -> None:
-    """Register this Snakemake in its working directory. If earlier ones were killed and no other process is at work,
-    remove the marks that they left; if another is, print which.
+    """Register this Snakemake process in its working directory.
+
+    If earlier Snakemake processes were killed and no other process is at work, remove the marks that they left. If
+    other processes are at work and there are marks, print which processes these are.
 
     Raises:
         OSError: files cannot be written or removed there.
@@ -51,7 +54,7 @@ def begin_work() -> None:
         say(f"at work in this folder: {', '.join(others[:_NAMED])}{more}")
     if others or not left_behind:
         return
-    # Older marks belong to other processes than those that were killed.
+    # Marks older than the oldest lock file left behind were not made by the killed processes.
     began = min(path.stat().st_mtime for path in left_behind)
     for path in [*(mark for mark in marks if mark.stat().st_mtime >= began), *left_behind]:
         path.unlink(missing_ok=True)
@@ -70,10 +73,10 @@ def at_work_as(command: str) -> Iterator[None]:
 
 
 def _register(folder: Path, what: str) -> Path | None:
-    """Lock a new file until this process ends; None on a file system without locks."""
+    """Create and lock a file until this process ends. Returns None on a file system without locks."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{platform.node()}-{os.getpid()}-{time.time_ns()}"
-    # Before it is locked, another process may take it for one left behind, and remove it: then try again.
+    # Before the file is locked, another process may take it for one left behind and remove it: try again.
     with contextlib.suppress(OSError):
         while not take(path, f"{what} (process {os.getpid()} on {platform.node()})"):
             pass
@@ -82,7 +85,7 @@ def _register(folder: Path, what: str) -> Path | None:
 
 
 def _look(folder: Path, own: Path) -> tuple[list[str], list[Path]]:
-    """The other processes at work, as text, and the lock files of those that were killed."""
+    """Return the other processes at work, as text, and the lock files left by processes that were killed."""
     others, left_behind = [], []
     for path in sorted(folder.iterdir()):
         if path == own:
@@ -100,7 +103,7 @@ def _marks() -> list[Path]:
 
 
 def _end_work(own: Path) -> None:
-    # If Snakemake was stopped while it removed its marks, the next one must find them left behind.
+    # If Snakemake was stopped before it removed its marks, keep the lock file: the next process then removes both.
     with contextlib.suppress(OSError):
         if not _marks():
             own.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
-"""The device that computes, and how much memory a GPU and the machine have left.
+"""Choice of the compute device, and the free memory of the GPU and of the machine.
 
-psutil tells what the machine has free and what this process holds, on Linux as on macOS. It knows neither control
-groups nor Slurm, which give a job less than the machine has: their limits are read here.
+psutil reports the available memory of the machine and the resident memory of this process, on Linux and macOS. It does
+not know the limits that control groups (cgroups) and Slurm set for a job: these are read here.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ GPU_CONTEXT = 600 * 2**20
 """Bytes of a GPU that its driver and the libraries take before the first tensor."""
 
 OTHERS = GIB
-"""Bytes of a GPU that may be missing before other processes are held responsible: what is less belongs to the system,
-as a screen does, or to a larger context, and is missing at the next attempt, too."""
+"""Bytes of a GPU that may be missing before other processes are held responsible. A smaller shortage is attributed to
+the system (a display, a larger CUDA context) and recurs at the next attempt."""
 
 NOMINAL = 0.9
-"""Part of its nominal gigabytes that a GPU has in GiB at least: error correction takes some."""
+"""A GPU reports at least this fraction of its nominal memory, taken in GiB: error correction (ECC) takes some."""
 
 
 def choose_device(wanted: str, root: Path = Path("/"), environment: Mapping[str, str] = os.environ) -> torch.device:
-    """`auto`, `cpu` or `cuda` → the device, checked and set up.
+    """Choose the device for `wanted` (`auto`, `cpu` or `cuda`), check it and set it up.
 
-    `root`: where `dev` lies.
+    `root`: the folder that contains `dev`.
 
     Raises:
-        TomoscoutError: a GPU is asked for but there is none, a scheduler gave one that PyTorch cannot use, or its
-            convolutions are wrong.
+        TomoscoutError: a GPU is asked for but there is none, a scheduler gave one that PyTorch cannot use, or it
+            computes 3D convolutions wrong.
     """
     import torch
 
@@ -58,7 +58,8 @@ def choose_device(wanted: str, root: Path = Path("/"), environment: Mapping[str,
 
 
 def _refuse_unused_gpu(root: Path, environment: Mapping[str, str]) -> None:
-    """Stop, rather than compute for days on the CPU of a node whose GPU was given to the job."""
+    """Raise an error if the scheduler gave the job a GPU that PyTorch cannot use: training on the CPU would take
+    days."""
     import torch
 
     scheduler = next((name for name in SCHEDULERS if name in environment), None)
@@ -93,8 +94,11 @@ def _test_convolution(device: torch.device) -> None:
 
 @dataclass(frozen=True)
 class GpuMemory:
-    """Bytes of a GPU: what nobody holds, what it has in all, what the tensors of this process hold already (with what
-    is kept for them), and what `train.gpu_memory_gb` states."""
+    """Memory of a GPU in bytes.
+
+    `free`: not held by any process. `total`: all of it. `own`: reserved by the PyTorch allocator of this process, for
+    tensors and its cache. `stated`: the value of `train.gpu_memory_gb`, if set.
+    """
 
     free: int
     total: int
@@ -103,7 +107,7 @@ class GpuMemory:
 
     @classmethod
     def of(cls, device: torch.device, stated: float | None) -> GpuMemory:
-        """That of a GPU that is here, now. `stated`: GiB."""
+        """The current memory of the GPU `device`. `stated`: GiB."""
         import torch
 
         free, total = torch.cuda.mem_get_info(device)
@@ -112,12 +116,13 @@ class GpuMemory:
 
     @property
     def is_smaller(self) -> bool:
-        """Whether this is no GPU of the kind that is stated."""
+        """Whether this GPU has less memory than is stated."""
         return self.stated is not None and self.total < NOMINAL * self.stated
 
     @property
     def promised(self) -> int:
-        """Bytes that tensors may take on such a GPU, or one as stated, while nothing else is on it."""
+        """Bytes that tensors may take while no other process uses the GPU: at most what is stated. If this GPU is
+        smaller than stated, the bytes of one as stated."""
         empty = max(self.total - GPU_CONTEXT, self.free + self.own)
         if self.stated is None:
             return empty
@@ -130,8 +135,9 @@ class GpuMemory:
         return min(self.promised, self.free + self.own)
 
     def fault(self, needed: int) -> str | None:
-        """Why this GPU, and not what is done on it, is to blame where tensors cannot have that many bytes, and what to
-        do; None where they could not have them on another one or at another time either."""
+        """The reason and the remedy if `needed` bytes are not available because this GPU is smaller than stated or
+        because other processes use it. None if a free GPU, as stated, would not have them either, or if no more than
+        `OTHERS` bytes are missing from it."""
         if needed > self.promised:
             return None
         if self.is_smaller and self.stated is not None:
@@ -153,17 +159,18 @@ def _gib(size: int) -> str:
 
 
 def cap_gpu_memory(device: torch.device, size: int) -> None:
-    """Let tensors on a GPU take no more than this many bytes: beyond, they are out of memory, whoever else has some."""
+    """Limit the tensors on a GPU to this many bytes. Beyond it, PyTorch raises an out-of-memory error even if the GPU
+    has free memory."""
     import torch
 
     _, total = torch.cuda.mem_get_info(device)
-    # Unlike the other functions, this one takes no device without a number.
+    # Unlike the other functions of torch.cuda, this one does not accept a device without an index.
     torch.cuda.set_per_process_memory_fraction(min(1.0, size / total), device.index)
 
 
 def memory_limit(wanted: float | None) -> int:
-    """Bytes of main memory that this process may take besides what it holds already: up to `wanted` GiB in all, or
-    else nine tenths of what is available."""
+    """Bytes of main memory that this process may allocate in addition to what it holds: up to `wanted` GiB in all, or,
+    if None, nine tenths of the available memory."""
     if wanted is not None:
         return max(0, round(wanted * GIB) - own_memory())
     return available_memory() * 9 // 10
@@ -175,16 +182,17 @@ def own_memory() -> int:
 
 
 def available_memory(root: Path = Path("/"), environment: Mapping[str, str] = os.environ) -> int:
-    """Bytes of main memory that this process may take besides what it holds already: the least of what is free on the
-    machine, what its control groups (a container's, or those of a batch system) leave, and what Slurm gave the job.
+    """Bytes of main memory that this process may allocate in addition to what it holds: the minimum of what is
+    available on the machine, what the limits of its control groups (of a container or a batch system) leave, and what
+    Slurm's limit leaves.
 
-    `root`: where `proc` and `sys` lie.
+    `root`: the folder that contains `proc` and `sys`.
     """
     return max(0, min([int(psutil.virtual_memory().available), *_left_in_groups(root), *_left_in_job(environment)]))
 
 
-# Where a control group says what it may use, what it uses, and how much of that are copies of files, which the system
-# gives up when memory runs short; for version 2 and version 1.
+# For control groups of version 2 (no controller name) and version 1 (memory): the files of the limit and of the usage,
+# and the entries of memory.stat that count cached file pages, which the kernel reclaims when memory runs short.
 _GROUP_FILES = {
     "": ("memory.max", "memory.current", ("inactive_file", "active_file")),
     "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_inactive_file", "total_active_file")),
@@ -192,7 +200,7 @@ _GROUP_FILES = {
 
 
 def _left_in_groups(root: Path) -> Iterator[int]:
-    """What the control groups of this process and those around them leave, bytes each."""
+    """Bytes left under the limit of each control group of this process and of its parents."""
     try:
         lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -202,7 +210,7 @@ def _left_in_groups(root: Path) -> Iterator[int]:
         mount = "memory" if "memory" in controllers.split(",") else controllers
         if mount not in _GROUP_FILES:
             continue
-        # In a container the name may be the host's: then only the outermost group is found.
+        # In a container the path may be that of the host: then only the root group is found.
         group = PurePosixPath(name)
         for around in (group, *group.parents):
             yield from _left_in_group(root / "sys/fs/cgroup" / mount / str(around).lstrip("/"), *_GROUP_FILES[mount])
@@ -220,7 +228,7 @@ def _left_in_group(folder: Path, limit: str, usage: str, file_copies: tuple[str,
 
 
 def _left_in_job(environment: Mapping[str, str]) -> Iterator[int]:
-    """What Slurm's limits in MiB leave besides what this process holds; 0 stands for no limit."""
+    """Bytes left under Slurm's memory limits, which are in MiB, after what this process holds; 0 means no limit."""
     given = {name: int(value) for name, value in environment.items() if name.startswith("SLURM_") and value.isdigit()}
     for memory, count in (
         ("SLURM_MEM_PER_NODE", None),
@@ -233,8 +241,8 @@ def _left_in_job(environment: Mapping[str, str]) -> Iterator[int]:
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether an error says that a device or the machine has no memory left."""
+    """Whether an error reports that a device or the machine is out of memory."""
     import torch
 
-    # The allocator of main memory has no exception of its own.
+    # PyTorch's CPU allocator raises a plain RuntimeError.
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -1,4 +1,4 @@
-"""The errors a user is meant to read, and how they show what was found."""
+"""Errors for the user, and functions that format values in their messages."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 import sys
 
 MOST_SHOWN = 120
-"""Characters of a value that a message shows."""
+"""Maximum number of characters of a value in a message."""
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 
@@ -19,9 +19,10 @@ class TomoscoutError(Exception):
 
 
 class TrainingFailed(TomoscoutError):
-    """A training that fails with its options on such a machine whenever it is repeated.
+    """A training that would fail again with the same options on the same kind of machine.
 
-    `validations`: its validation scores until then."""
+    `validations`: its validation scores before it failed.
+    """
 
     validations: list[float]
 
@@ -44,20 +45,20 @@ def cut(text: str, most: int = MOST_SHOWN) -> str:
 
 
 def without_passwords(text: str) -> str:
-    """The text without user names, passwords and tokens in its addresses. A password may contain / and @."""
+    """The text with user names, passwords and tokens removed from its URLs. A password may contain / and @."""
     text = re.sub(r"(?<!/)//(?!/)[^/\s@:]*(?::\S*)?@", "//", text)
     return re.sub(r"([?&;][^=&;\s]*(?:pass|pwd|token|secret|key)[^=&;\s]*=)[^&;\s]*", r"\1…", text, flags=re.I)
 
 
 def printing_never_fails() -> None:
-    """Let `print` write question marks for letters that the locale lacks, rather than end the work with an error."""
+    """Let `print` write question marks for characters that the locale cannot encode, instead of raising an error."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
 
 
 def foreseen(error: BaseException) -> str | None:
-    """The message, in one line, for an error that the user can correct; None for a fault of the program."""
+    """The message, in one line, for an error that the user can correct; None for a bug."""
     if isinstance(error, TomoscoutError):
         return str(error)
     if isinstance(error, UnicodeDecodeError):
@@ -70,7 +71,7 @@ def foreseen(error: BaseException) -> str | None:
         )
     if isinstance(error, OSError):
         return _system_error(error)
-    # PyTorch, safetensors and SQLite wrap what the system said in errors of their own.
+    # PyTorch, safetensors and SQLite wrap the error of the operating system in exceptions of their own.
     if cause := error.__cause__ or error.__context__:
         wrapped = next((inner for inner in _chain(cause) if isinstance(inner, OSError) and inner.errno in _FULL), None)
         if wrapped:

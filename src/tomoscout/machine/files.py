@@ -1,4 +1,4 @@
-"""Reading and writing of files: atomic writes, which every tracked file needs; JSON; tables; digests."""
+"""File input and output: atomic writes, which every file tracked by Snakemake needs; JSON; tables; digests."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from tomoscout.machine.errors import TomoscoutError, foreseen
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the folder of `path`; flush it to disk and rename it to `path` on success.
 
-    Whatever happens in between, `path` holds either its old content or the whole new one.
+    At any time `path` holds either its complete old content or its complete new content.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Always the same name: the next write replaces what a killed process left.
+    # The name is fixed: the next write replaces the temporary file of a killed process.
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         yield temporary
@@ -61,7 +61,7 @@ def write_json(path: Path, value: object) -> None:
 
 
 def read_text(path: Path) -> str:
-    """Read a text file, which is UTF-8 whatever the locale.
+    """Read a text file as UTF-8, whatever the locale.
 
     Raises:
         TomoscoutError: the file is missing or is not UTF-8.
@@ -75,10 +75,10 @@ def read_text(path: Path) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file. What it must hold is checked by options/forms.py.
+    """Read a JSON file. options/forms.py checks its content.
 
     Raises:
-        TomoscoutError: the file is missing, is not JSON, or holds a number that is not finite, as none of ours does.
+        TomoscoutError: the file is missing, is not JSON, or holds a number that is not finite (`to_json` writes none).
     """
     try:
         return json.loads(read_text(path), parse_float=_finite, parse_constant=_finite)
@@ -124,9 +124,9 @@ def write_table(path: Path, columns: list[str], rows: Iterable[Mapping[str, obje
 
 
 def digest(value: object) -> str:
-    """A short digest of a JSON-like value or of bytes: equal values, equal digests."""
+    """A short digest of a JSON-like value or of bytes. Equal values have equal digests."""
     if not isinstance(value, bytes | memoryview):
-        # No indents: with them, json does not use its fast encoder.
+        # No indentation: with it, json does not use its fast encoder.
         value = json.dumps(value, sort_keys=True, allow_nan=False, separators=(",", ":")).encode() + b"\n"
     return hashlib.blake2b(value, digest_size=12).hexdigest()
 
@@ -138,6 +138,6 @@ def digest_file(path: Path) -> str:
 
 
 def digest_folder(folder: Path) -> str:
-    """The digest of every file below `folder` and of their relative names."""
+    """The digest of all files below `folder`: their relative names and contents."""
     files = sorted(p for p in folder.rglob("*") if p.is_file())
     return digest({str(p.relative_to(folder)): digest_file(p) for p in files})

@@ -1,7 +1,7 @@
 """Leases of GPUs: each job gets a GPU of its own, on a workstation and inside the job of a scheduler.
 
 Each GPU has a lock file in a folder common to all users of the machine. The process that holds the lock (flock, see
-machine/locks.py) has the GPU; the system frees the lock when the process ends, however it ends.
+machine/locks.py) may use the GPU. The operating system releases the lock when the process ends, even if it is killed.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def leased_gpu(device: str) -> Iterator[str | None]:
     except TomoscoutError as error:
         if len(pool) > 1 or not _has_any(os.environ, SCHEDULERS):
             raise
-        # The job has the only GPU for itself, unless several of its processes use it.
+        # With one GPU, the lock only separates processes of the same job: continue without it.
         warn(str(error))
         yield None
         return
@@ -101,9 +101,10 @@ def find_pool(environment: Mapping[str, str]) -> list[str]:
     Numbers are those of nvidia-smi. A GPU that is divided into MIG devices stands for these. As with CUDA, the first
     entry that is no GPU ends the list.
 
-    A scheduler's job leases, too, as several of its processes may share it (those of a Snakemake inside an allocation
-    do). But the list is empty in a cluster's job without CUDA_VISIBLE_DEVICES, as the GPUs may be those of other jobs,
-    and in any scheduler's job without nvidia-smi, unless CUDA_VISIBLE_DEVICES names several.
+    Processes inside a scheduler's job lease GPUs as well, since several of them may share the job's GPUs (those that a
+    Snakemake inside an allocation starts do). But the list is empty in a cluster's job without CUDA_VISIBLE_DEVICES, as
+    the GPUs may be those of other jobs, and in any scheduler's job without nvidia-smi, unless CUDA_VISIBLE_DEVICES
+    names several.
 
     Raises:
         TomoscoutError: nvidia-smi does not answer.
@@ -115,7 +116,7 @@ def find_pool(environment: Mapping[str, str]) -> list[str]:
     if given is None:
         return [device for devices in gpus.values() for device in devices]
     pool = list(dict.fromkeys(_devices(given, gpus) if gpus else given))
-    # Number 0 of one job and number 0 of another may be two GPUs: neither job must wait for the other.
+    # Without UUIDs, index 0 may mean different GPUs in two jobs, which must not wait for each other.
     unclear = not gpus and len(pool) < 2 and _has_any(environment, SCHEDULERS)
     return [] if unclear else pool
 
@@ -135,7 +136,8 @@ def _named(visible: str) -> list[str]:
 
 
 def _list_gpus() -> dict[str, list[str]]:
-    """The UUID of every GPU, in the order of their numbers → those of its MIG devices, or its own if it has none."""
+    """Map the UUID of every GPU, in the order of their indices, to the UUIDs of its MIG devices, or to its own if it
+    has none."""
     command = shutil.which("nvidia-smi")
     if command is None:
         return {}
@@ -155,7 +157,7 @@ def _list_gpus() -> dict[str, list[str]]:
 
 
 def _devices(names: Sequence[str], gpus: Mapping[str, list[str]]) -> Iterator[str]:
-    """The GPUs that numbers, UUIDs or beginnings of UUIDs name, up to the first name of no GPU or of several."""
+    """The GPUs that indices, UUIDs or beginnings of UUIDs name, up to the first name that matches no GPU or several."""
     numbered = {str(number): devices for number, devices in enumerate(gpus.values())}
     every = {**gpus, **{device: [device] for devices in gpus.values() for device in devices}}
     for name in names:
@@ -185,7 +187,7 @@ def _first_free(pool: Sequence[str]) -> tuple[str, io.FileIO]:
 
 
 def _take(path: Path) -> io.FileIO | None:
-    mask = os.umask(0)  # The next user of the machine must be able to open it.
+    mask = os.umask(0)  # Other users of the machine must be able to open the file.
     try:
         return take(path, f"{os.getpid()}\n")
     except OSError as error:

@@ -1,9 +1,9 @@
-"""Lock files (flock): the system frees the lock of a process that ends, however it ends.
+"""Lock files (flock): the operating system releases the lock of a process that ends, even if it is killed.
 
-filelock 4.2 was tried in place of `take` and `release`. Importing it takes 35 ms, where a command starts in 60 ms; a
-lock takes 0.5 ms in place of 0.3, a refusal 95 µs in place of 5. It cannot tell who holds a lock, takes a file that
-was replaced on NFS and a file of several names for a lock, and gives up at an error that passes (ESTALE): the code for
-these would stay.
+filelock 4.2 was tried instead of `take` and `release`, and rejected. It takes 35 ms to import (a command starts in 60
+ms), 0.5 ms for a lock (here 0.3 ms) and 95 µs for a refusal (here 5 µs). It does not tell who holds a lock, accepts a
+file that was replaced on NFS or that has several names (hard links), and fails at transient errors (ESTALE): the code
+for these cases would remain.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.messages import say, warn
 
 LOCK = ".lock"
-"""Name of the file that the process at work in a folder locks."""
+"""Name of the lock file in a folder. The process that works in the folder holds the lock."""
 
 _PAUSE = 1.0
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
@@ -34,9 +34,9 @@ _held: set[io.FileIO] = set()
 
 @contextlib.contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Work in a folder while no other process does, on this machine or another; waits until the other ends.
+    """Work in a folder while no other process does, on this machine or another. Waits until the other process ends.
 
-    When Snakemake is killed, its jobs on a cluster go on: without the lock, the same command given again would start
+    When Snakemake is killed, its jobs on a cluster continue: without the lock, the same command given again would start
     a second training on the checkpoint of the first. On a file system without locks this only warns.
 
     Raises:
@@ -49,7 +49,8 @@ def alone_in(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        # Only the own file: after a user removed it, as a waiting process advises, another process may have made one.
+        # Remove only the own file: a user may have removed it, as the message of a waiting process advises, and another
+        # process may have created a new one.
         with contextlib.suppress(OSError):
             if _is_at(path, os.fstat(lock.fileno())) if lock else path.read_text(encoding="utf-8") == owner:
                 path.unlink()
@@ -120,7 +121,7 @@ def take(path: Path, owner: str) -> io.FileIO | None:
             lock = closing.enter_context(open(path, "r+b", buffering=0, opener=_open_or_create))
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             status = os.fstat(lock.fileno())
-            if not _is_at(path, status):  # Removed since it was opened: other processes lock the file made after it.
+            if not _is_at(path, status):  # It was removed after it was opened: other processes lock the new file.
                 return None
             if status.st_nlink > 1 or not stat.S_ISREG(status.st_mode):
                 raise OSError(errno.EINVAL, "not a plain file of one name")
@@ -129,16 +130,17 @@ def take(path: Path, owner: str) -> io.FileIO | None:
         return None
     _held.add(lock)
     with contextlib.suppress(OSError):
-        # The change also keeps the file from being removed with the old files of /tmp.
+        # Writing updates the modification time, which also keeps cleaners of /tmp from removing the file.
         lock.truncate()
         lock.write(owner.encode())
-        # Other machines can read it then.
+        # Make the text visible to other machines (NFS).
         os.fsync(lock.fileno())
     return lock
 
 
 def _is_at(path: Path, status: os.stat_result) -> bool:
-    # NFS renames a file that is removed while it is open: its number of names (st_nlink) stays 1.
+    # NFS renames a file that is removed while it is open, and its number of names (st_nlink) stays 1. So compare the
+    # inodes.
     try:
         return os.path.samestat(path.stat(), status)
     except FileNotFoundError:
@@ -149,7 +151,7 @@ def release(lock: io.FileIO) -> None:
     """Unlock the file, so that another process can lock it."""
     if lock in _held:
         _held.remove(lock)
-        # Closing the file does not unlock it while a forked process has it open, too.
+        # Closing the file does not unlock it while a forked process still has it open.
         fcntl.flock(lock, fcntl.LOCK_UN)
         lock.close()
 
@@ -166,7 +168,7 @@ def _open_or_create(path: str, flags: int) -> int:
 
 
 def _leave_to_parent() -> None:
-    """In a forked process: close the parent's lock files, or the locks would last as long as the fork."""
+    """In a forked process: close the lock files of the parent. Otherwise the locks would last until the child ends."""
     for lock in _held:
         lock.close()
     _held.clear()

@@ -1,5 +1,5 @@
-"""Messages for people, on standard error. All pass here: a level, or another form such as JSON, is a change of this
-file. Lines of progress are shown by machine/progress.py."""
+"""Messages to the user on standard error. All messages pass through these functions, so that log levels or another
+format such as JSON need changes only here. machine/progress.py shows progress lines."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import sys
 
 
 def say(text: str) -> None:
-    """Print what is being done, or was done."""
+    """Print what the program does or has done."""
     print(text, file=sys.stderr, flush=True)
 
 
 def note(text: str) -> None:
-    """Print what the user may not expect, though nothing is wrong."""
+    """Print something that the user may not expect, although it is not an error."""
     say(f"note: {text}")
 
 
 def warn(text: str) -> None:
-    """Print what may be wrong with the results, or with what they are made from."""
+    """Print a warning: something may be wrong with the results or with their inputs."""
     say(f"warning: {text}")

@@ -1,4 +1,4 @@
-"""Progress of long work on the terminal and in logs."""
+"""Progress of long tasks on a terminal and in logs."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import time
 
 
 class Progress:
-    """A line of progress: in a terminal it is rewritten twice a second, in a log a new line follows every 15 seconds.
+    """A progress line: rewritten twice a second on a terminal, printed every 15 seconds in a log.
 
     Args:
-        total: the number of steps of the work.
-        start: steps that were done before, and do not count for the rate.
+        total: number of steps of the task.
+        start: number of steps done earlier, which the rate does not count.
     """
 
     def __init__(self, total: int, start: int = 0) -> None:
@@ -22,7 +22,8 @@ class Progress:
         self._first = start
 
     def show(self, done: int, text: str, *, now: bool = False) -> None:
-        """Show `text`, the rate and the time left, after `done` steps; `now`: even if a line was shown just before."""
+        """Show `text`, the rate and the remaining time after `done` steps. `now`: show it even shortly after the last
+        line."""
         clock = time.monotonic()
         if not now and clock - self._shown < self._pause:
             return

@@ -1,1 +1,1 @@
-"""Trained networks on disk: model folders, what a fine-tuning starts from, models of octopi."""
+"""Trained networks on disk: model folders, bases of fine-tunings, octopi's models."""

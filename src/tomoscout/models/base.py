@@ -33,7 +33,7 @@ def base_files(options: Training) -> list[Path]:
 
 
 def base_digest(options: Training) -> str | None:
-    """What stands for the base in the fingerprint of a training.
+    """The digest of the files of the base, a part of the fingerprint of a training; None without a base.
 
     Raises:
         TomoscoutError: a file of it is missing.
@@ -50,8 +50,11 @@ def base_digest(options: Training) -> str | None:
 
 @dataclass(frozen=True)
 class Base:
-    """A trained network: `labels` are the output channels of its classes by name, `outputs` all of them, `inputs` its
-    input channels, `dimensions` those of space."""
+    """A trained network that a fine-tuning starts from.
+
+    `origin`: its file or folder, for messages. `labels`: the output channel of each class, by name. `outputs`,
+    `inputs`: numbers of output and input channels. `dimensions`: number of spatial dimensions.
+    """
 
     origin: str
     network: NetworkOptions
@@ -62,27 +65,28 @@ class Base:
     dimensions: int = 3
 
     def shared(self, classes: Sequence[str]) -> list[str]:
-        """Those of the classes that the base finds, too."""
+        """The classes that the base has, too."""
         return [name for name in classes if name in self.labels]
 
     def channels(self, classes: Sequence[str]) -> list[tuple[int, int]]:
-        """Output channels, of a network for `classes` and of the base, that mean the same, without background."""
+        """Pairs of output channels of the same class, in a network for `classes` and in the base; without
+        background."""
         return [(channel, self.labels[name]) for channel, name in enumerate(classes, 1) if name in self.labels]
 
     def shared_scores(self, scores: Mapping[str, float], classes: Sequence[str]) -> dict[str, float]:
-        """Those of the scores, by class, that its own can be compared with."""
+        """The scores, by class, of those classes that the base has, too."""
         return {name: scores[name] for name in self.shared(classes) if name in scores}
 
     def knows(self, classes: Sequence[str]) -> bool:
-        """Whether these are its classes, in whatever order: its head can be kept."""
+        """Whether these are exactly the classes of the base, in any order, so that its head can be kept."""
         return len(self.shared(classes)) == len(classes) == self.outputs - 1
 
 
 def read_base(options: Training, kind: type[Model]) -> Base:
-    """Read the model folder, which must be one of the task, or the model of octopi, that `train.base` names.
+    """Read the base that `train.base` names: a model folder of the task's kind, or a model of octopi.
 
     Raises:
-        TomoscoutError: it cannot be read or does not hold together.
+        TomoscoutError: it cannot be read or is inconsistent.
     """
     first, second = base_files(options)
     if first.name == "model.yaml":
@@ -97,13 +101,13 @@ def read_base(options: Training, kind: type[Model]) -> Base:
 
 
 def starting_weights(base: Base, classes: Sequence[str], fresh: dict[str, torch.Tensor]) -> str:
-    """Put the base's weights into `fresh`, the weights of a new network for `classes`, in place.
+    """Copy the base's weights into `fresh`, the weights of a new network for `classes`, in place.
 
-    The layers that make the classes are put together channel by channel: from the base for background and classes
-    that it finds, too; as they are in `fresh` for others. Returns what was done, for people.
+    The head (the layers with an output channel per class) is assembled channel by channel: from the base for background
+    and for classes that it has, too; unchanged from `fresh` for the others. Returns a description for the user.
 
     Raises:
-        TomoscoutError: the weights are not those of the base's network, or it makes no class by itself.
+        TomoscoutError: the weights do not belong to the base's network, or its head has no separate channel per class.
     """
     import torch
 
@@ -139,7 +143,8 @@ def _head_parameters(
 def _with_channels(
     target: torch.Tensor, source: torch.Tensor, axes: Sequence[int], new: torch.Tensor, old: torch.Tensor
 ) -> torch.Tensor:
-    """`target` with its channels `new`, along all `axes` at once, replaced by the channels `old` of `source`."""
+    """`target` with its channels `new`, along all `axes` at once, replaced by the channels `old` of `source`. Without
+    axes: `source`."""
     if not axes:
         return source
     axis, *others = axes
@@ -148,11 +153,11 @@ def _with_channels(
 
 
 def frozen_parameters(options: Training, outputs: int, channels: int) -> Callable[[int], frozenset[str]]:
-    """The names of the parameters that are kept as they are, by step.
+    """A function from the step to the names of the parameters that are frozen (`train.freeze`).
 
     Raises:
-        TomoscoutError: a pattern of `train.freeze` matches no parameter, nothing is left to train, or the network makes
-            no class by itself.
+        TomoscoutError: a pattern of `train.freeze` matches no parameter, no parameter is left to train, or the head of
+            the network has no separate channel per class.
     """
     if options.freeze == "nothing":
         return lambda step: frozenset()

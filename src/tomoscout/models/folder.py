@@ -1,4 +1,4 @@
-"""A model folder: everything needed to apply a trained network, and what it was made from."""
+"""A model folder: everything needed to apply a trained network, and a record of its inputs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FORMAT = 2
 
 
 class Described(BaseModel):
-    """The form of `model.yaml`, as far as it is the same for every task; a task derives its own."""
+    """The fields of `model.yaml` that all tasks have. Each task derives its own form."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 
@@ -38,9 +38,10 @@ class Described(BaseModel):
 
 @dataclass(frozen=True)
 class Model:
-    """What `model.yaml` says. A task derives its own, with what it needs to prepare volumes and to decode predictions.
+    """The content of `model.yaml`. Each task derives its own class, with what it needs to prepare volumes and to decode
+    predictions.
 
-    `made_from`, and in the file `made_with`, are for people and digests.
+    `made_from`, and `made_with` in the file, are for the user and for digests.
     """
 
     HEAD: ClassVar[str]
@@ -63,7 +64,7 @@ class Model:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """What a prediction keeps a channel for, in their order."""
+        """Names of the classes, in the order of the channels of a prediction."""
         raise NotImplementedError
 
     @property
@@ -72,15 +73,16 @@ class Model:
         return len(self.class_names) + 1
 
     def described(self) -> dict[str, Any]:
-        """What the task keeps, as plain values."""
+        """The fields of the task, as plain values."""
         raise NotImplementedError
 
     @classmethod
     def from_described(cls, common: Mapping[str, Any], described: Any) -> Self:
-        """The model of a description. `common`: the fields of every model, by name; `described`: of the type `FORM`.
+        """Create the model from a description. `common`: the fields of every model, by name; `described`: of the type
+        `FORM`.
 
         Raises:
-            ValueError: it does not hold together.
+            ValueError: the description is inconsistent.
         """
         raise NotImplementedError
 
@@ -103,7 +105,7 @@ class Model:
         )
 
     def write(self, folder: Path) -> None:
-        """Write `model.yaml`, which makes the folder a model: the last file of a training."""
+        """Write `model.yaml`, the last file of a training. It marks the folder as a complete model."""
         write_text(folder / "model.yaml", self.to_yaml())
 
     @classmethod
@@ -111,7 +113,8 @@ class Model:
         """Read `model.yaml`.
 
         Raises:
-            TomoscoutError: it is missing, not of a form this version knows, or of a network whose code has changed.
+            TomoscoutError: it is missing, has a form that this version does not know, or the code of its network has
+                changed.
         """
         path = folder / "model.yaml"
         values = read_description(folder)
@@ -134,7 +137,7 @@ class Model:
 
 
 def read_description(folder: Path) -> dict[str, Any]:
-    """The content of `model.yaml` as plain values, of whatever task.
+    """Read `model.yaml` of any task as plain values.
 
     Raises:
         TomoscoutError: it is missing, or not of the format that this version writes.
@@ -153,7 +156,7 @@ def read_description(folder: Path) -> dict[str, Any]:
 
 
 def _check_code(path: Path, family: str, expected: str | None) -> None:
-    """Refuse a network whose file has changed, before anything in it is run."""
+    """Refuse a network whose file has changed, before its code is executed."""
     try:
         found = code_digest(NetworkOptions(family=family))
     except FileNotFoundError:
@@ -163,7 +166,7 @@ def _check_code(path: Path, family: str, expected: str | None) -> None:
 
 
 def save_weights(folder: Path, weights: Mapping[str, torch.Tensor]) -> str:
-    """Write `weights.safetensors`; returns its digest."""
+    """Write `weights.safetensors`. Returns its digest."""
     from safetensors.torch import save
 
     content = save({name: value.contiguous() for name, value in sorted(weights.items())})
@@ -209,5 +212,5 @@ def load_network(folder: Path, model: Model, device: torch.device) -> nn.Module:
 
 
 def ensemble_digest(members: Sequence[Model]) -> str:
-    """What stands for the weights of models that are applied together, in their order."""
+    """The digest of the weights of an ensemble of models, in their order."""
     return digest([member.weights_digest for member in members])

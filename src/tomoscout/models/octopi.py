@@ -30,10 +30,10 @@ WEIGHTS = "best_model.pth"
 class OctopiModel:
     """A model that octopi trained.
 
-    `labels` are those of its classes by name, in octopi's order; a class's label is its channel, and channel 0 of the
-    `outputs` is background, as is any that no class has. `patch`: the crops it was trained on, in voxels, if known.
-    `voxel_spacings`: of the tomograms it was trained on, in Å, as far as they are known. `weights`: all that the
-    network of the options needs, and nothing else.
+    `labels`: the label of each class, by name, in octopi's order; it is the index of the output channel. Of the
+    `outputs`, channel 0 and every channel without a class are background. `patch`: size of the training crops in
+    voxels, if known. `voxel_spacings`: of the training tomograms in Å, as far as they are known. `weights`: all that
+    the network of the options needs, and no others.
     """
 
     network: NetworkOptions
@@ -45,12 +45,12 @@ class OctopiModel:
 
 
 def read_octopi_model(config_path: Path, weights: Path | None) -> OctopiModel:
-    """Read octopi's `model_config.yaml` and its weights, by default the `best_model.pth` beside it. No code in them
-    is executed: the first is read as plain YAML, the second as tensors only.
+    """Read octopi's `model_config.yaml` and its weights, by default the `best_model.pth` beside it. No code in them is
+    executed: the first is read as plain YAML, the second as tensors only.
 
     Raises:
-        TomoscoutError: a file is missing or broken, an option of the network is not one that is supported, or the
-            weights do not fit it.
+        TomoscoutError: a file is missing or broken, an option of the network is not supported, or the weights do not
+            fit the network.
     """
     config = _read_config(config_path)
     model = _mapping(config_path, config, "model")
@@ -139,9 +139,9 @@ def _voxel_spacings(path: Path, config: Mapping[Any, Any]) -> tuple[float, ...]:
 
 
 def _weights(path: Path, network: NetworkOptions, outputs: int, config_path: Path) -> dict[str, torch.Tensor]:
-    """The weights of a file under the names that the network has for them, in its types.
+    """The weights in a file, under the names and in the dtypes of the network.
 
-    MONAI's DynUNet has two names for most; a file may hold both.
+    MONAI's DynUNet has two names for most weights; a file may hold both.
     """
     import torch
 

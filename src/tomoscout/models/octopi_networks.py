@@ -1,6 +1,6 @@
-"""The networks that octopi trains, as options of the families here.
+"""octopi's networks, converted to options of tomoscout's network families.
 
-Both build them with MONAI, so equal options and equal weights give equal logits.
+Both programs build them with MONAI, so equal options and equal weights give equal logits.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from tomoscout.networks.options import NetworkOptions
 
 
 class _Architecture(NamedTuple):
-    """A network of octopi's: the names of its required options, the defaults of the others, and the function from all
-    of them to the options of a family. That function raises a ValueError where an option is not supported."""
+    """A network architecture of octopi: the names of its required options, the defaults of the others, and a function
+    that converts all of them to the options of a family. It raises a ValueError if an option is not supported."""
 
     required: tuple[str, ...]
     defaults: Mapping[str, Any]
@@ -172,7 +172,7 @@ def _count(given: Mapping[str, Any], key: str) -> int:
 
 
 def _layer(given: Mapping[str, Any], key: str) -> tuple[str, dict[str, Any]]:
-    """A layer as MONAI names it: a name in any case, or a list of that and a mapping of arguments."""
+    """A layer in MONAI's notation: a name in any case, or a list of a name and a mapping of arguments."""
     name, arguments = given[key] if isinstance(given[key], list) and len(given[key]) == 2 else (given[key], {})
     if not isinstance(name, str) or not isinstance(arguments, dict):
         raise ValueError(f"{key} is {given[key]!r}, expected a name, or a list of a name and a mapping")
@@ -220,7 +220,7 @@ _ARCHITECTURES = {
         {"window_size": 7},
         _swin_unetr,
     ),
-    # Until octopi 1.5.
+    # Written by octopi up to version 1.5.
     "AttentionUnet": _Architecture(("channels", "strides", "dropout"), {}, _attention_unet),
     "MedNeXt": _Architecture(
         (

@@ -15,7 +15,8 @@ from tomoscout.learning.augmentations.turn import Turn
 from tomoscout.options.sections import Fraction
 
 CHANGES: tuple[type[Change], ...] = (Mirror, Turn, Blur, Intensities, Noise)
-"""In the order in which they draw and are applied; a new one is appended, so that those before it draw the same."""
+"""In the order in which they draw random numbers and are applied. Append new ones, so that the others still draw the
+same numbers."""
 
 
 # Options are listed from the last base to the first.
@@ -29,6 +30,6 @@ class Augmentation(Mixup, Blur, Noise, Intensities, Turn, Mirror):
 
 
 def search_space() -> dict[str, Any]:
-    """What is searched of augmentation."""
+    """The search space of the augmentations."""
     space = {"probability": {"low": 0.0, "high": 1.0}} | {o: d for c in CHANGES for o, d in c.SPACE.items()}
     return {f"augmentation.{option}": domain for option, domain in space.items()}

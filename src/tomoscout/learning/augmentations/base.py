@@ -1,4 +1,4 @@
-"""What augmentations have in common: options, and a change to a batch of crops by numbers that are drawn for each.
+"""Base class of the augmentations, and helpers to draw random numbers for the crops of a batch.
 
 NumPy and torch are imported where they are used, since options are read while the workflow is parsed.
 """
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
 
 class Change(Section):
-    """An augmentation: options that stand in the section `augmentation`, and what they do to crops."""
+    """An augmentation: options in the section `augmentation`, and the change that they make to crops."""
 
     SPACE: ClassVar[dict[str, Any]] = {}
-    """What an exploration searches of its options."""
+    """Search space of its options."""
 
     @abstractmethod
     def apply(self, intensities: torch.Tensor, labels: torch.Tensor, draws: Draws) -> tuple[torch.Tensor, torch.Tensor]:
         """Change intensities (batch, channels, *space) and labels (batch, *space) of each crop.
 
-        It draws as many numbers, and in the same order, whether its options are on or not, so that turning one on
-        leaves the other augmentations as they were.
+        It draws the same number of random numbers, in the same order, whether its options are on or off: turning one on
+        does not change the other augmentations.
 
         Raises:
             TomoscoutError: an option does not fit the shape of the crops.
@@ -35,7 +35,7 @@ class Change(Section):
 
 
 class Draws:
-    """Numbers for each crop of a batch."""
+    """Random numbers for each crop of a batch."""
 
     def __init__(self, batch: int, probability: float, random: np.random.Generator) -> None:
         self.batch = batch
@@ -43,7 +43,7 @@ class Draws:
         self.random = random
 
     def between(self, low: float, high: float) -> NDArray[np.float64]:
-        """Uniform numbers (batch,)."""
+        """Uniform random numbers (batch,) from low to high."""
         return low + (high - low) * self.random.random(self.batch)
 
     def chosen(self) -> NDArray[np.bool_]:
@@ -52,14 +52,14 @@ class Draws:
 
 
 def on_device(like: torch.Tensor, values: NDArray[np.float64]) -> torch.Tensor:
-    """Numbers on the device of a tensor, in its type."""
+    """Numbers on the device of a tensor, in its dtype."""
     import torch
 
     return torch.from_numpy(values).to(like.device, like.dtype, non_blocking=True)
 
 
 def per_crop(like: torch.Tensor, values: NDArray[np.float64]) -> torch.Tensor:
-    """A number for each crop (batch,) in a shape that multiplies crops."""
+    """One number for each crop (batch,), in a shape that is broadcast over the crops."""
     return on_device(like, values).view(-1, *[1] * (like.ndim - 1))
 
 

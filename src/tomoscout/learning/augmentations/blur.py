@@ -19,7 +19,7 @@ class Blur(Change):
     """Blur with a Gaussian of up to this many voxels (below 0.2 nothing changes)."""
 
     def apply(self, intensities: torch.Tensor, labels: torch.Tensor, draws: Draws) -> tuple[torch.Tensor, torch.Tensor]:
-        """A product with a matrix of weights: on a CPU many times faster than a convolution per crop."""
+        """Multiply with a matrix of weights along each axis: on a CPU many times faster than a convolution per crop."""
         import numpy as np
 
         chosen, widths = draws.chosen() & (self.blur > 0), draws.between(0, self.blur)
@@ -30,7 +30,7 @@ class Blur(Change):
         for axis in range(2, images.ndim):
             places = np.arange(images.shape[axis])
             weights = np.exp(-0.5 * ((places[:, None] - places) / widths[:, None, None]) ** 2)
-            weights[weights < 1e-6] = 0  # Numbers too small for float32 make the product twenty times slower.
+            weights[weights < 1e-6] = 0  # Subnormal numbers make the product twenty times slower.
             columns = on_device(images, weights / weights.sum(axis=1, keepdims=True))
             lines = images.movedim(axis, -1)
             images = (lines.flatten(1, -2) @ columns).view(lines.shape).movedim(-1, axis)

@@ -24,7 +24,7 @@ class Intensities(Change):
     deviation."""
 
     def apply(self, intensities: torch.Tensor, labels: torch.Tensor, draws: Draws) -> tuple[torch.Tensor, torch.Tensor]:
-        """All channels of a crop by the same numbers."""
+        """Change all channels of a crop by the same numbers."""
         import numpy as np
         import torch
 
@@ -43,8 +43,8 @@ class Intensities(Change):
 
 
 def raise_to(images: torch.Tensor, powers: torch.Tensor) -> torch.Tensor:
-    """Raise the channels of crops, each scaled to 0…1, to a power, and give them back the mean and deviation they had
-    (as nnU-Net does, Isensee et al. 2021): what is bright stays bright, and only the steps between change."""
+    """Raise the channels of crops, each scaled to 0…1, to a power, and restore their mean and standard deviation (as
+    nnU-Net does, Isensee et al. 2021). The order of the intensities stays the same."""
     import torch
 
     within = tuple(range(2, images.ndim))

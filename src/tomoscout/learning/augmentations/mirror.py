@@ -20,7 +20,7 @@ class Mirror(Change):
     """Quarter turns about the beam axis. Carries the missing wedge from x to y: only for wedge-free data."""
 
     def apply(self, intensities: torch.Tensor, labels: torch.Tensor, draws: Draws) -> tuple[torch.Tensor, torch.Tensor]:
-        """Move voxels; none changes its value."""
+        """Move voxels without changing their values."""
         import torch
 
         if self.rotate90 and labels.shape[-1] != labels.shape[-2]:

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     import torch
 
 MIXUP_ALPHA = 0.2
-"""Of the Beta distribution of mixup's shares: 0.1 to 0.4 did best, more underfits (Zhang et al. 2018, section 3.1)."""
+"""Parameter of the Beta distribution of mixup's shares: 0.1 to 0.4 were best, larger values underfit (Zhang et al.
+2018, section 3.1)."""
 
 
 class Mixup(Section):
@@ -27,8 +28,8 @@ class Mixup(Section):
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
         """Blend crops, and make the targets that `augment` returns.
 
-        A crop keeps the larger share (as in MixMatch, Berthelot et al. 2019), so that none becomes nearly its partner,
-        which the batch holds already.
+        A crop keeps the larger share (as in MixMatch, Berthelot et al. 2019), so that none becomes almost equal to its
+        partner, which the batch already contains.
         """
         import numpy as np
         import torch

@@ -21,7 +21,7 @@ class Noise(Change):
     """Add Gaussian noise of up to this many standard deviations."""
 
     def apply(self, intensities: torch.Tensor, labels: torch.Tensor, draws: Draws) -> tuple[torch.Tensor, torch.Tensor]:
-        """Only the noise itself comes from a generator of the device."""
+        """Add noise from a generator of the device. Its seed and its standard deviations are drawn with NumPy."""
         import torch
 
         deviations = draws.between(0, self.noise) * draws.chosen()

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-# Axes between which crops turn: about the beam, then tilted about y and about x.
+# Planes of rotation: about the beam axis, and the tilts about y and about x.
 BEAM, TILT_Y, TILT_X = (-2, -1), (-3, -1), (-3, -2)
 
 
@@ -32,7 +32,7 @@ class Turn(Change):
     """Magnify by a factor from 1 ± this."""
 
     def apply(self, intensities: torch.Tensor, labels: torch.Tensor, draws: Draws) -> tuple[torch.Tensor, torch.Tensor]:
-        """Rotation with tilt is drawn apart from zoom; crops that draw neither are left as they are."""
+        """Rotate (with tilt) and zoom. Both are drawn independently; crops with neither are left as they are."""
         import numpy as np
 
         dimensions = labels.ndim - 1
@@ -53,7 +53,7 @@ class Turn(Change):
 
 
 def _rotations(angles: NDArray[np.float64], plane: tuple[int, int], dimensions: int) -> NDArray[np.float64]:
-    """Rotation matrices (batch, dimensions, dimensions) by angles in radians between two axes."""
+    """Rotation matrices (batch, dimensions, dimensions) by angles in radians in the plane of two axes."""
     import numpy as np
 
     first, second = plane
@@ -66,10 +66,10 @@ def _rotations(angles: NDArray[np.float64], plane: tuple[int, int], dimensions: 
 def resample(
     intensities: torch.Tensor, labels: torch.Tensor, matrices: NDArray[np.float64]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Crops whose voxel i holds what was at centre + matrix (i − centre), in voxels in the order of the axes.
+    """Resample crops: voxel i takes the value at centre + matrix · (i − centre), in voxels, in the order of the axes.
 
     Intensities (batch, channels, *space) are interpolated linearly; labels (batch, *space) are those of the nearest
-    voxel. Beyond the outermost voxels both go on as their mirror image. Matrices are (batch, dimensions, dimensions).
+    voxel. Outside of the crop, both continue as their mirror image. Matrices are (batch, dimensions, dimensions).
     """
     import numpy as np
     import torch
@@ -78,7 +78,7 @@ def resample(
     dimensions = len(space)
     rows = on_device(intensities, matrices)
     kind, device = rows.dtype, rows.device
-    # Whole numbers up to the size of a crop are exact in this type, and quicker to compute with than integers.
+    # Indices of the voxels of a crop are exact in this dtype, which is faster than an integer dtype.
     exact = kind if labels[0].numel() < 2**24 else torch.float64
     nearest = torch.zeros(labels.shape, dtype=exact, device=device)
     grid = torch.empty([*labels.shape, dimensions], dtype=kind, device=device)
@@ -101,7 +101,7 @@ def resample(
 
 
 def _reflect(places: torch.Tensor, span: int, reach: float) -> None:
-    """Bring places, up to `reach` from the middle of 0…span, into that range as in a mirror at both ends, in place."""
+    """Reflect places, which are up to `reach` from the middle of 0…span, at both ends into this range, in place."""
     if span and reach > span / 2:
         # Each round folds two spans off either end.
         for _ in range(math.ceil((reach + span / 2) / (2 * span))):

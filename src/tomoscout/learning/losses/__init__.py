@@ -28,7 +28,7 @@ VOXEL_LOSSES = [name for name, loss in LOSSES.items() if any(isinstance(part, Vo
 
 
 def parse_losses(value: Any) -> Any:
-    """One loss, by name or as a mapping, is a list of one."""
+    """Convert one loss, or several, by name or as mappings, to a list of mappings."""
     terms = value if isinstance(value, list | tuple) else [value]
     named = [{"name": term} if isinstance(term, str) else term for term in terms]
     return [
@@ -49,7 +49,8 @@ def _loss_name(given: str) -> str:
 
 
 def search_space() -> dict[str, Any]:
-    """What is searched of losses: which, and its options in alphabetical order, each where the loss has it."""
+    """The search space of losses: the name, and all options in alphabetical order, each under the condition that the
+    loss has it."""
     space: dict[str, Any] = {"loss.name": {"choices": list(LOSSES)}}
     for option, domain in sorted({option: d for loss in LOSSES.values() for option, d in loss.SPACE.items()}.items()):
         having = [name for name, loss in LOSSES.items() if option in loss.SPACE]

@@ -1,4 +1,4 @@
-"""What losses have in common: a loss looks at single voxels, or at the regions of classes, or is a sum of such losses.
+"""Base classes of the losses: of single voxels, of the regions of classes, or sums of such losses.
 
 Torch is imported where it is used, since options are read while the workflow is parsed.
 """
@@ -23,18 +23,18 @@ class LossTerm(Section):
     """A loss, or one of several that are added up."""
 
     SPACE: ClassVar[dict[str, Any]] = {}
-    """What an exploration searches of its options. Losses that share an option search it in the same range."""
+    """Search space of its options. Losses that share an option have the same range for it."""
 
     weight: float = Field(default=1.0, gt=0)
     """Its share in the sum."""
 
     def parts(self) -> Sequence[VoxelLoss | RegionLoss]:
-        """The losses that it is the sum of, each with its weight."""
+        """The losses that are added up to this one, each with its weight."""
         raise NotImplementedError
 
 
 class VoxelLoss(LossTerm):
-    """A mean over voxels, each by the weight of its class."""
+    """A weighted mean over voxels. A voxel has the weight of its class."""
 
     def parts(self) -> Sequence[VoxelLoss]:
         """The loss itself."""
@@ -42,7 +42,7 @@ class VoxelLoss(LossTerm):
 
     @abstractmethod
     def values(self, negative_log_likelihood: torch.Tensor) -> torch.Tensor:
-        """The loss of each voxel, from −log p of its label; of any shape."""
+        """The loss of each voxel, from the negative log-likelihood −log p of its label, in any shape."""
 
 
 class RegionLoss(LossTerm):
@@ -54,16 +54,16 @@ class RegionLoss(LossTerm):
 
     @abstractmethod
     def value(self, regions: Regions, weights: torch.Tensor) -> torch.Tensor:
-        """The loss, a scalar. `weights` (C+1): of the classes in the batch, 0 for those that are not in it."""
+        """The loss, a scalar. `weights` (C+1): weights of the classes, 0 for those that are not in the batch."""
 
 
 def weighted_mean(values: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """The mean of values by weights of the same shape; 0 where there is no weight."""
+    """The mean of values by weights of the same shape; 0 if all weights are 0."""
     return (values * weights).sum() / above_zero(weights.sum())
 
 
 def above_zero(value: torch.Tensor) -> torch.Tensor:
-    """The value, or where it is 0 the smallest number that may be divided by."""
+    """The value, or the smallest normal number if it is 0, to be used as a divisor."""
     import torch
 
     return value.clamp(min=torch.finfo(value.dtype).tiny)

@@ -1,11 +1,11 @@
 """The loss of a training, between logits and labels, for any number of spatial dimensions.
 
-There are two sorts. *Voxel losses* (cross-entropy, focal) are means over voxels. *Region losses* (Dice, Tversky and
-their kin) ask of each class how much of its region is found. `build_loss` makes the losses of a training; it sums the
-regions of all crops of a batch before it compares them, since a crop holds few objects, and two voxels of one at its
-border would count as much as all others together. A class that no voxel of the batch belongs to is left out of the
-mean over classes: there is nothing to find, and what is taken for it is missing from the region of its true class,
-background included, and counts there.
+There are two kinds. *Voxel losses* (cross-entropy, focal) are means over voxels. *Region losses* (Dice, Tversky and
+their variants) compare the predicted region of each class with the true one. In the loss that `build_loss` makes,
+regions are summed over all crops of a batch before they are compared: a crop holds few objects, and in a single crop
+two voxels of an object at the border would count as much as all other objects together. A class without a voxel in the
+batch is left out of the mean over classes. Voxels that are falsely assigned to it still count: they are missing from
+the region of their true class, background included.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tomoscout.learning.losses.base import LossTerm, RegionLoss, VoxelLoss, weig
 from tomoscout.learning.losses.regions import Regions
 from tomoscout.machine.errors import TomoscoutError
 
-# A logit of what has no probability.
+# A finite logit for a probability of 0.
 _NEVER = -1e4
 
 
@@ -30,14 +30,14 @@ def build_loss(
 ) -> nn.Module:
     """The sum of the terms, each times its weight: see `BatchLoss.forward` for what it takes.
 
-    `voxel_weights` (C+1): how much a voxel counts by its class, in voxel losses. `class_weights` (C+1): how much a
-    class counts, in region losses. Voxels labelled `ignore` do not count anywhere.
+    `voxel_weights` (C+1): weight of a voxel by its class, in voxel losses. `class_weights` (C+1): weight of a class, in
+    region losses. Voxels with the label `ignore` do not count.
     """
     return Loss(terms, voxel_weights, class_weights, ignore)
 
 
 class BatchLoss(nn.Module):
-    """A loss of a batch: with deep supervision, and of labels that mixup has blended."""
+    """A loss of a batch, with deep supervision and with labels that mixup has blended."""
 
     def forward(
         self,
@@ -48,15 +48,15 @@ class BatchLoss(nn.Module):
     ) -> torch.Tensor:
         """The loss: a scalar in float32, also under autocast (in float64 for logits in float64).
 
-        Logits (batch, C+1, *space), labels int64 (batch, *space). A list of logits is deep supervision: they count
-        1, ½, ¼ … over the sum of these, against the labels brought to their size by nearest neighbour.
+        Logits (batch, C+1, *space), labels int64 (batch, *space). A list of logits is deep supervision: level i has the
+        weight 2⁻ⁱ, divided by the sum of these weights, and is compared with the labels resized by nearest neighbour.
 
-        `other_labels` (batch, *space) and `share` (batch) are mixup (Zhang et al. 2018): a voxel is `share` of the one
-        label and 1 − `share` of the other.
+        `other_labels` (batch, *space) and `share` (batch) are for mixup (Zhang et al. 2018): the target of a voxel is
+        `share` × its label + (1 − `share`) × its other label.
 
         Raises:
-            ValueError: other_labels come without share, or share without them.
-            TomoscoutError: a loss of the user returns something else than a number.
+            ValueError: other_labels are given without share, or share without them.
+            TomoscoutError: a loss module of the user does not return a single number.
         """
         if (other_labels is None) != (share is None):
             raise ValueError("mixup needs both other_labels and share")
@@ -79,9 +79,9 @@ class BatchLoss(nn.Module):
 class Loss(BatchLoss):
     """A sum of losses, made by `build_loss`; 0 where every voxel is ignored.
 
-    An ignored label is no part of anything. With mixup every sum over voxels, and the count of what it is divided by,
-    is taken over both label volumes, times their shares. So all losses are those of the soft label: the same labels
-    twice are as good as once, and a share of 1 is no mixup.
+    Ignored voxels are left out of all sums. With mixup, every sum over voxels, and every divisor, is taken over both
+    label volumes, weighted by their shares. All losses are thus those of the soft label: with the same labels in both
+    volumes, or with a share of 1, they equal the loss without mixup.
     """
 
     voxel_weights: torch.Tensor
@@ -102,7 +102,7 @@ class Loss(BatchLoss):
         self, logits: torch.Tensor, volumes: Sequence[torch.Tensor], share: torch.Tensor | None
     ) -> torch.Tensor:
         """The sum of the losses, each times its weight."""
-        # Of each label volume and crop: (volumes, batch).
+        # The share of each label volume in each crop: (volumes, batch).
         shares = logits.new_ones(1, len(logits)) if share is None else torch.stack([share, 1 - share])
         log_probabilities = functional.log_softmax(logits, dim=1)
         total = logits.new_zeros(())
@@ -125,11 +125,11 @@ class Loss(BatchLoss):
 
 
 class OwnLoss(BatchLoss):
-    """A loss of the user, called as module(logits (B, C+1, *space) in float32, labels int64 (B, *space)).
+    """A loss module of the user, called as module(logits (B, C+1, *space) in float32, labels int64 (B, *space)).
 
-    Where the module, or one within it, has `to_onehot_y` set, as MONAI's losses do, labels are (B, 1, *space). Padding,
-    labelled `ignore`, is shown as background that was found with certainty. With mixup the module is called for each
-    crop apart, once with either labels: its values for them are blended.
+    If the module, or one within it, has `to_onehot_y` set, as MONAI's losses do, labels are (B, 1, *space). Padding
+    (the label `ignore`) is passed as background that is predicted with a probability of 1. With mixup, the module is
+    called separately for each crop and each of its labels, and the values are blended.
     """
 
     def __init__(self, module: nn.Module, ignore: int) -> None:
@@ -141,7 +141,7 @@ class OwnLoss(BatchLoss):
     def at_one_size(
         self, logits: torch.Tensor, volumes: Sequence[torch.Tensor], share: torch.Tensor | None
     ) -> torch.Tensor:
-        """What the module returns."""
+        """The value of the module; with mixup, the blended values."""
         if share is None:
             return self._value(logits, *volumes)
         values = []
@@ -166,8 +166,8 @@ class OwnLoss(BatchLoss):
 
 
 class MarginalLoss(nn.Module):
-    """Any loss, where not every class is annotated in every crop (the marginal loss of Shi et al. 2021): what may be an
-    object that is not annotated counts as background there, with the sum of both probabilities."""
+    """Wraps any loss for crops in which not every class is annotated (the marginal loss of Shi et al. 2021). There, the
+    classes that are not annotated are merged with background: its probability is the sum of theirs and its own."""
 
     def __init__(self, loss: nn.Module) -> None:
         super().__init__()
@@ -180,8 +180,8 @@ class MarginalLoss(nn.Module):
         labels: torch.Tensor,
         *others: torch.Tensor,
     ) -> torch.Tensor:
-        """The loss of what `BatchLoss.forward` takes. `absent` (B, C+1): classes that are not annotated in a crop,
-        or, with mixup, in either that it is made of."""
+        """The loss; arguments as of `BatchLoss.forward`. `absent` (B, C+1): classes that are not annotated in a crop
+        or, with mixup, in either of the two crops that it is blended from."""
         levels = [outputs] if isinstance(outputs, torch.Tensor) else list(outputs)
         with torch.autocast(labels.device.type, enabled=False):
             merged = [_merged(single_or_double(logits), absent) for logits in levels]
@@ -191,7 +191,7 @@ class MarginalLoss(nn.Module):
 
 
 def _merged(logits: torch.Tensor, absent: torch.Tensor) -> torch.Tensor:
-    """Logits whose background has the probability of the absent classes, too, and these have none."""
+    """Logits in which background also has the probability of the absent classes, and these have none."""
     absent = absent.view(*absent.shape, *[1] * (logits.ndim - 2))
     together = absent.clone()
     together[:, 0] = True
@@ -200,7 +200,8 @@ def _merged(logits: torch.Tensor, absent: torch.Tensor) -> torch.Tensor:
 
 
 def _without(labels: torch.Tensor, absent: torch.Tensor) -> torch.Tensor:
-    """Labels (B, *space) with those of absent classes, of the other crop in mixup, turned to background."""
+    """Labels (B, *space) in which absent classes are background. With mixup, a class may be absent in the other crop
+    only."""
     highest = absent.shape[1] - 1
     is_absent = absent.gather(1, labels.clamp(max=highest).flatten(1)).view_as(labels)
     return labels.masked_fill(is_absent & (labels <= highest), 0)
@@ -212,8 +213,8 @@ def single_or_double(logits: torch.Tensor) -> torch.Tensor:
 
 
 def _resize(labels: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
-    """Labels (batch, *space) at another size, by nearest neighbour: voxel i is voxel ⌊i · old / new⌋, the one that a
-    strided convolution is centred on."""
+    """Labels (batch, *space) resized by nearest neighbour: voxel i is voxel ⌊i · old / new⌋, the one that a strided
+    convolution is centred on."""
     for axis, size in enumerate(shape, start=1):
         old = labels.shape[axis]
         if size != old:
@@ -222,7 +223,7 @@ def _resize(labels: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
 
 
 def negative_log_likelihood(log_probabilities: torch.Tensor, labels: torch.Tensor, ignore: int) -> torch.Tensor:
-    """−log p of each voxel's label, (batch, voxels); 0 where it is ignored."""
+    """The negative log-likelihood −log p of each voxel's label, (batch, voxels); 0 for ignored voxels."""
     return functional.nll_loss(log_probabilities, labels, ignore_index=ignore, reduction="none").flatten(1)
 
 

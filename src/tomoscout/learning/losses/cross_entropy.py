@@ -16,5 +16,5 @@ class CrossEntropy(VoxelLoss):
     name: Literal["CrossEntropy"] = "CrossEntropy"
 
     def values(self, negative_log_likelihood: torch.Tensor) -> torch.Tensor:
-        """−log p."""
+        """−log p, the negative log-likelihood itself."""
         return negative_log_likelihood

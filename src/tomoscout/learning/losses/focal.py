@@ -28,7 +28,8 @@ class Focal(VoxelLoss):
 
 
 def focal_values(negative_log_likelihood: torch.Tensor, gamma: float) -> torch.Tensor:
-    """(1 − p)^gamma · −log p. The floor changes no value, but for gamma < 1 the slope at p = 1 has no bound."""
+    """(1 − p)^gamma · −log p. 1 − p is limited to at least 1e-8: this changes no value, but bounds the gradient at p =
+    1 for gamma < 1."""
     if gamma == 0:
         return negative_log_likelihood
     return (-(-negative_log_likelihood).expm1()).clamp(min=1e-8) ** gamma * negative_log_likelihood

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from tomoscout.learning.losses.regions import Regions
 
-# Below this, a Tversky loss is rounding, and its power would have a slope without bound.
+# Below this value, a Tversky loss is rounding error, and the gradient of its power would have no bound.
 _FLAT = 1e-6
 
 
@@ -38,7 +38,7 @@ class FocalTversky(RegionLoss):
 
 
 def root(values: torch.Tensor, gamma: float) -> torch.Tensor:
-    """values^(1/gamma) with a bounded slope: a straight line below _FLAT."""
+    """values^(1/gamma) with a bounded gradient: linear below _FLAT."""
     if gamma == 1:
         return values
     return (values.clamp(min=_FLAT) ** (1 / gamma)).where(values > _FLAT, values * _FLAT ** (1 / gamma - 1))

@@ -1,7 +1,7 @@
-"""octopi's losses, for those who pass them to `tomoscout.api.train`: they give the same values.
+"""octopi's losses, with the same values, to be passed to `tomoscout.api.train`.
 
-Every crop is compared for itself, and a class that is not in it counts like any other. They are not the losses of a
-configuration that have similar names.
+Regions are compared in each crop separately, and a class that is not in a crop counts like any other. They differ from
+the losses with similar names in a configuration.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from tomoscout.learning.losses.focal import focal_values
 from tomoscout.learning.losses.focal_tversky import root
 from tomoscout.learning.losses.regions import SMOOTH, Regions
 
-# The label to ignore where none is.
+# The label to ignore, which no voxel has.
 _NOTHING = -100
 
 
 class FocalTverskyLoss(nn.Module):
     """octopi's loss of this name, after Abraham & Khan 2019: (the mean Tversky loss)^(1/gamma).
 
-    The Tversky losses, 1 − (TP + smooth) / (TP + alpha FP + beta FN + smooth), are those of every crop and class apart,
-    absent classes included, and the power is taken of their mean. The FocalTversky of a configuration differs: regions
-    are those of the batch, and the power is taken class by class.
+    The Tversky losses, 1 − (TP + smooth) / (TP + alpha FP + beta FN + smooth), are computed for each crop and class
+    separately, absent classes included, and the power is taken of their mean. The FocalTversky of a configuration
+    differs: regions are summed over the batch, and the power is taken for each class.
     """
 
     def __init__(self, alpha: float = 0.7, beta: float = 0.3, gamma: float = 1.0, smooth: float = SMOOTH) -> None:
@@ -41,11 +41,12 @@ class FocalTverskyLoss(nn.Module):
 
 
 class WeightedFocalTverskyLoss(nn.Module):
-    """octopi's loss of this name: weight_tversky × the mean Tversky loss of every crop and class apart + weight_focal ×
-    the focal loss (Lin et al. 2017), which is a mean over voxels and classes, so that of the voxels over C+1.
+    """octopi's loss of this name: weight_tversky × the mean of the Tversky losses of all crops and classes +
+    weight_focal × the focal loss (Lin et al. 2017). The focal loss is a mean over voxels and classes: the mean over
+    voxels, divided by C+1.
 
-    The WeightedFocalTversky of a configuration differs: regions are those of the batch, and the focal loss is the mean
-    over the voxels alone.
+    The WeightedFocalTversky of a configuration differs: regions are summed over the batch, and the focal loss is the
+    mean over voxels.
     """
 
     def __init__(
@@ -84,5 +85,5 @@ def _tversky_by_crop(
 
 
 def _without_channel(labels: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-    """Labels (batch, *space) of any type, from these or from (batch, 1, *space), as MONAI has them."""
+    """Labels (batch, *space) from labels of any type, (batch, *space) or, as in MONAI, (batch, 1, *space)."""
     return (labels.squeeze(1) if labels.ndim == logits.ndim else labels).long()

@@ -15,7 +15,7 @@ from tomoscout.learning.losses.tversky import Tversky
 class WeightedFocalTversky(LossTerm):
     """A weighted sum of the Tversky and the focal loss."""
 
-    # weight_tversky against weight_focal, which stays 0.5.
+    # Only the ratio of the weights is searched: weight_focal stays 0.5.
     SPACE = Tversky.SPACE | Focal.SPACE | {"weight_tversky": {"low": 0.05, "high": 5.0, "log": True}}
 
     name: Literal["WeightedFocalTversky"] = "WeightedFocalTversky"
@@ -37,7 +37,7 @@ class WeightedFocalTversky(LossTerm):
         return self
 
     def parts(self) -> Sequence[VoxelLoss | RegionLoss]:
-        """The Tversky and the focal loss, without one that has no weight."""
+        """The Tversky and the focal loss; one with a weight of 0 is left out."""
         # The weights are checked already; their products may be smaller than an option allows.
         tversky = Tversky.model_construct(weight=self.weight * self.weight_tversky, alpha=self.alpha, beta=self.beta)
         focal = Focal.model_construct(weight=self.weight * self.weight_focal, gamma=self.gamma)
