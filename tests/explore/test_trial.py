@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import os
 import shutil
@@ -150,9 +151,9 @@ def is_checkpointed(folder: Path, count: int) -> Callable[[], bool]:
     seen = set[int]()
 
     def check() -> bool:
-        path = folder / "checkpoint.pt"
-        if path.exists():
-            seen.add(path.stat().st_mtime_ns)
+        # Between the last and the new one there is none for a moment.
+        with contextlib.suppress(FileNotFoundError):
+            seen.add((folder / "checkpoint.pt").stat().st_mtime_ns)
         return len(seen) >= count
 
     return check

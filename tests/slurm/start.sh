@@ -18,8 +18,12 @@ done
 getent hosts "$host" > /dev/null || unfit "/etc/hosts lacks the name of this machine, $host"
 for file in slurm gres; do
     link=/etc/slurm/$file.conf
-    # What could not be stopped properly leaves links to nothing.
-    [ -e "$link" ] || rm -f "$link"
+    # What could not be stopped properly leaves links to nothing, or to one like this that has ended.
+    there=$(dirname "$(realpath -m "$link")")
+    if [ ! -e "$link" ] || { grep -qs '^ClusterName=tomoscout$' "$there/slurm.conf" &&
+        ! kill -0 "$(cat "$there/run/slurmctld.pid" 2> /dev/null || echo none)" 2> /dev/null; }; then
+        rm -f "$link"
+    fi
     [ ! -e "$link" ] || unfit "$(realpath "$link") is the configuration of another one"
 done
 

@@ -107,18 +107,22 @@ def test_four_at_once_are_the_same_study(fresh: Session) -> None:
 def test_everything_killed_and_started_again_is_the_same_study(fresh: Session) -> None:
     generator = random.Random(1)
     command = ("explore", "--cores", "2", "--nolock", "--rerun-incomplete")
+    killed = 0
     for _ in range(3):
         running = fresh.start(*command)
-        # Somewhere in the life of the trial that is asked for next.
+        # Somewhere in the life of the trial that is asked for next. A fast machine may end the study before.
         asked = len(list(fresh.folder.glob("results/explore/*/*/ask.json"))) + generator.randint(1, 2)
-        while len(list(fresh.folder.glob("results/explore/*/*/ask.json"))) < asked and running.poll() is None:
+        while len(list(fresh.folder.glob("results/explore/*/*/ask.json"))) < min(asked, TRIALS):
+            assert running.poll() is None
             time.sleep(0.02)
         with_delay = time.monotonic() + generator.uniform(0, 4)
         while time.monotonic() < with_delay and running.poll() is None:
             time.sleep(0.02)
-        os.killpg(running.pid, signal.SIGKILL)
+        if running.poll() is None:
+            os.killpg(running.pid, signal.SIGKILL)
+            killed += 1
         running.communicate()
-        assert not list(fresh.folder.glob("results/explore/*/trials.csv"))
+    assert killed >= 2
     fresh.snakemake(*command)
     assert digest_of(explored(fresh)) == digest_of(kept_study(fresh))
 
