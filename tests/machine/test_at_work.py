@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import subprocess
 import sys
@@ -58,6 +59,25 @@ def test_marks_of_a_killed_snakemake_are_removed(folder: Path) -> None:
     assert begin() == ""
     assert not path.exists()
     assert list((folder / "at_work").iterdir()) == []
+
+
+def test_whole_files_of_trials_are_not_incomplete(folder: Path) -> None:
+    study = "results/explore/" + "a-long-name-of-a-study-" * 10
+    names = [f"{study}/0000/ask.json", f"{study}/0001/ask.json", "results/report/unet.html"]
+    for name in (names[0], names[2]):
+        Path(name).parent.mkdir(parents=True)
+        Path(name).touch()
+    marks = []
+    with running(BEGIN):
+        for name in names:
+            text = base64.urlsafe_b64encode(name.encode()).decode()
+            parts = [text[start : start + 254] for start in range(0, len(text), 254)]
+            marks.append((folder / "incomplete").joinpath(*(f"@{part}" for part in parts[:-1]), parts[-1]))
+            marks[-1].parent.mkdir(parents=True, exist_ok=True)
+            marks[-1].touch()
+    begin()
+    # The second is not there, the third may be half written.
+    assert [path.exists() for path in marks] == [False, True, True]
 
 
 def test_marks_of_somebody_unknown_stay(folder: Path) -> None:

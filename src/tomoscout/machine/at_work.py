@@ -9,6 +9,7 @@ can tell whether the marks are stale.
 from __future__ import annotations
 
 import atexit
+import base64
 import contextlib
 import os
 import platform
@@ -25,6 +26,10 @@ FOLDER = "TOMOSCOUT_AT_WORK"
 
 _SNAKEMAKE = Path(".snakemake")
 _NAMED = 5
+
+
+_WRITTEN_ONCE = ("ask.json", "result.json")
+"""Files of trials, which are written atomically and never again."""
 
 
 def let_jobs_tell() -> None:
@@ -56,7 +61,8 @@ def begin_work() -> None:
         return
     # Marks older than the oldest lock file left behind were not made by the killed processes.
     began = min(path.stat().st_mtime for path in left_behind)
-    for path in [*(mark for mark in marks if mark.stat().st_mtime >= began), *left_behind]:
+    killed = [mark for mark in marks if mark.stat().st_mtime >= began]
+    for path in [*killed, *_marks_of_whole_files(), *left_behind]:
         path.unlink(missing_ok=True)
 
 
@@ -100,6 +106,19 @@ def _look(folder: Path, own: Path) -> tuple[list[str], list[Path]]:
 
 def _marks() -> list[Path]:
     return sorted((_SNAKEMAKE / "locks").glob("*.lock"))
+
+
+def _marks_of_whole_files() -> Iterator[Path]:
+    """The marks of files of trials that are there, though Snakemake takes them for incomplete. It would run the jobs
+    that make these files, and none of those that follow, which depend on them as `ancient`."""
+    folder = _SNAKEMAKE / "incomplete"
+    for mark in filter(Path.is_file, folder.rglob("*")):
+        # The path of the file in base 64; of a long one the parts but the last begin with @.
+        name = "".join(part.removeprefix("@") for part in mark.relative_to(folder).parts)
+        with contextlib.suppress(ValueError):
+            path = Path(base64.urlsafe_b64decode(name).decode())
+            if path.name in _WRITTEN_ONCE and path.exists():
+                yield mark
 
 
 def _end_work(own: Path) -> None:
