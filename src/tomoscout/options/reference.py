@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import json
 import textwrap
 from collections.abc import Iterator
-from typing import Any
+from functools import cache
+from itertools import pairwise
+from typing import Any, get_args
 
 from pydantic.fields import FieldInfo
 
@@ -23,9 +27,53 @@ EXAMPLES: dict[str, Any] = {
 """Values for the options that have no default."""
 
 
+@cache
+def _describe(section: type[Section]) -> None:
+    """Take the docstrings of the options of a section, and of those within, for their descriptions. pydantic could do
+    that when it builds the classes, but every command would then wait for the source code to be parsed."""
+    docstrings: dict[str, str | None] = {}
+    for base in reversed(section.__mro__):
+        if issubclass(base, Section):
+            docstrings |= dict.fromkeys(base.__annotations__) | _docstrings(base)
+    for name, field in section.model_fields.items():
+        for kind in (field.annotation, *field.metadata):
+            for inner in filter(_is_section, _kinds(kind)):
+                _describe(inner)
+        field.description = field.description or docstrings.get(name)
+    section.model_rebuild(force=True)
+
+
+def _docstrings(section: type[Section]) -> dict[str, str]:
+    body = ast.parse(textwrap.dedent(inspect.getsource(section))).body[0].body  # type: ignore[attr-defined]
+    return {
+        option.target.id: inspect.cleandoc(text)
+        for option, after in pairwise(body)
+        if isinstance(option, ast.AnnAssign) and isinstance(option.target, ast.Name)
+        if isinstance(after, ast.Expr) and isinstance(text := getattr(after.value, "value", None), str)
+    }
+
+
+def _kinds(annotation: Any) -> Iterator[Any]:
+    yield annotation
+    # A validator may state what it reads.
+    for part in (*get_args(annotation), getattr(annotation, "json_schema_input_type", None)):
+        if part is not None:
+            yield from _kinds(part)
+
+
+def _is_section(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Section)
+
+
+def _described_config() -> type[Config]:
+    for section in (Config, *LOSSES.values(), *(options for _, options in _families())):
+        _describe(section)
+    return Config
+
+
 def json_schema() -> str:
     """The JSON schema of a configuration file, for editors."""
-    schema = Config.model_json_schema(ref_template="#/$defs/{model}")
+    schema = _described_config().model_json_schema(ref_template="#/$defs/{model}")
     families = []
     for name, options in _families():
         schema["$defs"][name] = options.model_json_schema()
@@ -50,7 +98,7 @@ def _families() -> Iterator[tuple[str, type[NetworkOptions]]]:
 def commented_yaml() -> str:
     """A configuration file with every option at its default and a comment for each."""
     head = "Every option of tomoscout at its default. Only `projects`, `tomograms` and `targets.picks` must be given."
-    return _comment(head, 0) + "".join(_yaml_lines(Config, "", 0))
+    return _comment(head, 0) + "".join(_yaml_lines(_described_config(), "", 0))
 
 
 def _yaml_lines(section: type[Section], path: str, depth: int) -> Iterator[str]:
@@ -69,7 +117,7 @@ def _yaml_lines(section: type[Section], path: str, depth: int) -> Iterator[str]:
 
 def markdown() -> str:
     """The reference as a page: a table per section."""
-    page = _PAGE + "".join(_tables(Config, "The whole", ""))
+    page = _PAGE + "".join(_tables(_described_config(), "The whole", ""))
     page += "\n## Families of networks\n\n`train.network.family` chooses one; the options are `train.network.…`.\n"
     page += "".join(_choice(name, options) for name, options in _families())
     page += "\n## Losses\n\n`train.loss` takes one of these by name, as a mapping, or several in a list.\n"

@@ -102,7 +102,7 @@ def note_change(section: type[Section] | str, key: str, given: object, taken: ob
 class Section(BaseModel):
     """A group of options. Unknown keys are refused with a suggestion; values are read tolerantly."""
 
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
 
     @classmethod
     def marked(cls, mark: type[_Mark]) -> dict[str, _Mark]:
