@@ -32,6 +32,7 @@ from tomoscout.networks import (
     parse_network,
 )
 from tomoscout.networks.options import NetworkOptions
+from tomoscout.options.reference import describe
 from tomoscout.tasks.picking.options import Train
 
 torch.set_num_threads(1)
@@ -166,6 +167,7 @@ def test_every_family_goes_on_where_it_was(family: str, tmp_path: Path) -> None:
 def test_defaults_are_built_and_documented(family: str) -> None:
     options = parse_network({"family": family})
     assert type(options).__doc__
+    describe(type(options))
     for name, field in type(options).model_fields.items():
         assert field.description or name == "family", name
     with torch.device("meta"):
@@ -675,6 +677,7 @@ def test_the_template_is_a_network(dimensions: int) -> None:
     options = parse_network({"family": str(TEMPLATE), "channels": 3, "dilations": [1, 2]})
     assert options.family == str(TEMPLATE)
     assert options.model_dump() == {"family": str(TEMPLATE), "channels": 3, "dilations": [1, 2]}
+    describe(type(options))
     assert type(options).model_fields["channels"].description == "Feature channels."
     network = built(options, dimensions=dimensions)
     inputs = noise(2, 1, *some_size(options, dimensions))

@@ -28,7 +28,7 @@ EXAMPLES: dict[str, Any] = {
 
 
 @cache
-def _describe(section: type[Section]) -> None:
+def describe(section: type[Section]) -> None:
     """Take the docstrings of the options of a section, and of those within, for their descriptions. pydantic could do
     that when it builds the classes, but every command would then wait for the source code to be parsed."""
     docstrings: dict[str, str | None] = {}
@@ -38,7 +38,7 @@ def _describe(section: type[Section]) -> None:
     for name, field in section.model_fields.items():
         for kind in (field.annotation, *field.metadata):
             for inner in filter(_is_section, _kinds(kind)):
-                _describe(inner)
+                describe(inner)
         field.description = field.description or docstrings.get(name)
     section.model_rebuild(force=True)
 
@@ -67,7 +67,7 @@ def _is_section(kind: Any) -> bool:
 
 def _described_config() -> type[Config]:
     for section in (Config, *LOSSES.values(), *(options for _, options in _families())):
-        _describe(section)
+        describe(section)
     return Config
 
 
