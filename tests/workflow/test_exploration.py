@@ -121,6 +121,7 @@ def test_everything_killed_and_started_again_is_the_same_study(fresh: Session) -
         if running.poll() is None:
             os.killpg(running.pid, signal.SIGKILL)
             killed += 1
+            assert not list(fresh.folder.glob("results/explore/*/trials.csv"))
         running.communicate()
     assert killed >= 2
     fresh.snakemake(*command)
