@@ -13,14 +13,17 @@ DEMO := --snakefile $(CURDIR)/Snakefile --profile $(CURDIR)/workflow/profiles/de
 SEARCH := --snakefile $(CURDIR)/Snakefile --profile $(CURDIR)/workflow/profiles/demo --directory demo-explore \
           --configfile $(CURDIR)/config/examples/demo-explore.yaml
 
-.PHONY: demo demo-explore test lint format docs bench clean
+# Where no registry can be reached: make image BASE=packages
+BASE := docker://debian:12-slim
+
+.PHONY: demo demo-explore test lint format docs bench image clean
 
 # The lock is installed first and alone, so that nothing newer slips in with the package.
 .venv/ready: envs/requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "tomoscout needs Python 3.11 or newer")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r envs/requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 
 demo: .venv/ready
@@ -70,6 +73,10 @@ docs: .venv/ready
 	$(BIN)/tomoscout options schema > config/schema.json
 	$(BIN)/tomoscout options yaml > config/config.yaml
 	$(BIN)/tomoscout options markdown > config/README.md
+	$(BIN)/python envs/write.py
+
+image: .venv/ready
+	$(BIN)/python containers/build.py --base $(BASE)
 
 bench: .venv/ready
 	$(BIN)/python tests/benchmarks/run.py all

@@ -21,8 +21,9 @@ from tomoscout.explore.study import Study
 from tomoscout.machine.errors import TomoscoutError, printing_never_fails
 from tomoscout.machine.files import to_json, write_text
 from tomoscout.models.base import base_files
-from tomoscout.options.config import Config, parse_config
+from tomoscout.options.config import Config, RuleGroup, parse_config
 from tomoscout.options.config_file import read_config_file
+from tomoscout.plan.containers import enter_images, image_of
 from tomoscout.plan.fingerprints import training_targets
 from tomoscout.plan.folds import fold_number
 from tomoscout.plan.paths import Results
@@ -93,6 +94,16 @@ class Workflow:
     def plan(self) -> Plan:
         """The plan of this configuration and its runs."""
         return Plan(self.config, self.records, self.results.folder, warn=self._main)
+
+    # What jobs run in
+
+    def image(self, group: RuleGroup, folder: Path) -> str:
+        """The image of a group of rules; see `plan.containers`."""
+        return image_of(self.config, group, folder)
+
+    def enter_images(self, images: Iterable[str]) -> None:
+        """Let the images of jobs see the folders that the configuration names, and the GPU."""
+        enter_images(self.config, images, self.results.folder)
 
     # Jobs
 

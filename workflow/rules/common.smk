@@ -6,6 +6,7 @@ from pathlib import Path
 from snakemake.io import flag
 from snakemake.logging import logger
 from snakemake.path_modifier import PATH_MODIFIER_FLAG
+from snakemake.settings.types import DeploymentMethod
 from tomoscout.machine.at_work import begin_work, let_jobs_tell
 from tomoscout.machine.errors import foreseen
 from tomoscout.plan.paths import Results, batch_file
@@ -87,6 +88,14 @@ LOCALIZED = str(MADE.localize(flow.config.session))
 SCORES = str(MADE.evaluate(flow.config.session))
 REPORT = str(MADE.report(flow.config.session))
 
+# What rules run in, by group: `light` ones use no network. With `--sdm apptainer` an image, with `--sdm conda` an
+# environment.
+REPOSITORY = Path(workflow.current_basedir).parents[1]
+IMAGES = {group: flow.image(group, REPOSITORY / "containers") for group in ("light", "network")}
+ENVIRONMENTS = {group: f"../../envs/{group}.yaml" for group in IMAGES}
+if DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method:
+    guarded(flow.enter_images)(IMAGES.values())
+
 # Where a GPU is wanted, a cluster gives each job one.
 GPU_FOR_TRAINING = int(flow.config.train.device != "cpu")
 GPU_FOR_SEGMENTING = int(flow.config.segment.device != "cpu")
@@ -158,6 +167,3 @@ wildcard_constraints:
     batch=r"\d+",
     imported="|".join(map(re.escape, flow.imported)) or r"(?!)",
     model=MODEL_NAME,
-
-
-container: flow.config.container

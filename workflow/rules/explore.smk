@@ -14,6 +14,10 @@ rule start_study:
     log:
         "<logs>/explore/{study}/study.log",
     localrule: True
+    conda:
+        ENVIRONMENTS["network"]
+    container:
+        IMAGES["network"]
     params:
         settings=SETTINGS,
         inventory=INVENTORY,
@@ -34,6 +38,10 @@ rule gather_study_targets:
     wildcard_constraints:
         study=all_but(flow.gathered_studies()),
     localrule: True
+    conda:
+        ENVIRONMENTS["light"]
+    container:
+        IMAGES["light"]
     params:
         targets=guarded(lambda wildcards: flow.training_targets(flow.config.train.name)),
     shell:
@@ -50,6 +58,10 @@ rule suggest:
     log:
         "<logs>/explore/{study}/{trial}.ask.log",
     localrule: True
+    conda:
+        ENVIRONMENTS["network"]
+    container:
+        IMAGES["network"]
     params:
         settings=SETTINGS,
         inventory=INVENTORY,
@@ -70,6 +82,10 @@ rule trial:
         "<logs>/explore/{study}/{trial}.log",
     benchmark:
         "<benchmarks>/explore/{study}/{trial}.tsv"
+    conda:
+        ENVIRONMENTS["network"]
+    container:
+        IMAGES["network"]
     threads: flow.config.explore.threads
     resources:
         gpu=GPU_FOR_TRAINING,
@@ -104,6 +120,10 @@ rule summarise_study:
         "<logs>/explore/{study}/summary.log",
     benchmark:
         "<benchmarks>/explore/{study}/summary.tsv"
+    conda:
+        ENVIRONMENTS["network"]
+    container:
+        IMAGES["network"]
     resources:
         mem_mb=megabytes(4000),
         runtime=minutes(60),
@@ -127,6 +147,10 @@ rule track_study:
         "<logs>/tracking/{study}.log",
     benchmark:
         "<benchmarks>/tracking/{study}.tsv"
+    conda:
+        ENVIRONMENTS["network"]
+    container:
+        IMAGES["network"]
     resources:
         mem_mb=megabytes(2000),
         runtime=minutes(60),

@@ -5,6 +5,10 @@ rule phantom_project:
         "<logs>/phantom.log",
     benchmark:
         "<benchmarks>/phantom.tsv"
+    conda:
+        ENVIRONMENTS["light"]
+    container:
+        IMAGES["light"]
     resources:
         mem_mb=megabytes(4000),
         runtime=minutes(60),

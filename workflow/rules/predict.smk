@@ -13,6 +13,10 @@ rule import_model:
         "<logs>/import_model/{imported}.log",
     benchmark:
         "<benchmarks>/import_model/{imported}.tsv"
+    conda:
+        ENVIRONMENTS["network"]
+    container:
+        IMAGES["network"]
     threads: 4
     resources:
         gpu=GPU_FOR_SEGMENTING * flow.config.chooses_thresholds,
@@ -38,6 +42,10 @@ rule segment_runs:
         "<logs>/segment/{batch}.log",
     benchmark:
         "<benchmarks>/segment/{batch}.tsv"
+    conda:
+        ENVIRONMENTS["network"]
+    container:
+        IMAGES["network"]
     threads: 4
     resources:
         gpu=GPU_FOR_SEGMENTING,
@@ -63,6 +71,10 @@ rule localize_runs:
         "<logs>/localize/{batch}.log",
     benchmark:
         "<benchmarks>/localize/{batch}.tsv"
+    conda:
+        ENVIRONMENTS["light"]
+    container:
+        IMAGES["light"]
     resources:
         mem_mb=megabytes(8000),
         runtime=minutes(2 * 60),
@@ -95,6 +107,10 @@ rule evaluate_picks:
         f"<logs>/evaluate/{flow.config.session}.log",
     benchmark:
         f"<benchmarks>/evaluate/{flow.config.session}.tsv"
+    conda:
+        ENVIRONMENTS["light"]
+    container:
+        IMAGES["light"]
     resources:
         mem_mb=megabytes(4000),
         runtime=minutes(60),

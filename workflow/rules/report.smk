@@ -16,6 +16,10 @@ rule report_page:
         f"<logs>/report/{flow.config.session}.log",
     benchmark:
         f"<benchmarks>/report/{flow.config.session}.tsv"
+    conda:
+        ENVIRONMENTS["light"]
+    container:
+        IMAGES["light"]
     resources:
         mem_mb=megabytes(4000),
         runtime=minutes(60),

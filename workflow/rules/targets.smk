@@ -5,6 +5,10 @@ rule targets_runs:
         "<logs>/targets/{batch}.log",
     benchmark:
         "<benchmarks>/targets/{batch}.tsv"
+    conda:
+        ENVIRONMENTS["light"]
+    container:
+        IMAGES["light"]
     resources:
         mem_mb=megabytes(4000),
         runtime=minutes(60),
@@ -26,6 +30,10 @@ rule overlays_runs:
         "<logs>/overlays/{batch}.log",
     benchmark:
         "<benchmarks>/overlays/{batch}.tsv"
+    conda:
+        ENVIRONMENTS["light"]
+    container:
+        IMAGES["light"]
     resources:
         mem_mb=megabytes(4000),
         runtime=minutes(60),
@@ -46,6 +54,10 @@ rule split_runs:
         "<logs>/split.log",
     benchmark:
         "<benchmarks>/split.tsv"
+    conda:
+        ENVIRONMENTS["light"]
+    container:
+        IMAGES["light"]
     resources:
         mem_mb=megabytes(1000),
         runtime=minutes(10),

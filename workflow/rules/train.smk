@@ -12,6 +12,10 @@ rule gather_targets:
     wildcard_constraints:
         model=all_but(flow.gathered_models(), MODEL_NAME),
     localrule: True
+    conda:
+        ENVIRONMENTS["light"]
+    container:
+        IMAGES["light"]
     params:
         targets=guarded(lambda wildcards: flow.training_targets(wildcards.model)),
     shell:
@@ -37,6 +41,10 @@ rule train_model:
         "<logs>/train/{model}.log",
     benchmark:
         "<benchmarks>/train/{model}.tsv"
+    conda:
+        ENVIRONMENTS["network"]
+    container:
+        IMAGES["network"]
     threads: 8
     resources:
         gpu=GPU_FOR_TRAINING,
@@ -72,6 +80,10 @@ rule compare_folds:
         f"<logs>/compare_folds/{flow.config.train.name}.log",
     benchmark:
         f"<benchmarks>/compare_folds/{flow.config.train.name}.tsv"
+    conda:
+        ENVIRONMENTS["light"]
+    container:
+        IMAGES["light"]
     resources:
         mem_mb=megabytes(1000),
         runtime=minutes(10),
@@ -91,6 +103,10 @@ rule track_model:
         "<logs>/tracking/{model}.log",
     benchmark:
         "<benchmarks>/tracking/{model}.tsv"
+    conda:
+        ENVIRONMENTS["network"]
+    container:
+        IMAGES["network"]
     resources:
         mem_mb=megabytes(2000),
         runtime=minutes(30),

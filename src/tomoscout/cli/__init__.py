@@ -8,6 +8,7 @@ from tomoscout import __version__
 from tomoscout.cli import apply, evaluate, explore, projects, targets, tools, train
 from tomoscout.cli.common import Commands
 from tomoscout.machine.at_work import at_work_as
+from tomoscout.plan.code import refuse_other_code
 
 __all__ = ["main"]
 
@@ -21,6 +22,7 @@ def main(context: click.Context) -> None:
     Usually snakemake runs these commands: `snakemake --cores 8 --configfile my.yaml` does everything. Each can be
     run alone with the same configuration file, in the order in which they are listed.
     """
+    refuse_other_code()
     context.with_resource(at_work_as(f"tomoscout {context.invoked_subcommand}"))
 
 

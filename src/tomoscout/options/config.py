@@ -7,9 +7,9 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
 from tomoscout.explore.options import Explore
 from tomoscout.machine.errors import TomoscoutError, shown
@@ -25,6 +25,13 @@ from tomoscout.report.options import Report
 from tomoscout.stages.options import Segment
 from tomoscout.tasks.picking.options import Evaluate, Localize, Train
 from tomoscout.tracking.options import Tracking
+
+RuleGroup = Literal["light", "network"]
+"""Rules that run in the same image and environment: `light` ones use no network."""
+Image = Annotated[
+    str, Field(min_length=1), AfterValidator(lambda value: value if "://" in value else expand_path(value))
+]
+"""An image: a file, or an address in a registry."""
 
 
 class Config(Section):
@@ -50,8 +57,9 @@ class Config(Section):
     evaluate: Evaluate = Evaluate()
     report: Report = Report()
     phantom: Phantom = Phantom()
-    container: str = Field(default="containers/tomoscout.sif", min_length=1)
-    """Image used with `--sdm apptainer`: a file or a registry address."""
+    container: Image | dict[RuleGroup, Image] | None = None
+    """Image for `--sdm apptainer`, a file or a registry address: one for all rules, or `light` (stages that use no
+    network) and `network` apart. Null: those that `make image` builds."""
     pathvars: dict[str, Annotated[str, Field(min_length=1)]] = {}
     """Snakemake's path variables, such as `results`, to write elsewhere."""
 
@@ -59,11 +67,6 @@ class Config(Section):
     @classmethod
     def _check_tomograms(cls, value: list[str]) -> list[str]:
         return list(dict.fromkeys(str(TomogramUri.parse(entry)) for entry in value))
-
-    @field_validator("container")
-    @classmethod
-    def _expand_container(cls, value: str) -> str:
-        return value if "://" in value else expand_path(value)
 
     @field_validator("pathvars")
     @classmethod

@@ -1,0 +1,24 @@
+#!/bin/sh
+# Runs within an image that is being built: installs locks of envs/ and tomoscout into /opt/venv.
+# usage: install.sh LOCK [LOCK ...]
+set -eu
+source=/opt/tomoscout
+
+# The pip settings of the machine that builds, where build.py found any.
+if [ -f /mnt/pip.conf ]; then
+    export PIP_CONFIG_FILE=/mnt/pip.conf
+fi
+if ! python3 -c 'import ensurepip' 2> /dev/null; then
+    apt-get update
+    DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends python3 python3-venv ca-certificates
+    rm -rf /var/lib/apt/lists/* /var/cache/apt/*
+fi
+python3 -m venv /opt/venv
+pip="/opt/venv/bin/python -m pip --quiet --quiet --no-cache-dir --disable-pip-version-check"
+for lock in "$@"; do
+    $pip install --requirement "$source/envs/$lock.lock"
+done
+$pip install --no-deps --no-build-isolation "$source"
+# It is installed now; what stays is the workflow.
+rm -rf "$source/src" "$source/build"
+/opt/venv/bin/python "$source/containers/check.py" "$@"

@@ -1,0 +1,1 @@
+light.post-deploy.sh
