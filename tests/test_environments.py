@@ -1,0 +1,67 @@
+"""The environments of the rules: written from the lock, and the rules name them."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[1]
+LOCK = (ROOT / "envs/requirements.lock").read_text().split()
+GROUPS = ("light", "network")
+
+
+@pytest.fixture(scope="module")
+def writer() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("write", ROOT / "envs/write.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def pins(group: str) -> list[str]:
+    return [line for line in (ROOT / f"envs/{group}.lock").read_text().splitlines() if not line.startswith("#")]
+
+
+def test_the_files_are_as_written_from_the_lock(writer: ModuleType) -> None:
+    """`make docs` writes them."""
+    for name, text in writer.environments().items():
+        assert (ROOT / "envs" / name).read_text() == text, name
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_a_conda_file_has_exactly_the_pins_of_its_lock(group: str) -> None:
+    specs = yaml.safe_load((ROOT / f"envs/{group}.yaml").read_text())
+    assert set(specs) == {"channels", "dependencies"}
+    *conda, pip = specs["dependencies"]
+    assert conda == ["python =3.11", "pip"]
+    assert pip == {"pip": pins(group)}
+    assert set(pins(group)) <= set(LOCK)
+    assert all(re.fullmatch(r"==[^,*]+", str(Requirement(pin).specifier)) for pin in pins(group))
+
+
+def test_the_light_group_has_no_network_library() -> None:
+    names = {pin.split("==")[0] for pin in pins("light")}
+    assert not names & {"torch", "monai", "mlflow", "optuna", "snakemake", "triton"}
+    assert {"copick", "zarr", "scipy"} <= names
+    assert set(pins("light")) < set(pins("network"))
+
+
+@pytest.mark.parametrize("name", ["requirements", "cloud", *GROUPS])
+def test_locks_hold_pins_alone(name: str) -> None:
+    assert all(re.fullmatch(r"[\w.-]+==[\w.+]+", pin) for pin in pins(name)), name
+
+
+def test_every_rule_with_a_command_names_one_group() -> None:
+    """A rule without an image would run on the machine's own packages."""
+    for file in (ROOT / "workflow/rules").glob("*.smk"):
+        for rule in re.split(r"^rule ", file.read_text(), flags=re.M)[1:]:
+            named = re.findall(r'(?:ENVIRONMENTS|IMAGES)\["(\w+)"\]', rule)
+            expected = 2 if "    shell:\n" in rule else 0
+            assert len(named) == expected and len(set(named)) <= 1, rule.split(":")[0]
