@@ -1,0 +1,170 @@
+"""The images that `make image` builds: every step of the workflow within them, and nothing else of this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any
+
+import pytest
+
+from support.snakemake_session import CONFIG, ROOT, Session
+from tomoscout.options.config import RuleGroup
+from tomoscout.plan.containers import IMAGES
+
+pytestmark = pytest.mark.image
+
+FOLDER = ROOT / "containers"
+IMAGE = FOLDER / IMAGES["network"]
+MISSING = [name for name in IMAGES.values() if not (FOLDER / name).exists()]
+if MISSING or not shutil.which("apptainer"):
+    reason = f"no {' and no '.join(MISSING)} (make image)" if MISSING else "no apptainer"
+    pytest.skip(reason, allow_module_level=True)
+
+# A network of one's own, outside of the working directory. It says what imported it.
+RECORD = """
+
+def _record() -> None:
+    import json, os, sys
+    modules = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
+    seen = {"command": sys.argv[1], "python": sys.executable, "modules": [file for file in modules if file],
+            "image": os.environ.get("APPTAINER_CONTAINER")}
+    with open("seen.jsonl", "a", encoding="utf-8") as file:
+        file.write(json.dumps(seen) + "\\n")
+
+_record()
+"""
+STUDY: dict[str, Any] = CONFIG | {
+    "runs_per_job": 10,
+    "explore": {
+        "trials": 3,
+        "window": 2,
+        "baseline": False,
+        "startup_trials": 1,
+        "pruner": "none",
+        "validations": 2,
+        "threads": 1,
+        "networks": {"ResidualEncoderUNet": {"width": {"choices": [4, 8]}, "levels": 2, "deep_supervision": 1}},
+        "space": {"patch": 16, "batch_size": {"choices": [1, 2]}},
+    },
+}
+# They name folders, or hold times.
+NOT_COMPARED = {"mlflow.db", "training.json", "inventory.tsv"}
+
+
+class Elsewhere:
+    """A session whose project and network lie outside of its working directory."""
+
+    def __init__(self, folder: Path) -> None:
+        self.session = Session(folder, STUDY)
+        self.project, family = folder / "data" / "project", folder / "networks" / "mine.py"
+        family.parent.mkdir()
+        family.write_text((ROOT / "config/examples/my_network.py").read_text() + RECORD)
+        train = STUDY["train"] | {"network": {"family": str(family), "channels": 4, "dilations": [1]}}
+        self.session.base |= {"projects": {"phantom": str(self.project / "copick.json")}, "train": train}
+        self.session.configure({})
+
+    def run(self, *arguments: str) -> dict[str, bytes]:
+        """Everything from the start; returns the files that must not depend on where it was computed."""
+        for folder in (self.session.folder, self.project):
+            shutil.rmtree(folder, ignore_errors=True)
+        self.session.folder.mkdir()
+        tomoscout("phantom", str(self.project), "--config", str(self.session.config))
+        self.session.snakemake("all", "explore", *arguments)
+        results = self.session.folder / "results"
+        files = [file for file in results.rglob("*") if file.is_file() and "mlruns" not in file.parts]
+        files += self.project.glob("ExperimentRuns/*/Picks/tomoscout_*")
+        return {str(file): file.read_bytes() for file in files if file.name not in NOT_COMPARED}
+
+    def seen(self) -> list[dict[str, Any]]:
+        """What the network says of the jobs that imported it."""
+        lines = (self.session.folder / "seen.jsonl").read_text().splitlines()
+        return [entry for entry in map(json.loads, lines) if entry["command"] in ("train", "segment", "trial")]
+
+
+def tomoscout(*arguments: str) -> None:
+    subprocess.run([sys.executable, "-m", "tomoscout", *arguments], check=True)
+
+
+def within(image: Path, *command: str, options: Sequence[str] = (), **environment: str) -> CompletedProcess[str]:
+    """Run a command in an image."""
+    words = ["apptainer", "--quiet", "exec", *options, str(image), *command]
+    return subprocess.run(words, capture_output=True, text=True, check=False, env=os.environ | environment)
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Elsewhere:
+    return Elsewhere(tmp_path_factory.mktemp("elsewhere"))
+
+
+@pytest.fixture(scope="module")
+def outside(elsewhere: Elsewhere) -> dict[str, bytes]:
+    """What comes of the chain and a search without images."""
+    found = elsewhere.run()
+    names = {Path(name).name for name in found}
+    assert {"scores.json", "weights.safetensors", "trials.csv", "tomoscout_tiny_ribosome.json"} <= names
+    assert not any(entry["image"] for entry in elsewhere.seen())
+    return found
+
+
+def test_the_chain_and_a_search_within_the_images(elsewhere: Elsewhere, outside: dict[str, bytes]) -> None:
+    """The same to the last byte, with no module of this machine's Python."""
+    found = elsewhere.run("--sdm", "apptainer")
+    assert {name for name in outside | found if outside.get(name) != found.get(name)} == set()
+    seen = elsewhere.seen()
+    assert {entry["command"] for entry in seen} == {"train", "segment"}
+    for entry in seen:
+        assert entry["image"] == str(IMAGE)
+        assert entry["python"] == "/opt/venv/bin/python"
+        own = [file for file in entry["modules"] if not file.startswith(("/opt/venv/", "/usr/lib/python3"))]
+        assert [Path(file).name for file in own] == ["mine.py"]
+    # Caches of the images' programs would lie beside the results.
+    assert {path.name for path in elsewhere.session.folder.iterdir()} == {
+        ".snakemake", "benchmarks", "logs", "results", "seen.jsonl"
+    }  # fmt: skip
+
+
+def test_an_image_alone(tmp_path: Path) -> None:
+    """Read-only, without a network, and with nothing of the machine but one folder."""
+    alone = ["--containall", "--net", "--network", "none", "--bind", str(tmp_path), "--pwd", str(tmp_path)]
+    made = within(IMAGE, "tomoscout", "phantom", "made", "--runs", "1", options=alone)
+    assert made.returncode == 0, made.stderr
+    assert (tmp_path / "made" / "copick.json").exists()
+    assert "Read-only" in within(IMAGE, "touch", "/opt/venv/x", options=alone).stderr
+    check = ["/opt/venv/bin/python", "/opt/tomoscout/containers/check.py", "network"]
+    assert re.fullmatch(r"tomoscout 0.1.0: \d+ packages, PyTorch 2\.\S+\n", within(IMAGE, *check, options=alone).stdout)
+
+
+def test_nothing_of_the_host_reaches_python(tmp_path: Path) -> None:
+    (tmp_path / "tomoscout.py").write_text("raise SystemExit('the host')")
+    host = {"PYTHONPATH": str(tmp_path), "PYTHONHOME": str(tmp_path), "VIRTUAL_ENV": str(tmp_path)}
+    found = within(IMAGE, "tomoscout", "--version", options=["--bind", str(tmp_path)], **host)
+    assert found.stdout == "tomoscout, version 0.1.0\n", found.stderr
+
+
+@pytest.mark.parametrize("group", ["light", "network"])
+def test_what_an_image_says_of_itself(group: RuleGroup) -> None:
+    command = ["apptainer", "inspect", "--json", "--labels", str(FOLDER / IMAGES[group])]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    labels = json.loads(printed)["data"]["attributes"]["labels"]
+    assert labels["tomoscout.group"] == group
+    assert labels["org.opencontainers.image.version"] == "0.1.0"
+    assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?|unknown", labels["org.opencontainers.image.revision"])
+
+
+def test_the_light_image_has_no_network_library() -> None:
+    code = "from importlib.util import find_spec; print([name for name in ('torch', 'mlflow') if find_spec(name)])"
+    assert within(FOLDER / IMAGES["light"], "python", "-c", code).stdout == "[]\n"
+
+
+def test_an_image_of_other_code_is_refused() -> None:
+    refused = within(IMAGE, "tomoscout", "inventory", "--config", "my.yaml", TOMOSCOUT_CODE="0.0.1 (stages 00000000)")
+    assert refused.returncode == 1
+    assert refused.stderr.startswith(f"error: {IMAGE} has tomoscout 0.1.0 (stages ")
