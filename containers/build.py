@@ -6,7 +6,6 @@ Within the build pip has the settings of this machine: mirrors, certificates, an
 
 from __future__ import annotations
 
-import argparse
 import configparser
 import shutil
 import subprocess
@@ -17,6 +16,8 @@ import tomllib
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import click
+
 from tomoscout.options.config import RuleGroup
 from tomoscout.plan.containers import IMAGES
 
@@ -26,25 +27,24 @@ INSIDE = Path("/mnt")
 """Where the settings of pip lie in an image that is being built."""
 
 
-def main() -> None:
-    """Build the images that the command line names."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("images", nargs="*", choices=IMAGES, default=list(IMAGES), help="which (default: both)")
-    parser.add_argument(
-        "--base",
-        default="docker://debian:12-slim",
-        metavar="BASE",
-        help="a registry address, a folder, an image, or `packages`: made by mmdebstrap (default: %(default)s)",
-    )
-    arguments = parser.parse_args()
-    needed = ["apptainer", *(["mmdebstrap"] if arguments.base == "packages" else [])]
+@click.command(help=__doc__)
+@click.argument("images", nargs=-1, type=click.Choice(list(IMAGES)))
+@click.option(
+    "--base",
+    default="docker://debian:12-slim",
+    show_default=True,
+    help="A registry address, a folder, an image, or `packages`: made by mmdebstrap.",
+)
+def main(images: tuple[RuleGroup, ...], base: str) -> None:
+    """Build the images that the command line names; both, if it names none."""
+    needed = ["apptainer", *(["mmdebstrap"] if base == "packages" else [])]
     if missing := [program for program in needed if not shutil.which(program)]:
         sys.exit(f"error: {', '.join(missing)} must be installed to build an image")
     with tempfile.TemporaryDirectory(prefix="tomoscout-image-") as folder:
-        base = _base_of_packages(Path(folder) / "base") if arguments.base == "packages" else arguments.base
+        source = _base_of_packages(Path(folder) / "base") if base == "packages" else base
         binds = _settings_of_pip(Path(folder) / "pip")
-        for image in arguments.images:
-            _build(image, base, binds)
+        for image in images or IMAGES:
+            _build(image, source, binds)
 
 
 def _base_of_packages(base: Path) -> str:

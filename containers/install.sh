@@ -19,6 +19,8 @@ for lock in "$@"; do
     $pip install --requirement "$source/envs/$lock.lock"
 done
 $pip install --no-deps --no-build-isolation "$source"
-# It is installed now; what stays is the workflow.
+# It is installed now; what stays is the workflow, with the links by which its profiles are known.
 rm -rf "$source/src" "$source/build"
+ln -sfn workflow/profiles "$source/profiles"
+ln -sfn workflow/profiles/slurm "$source/slurm"
 /opt/venv/bin/python "$source/containers/check.py" "$@"

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from tomoscout.explore.options import Explore
 from tomoscout.machine.errors import TomoscoutError, shown
@@ -28,9 +28,7 @@ from tomoscout.tracking.options import Tracking
 
 RuleGroup = Literal["light", "network"]
 """Rules that run in the same image and environment: `light` ones use no network."""
-Image = Annotated[
-    str, Field(min_length=1), AfterValidator(lambda value: value if "://" in value else expand_path(value))
-]
+Image = Annotated[str, Field(min_length=1)]
 """An image: a file, or an address in a registry."""
 
 
@@ -67,6 +65,13 @@ class Config(Section):
     @classmethod
     def _check_tomograms(cls, value: list[str]) -> list[str]:
         return list(dict.fromkeys(str(TomogramUri.parse(entry)) for entry in value))
+
+    @field_validator("container")
+    @classmethod
+    def _expand_container(cls, value: str | dict[RuleGroup, str] | None) -> str | dict[RuleGroup, str] | None:
+        if isinstance(value, dict):
+            return {group: _file_of_image(image) for group, image in value.items()}
+        return value and _file_of_image(value)
 
     @field_validator("pathvars")
     @classmethod
@@ -124,6 +129,10 @@ class Config(Section):
         if isinstance(models, str):
             return f"{self.train.name}-folds" if models == "folds" else f"{self.explore.name}-best"
         return model_name(models[0])
+
+
+def _file_of_image(image: str) -> str:
+    return image if "://" in image else expand_path(image)
 
 
 def parse_config(values: object, origin: str, files: Sequence[ConfigFile] = (), *, quiet: bool = False) -> Config:
