@@ -23,6 +23,8 @@ from tomoscout.plan.containers import IMAGES
 
 ROOT = Path(__file__).resolve().parents[1]
 PATHS_OF_PIP = {"cert", "client-cert", "find-links", "index-url", "extra-index-url", "constraint"}
+# Of PyTorch: 3 s of computing and 208 MB, where gzip takes 58 s and 205 MB; and it is read three times as fast.
+COMPRESSION = {"zstd": "-comp zstd -Xcompression-level 3", "gzip": "-comp gzip"}
 INSIDE = Path("/mnt")
 """Where the settings of pip lie in an image that is being built."""
 
@@ -35,7 +37,14 @@ INSIDE = Path("/mnt")
     show_default=True,
     help="A registry address, a folder, an image, or `packages`: made by mmdebstrap.",
 )
-def main(images: tuple[RuleGroup, ...], base: str) -> None:
+@click.option(
+    "--compression",
+    default="zstd",
+    show_default=True,
+    type=click.Choice(list(COMPRESSION)),
+    help="gzip where mksquashfs or the clusters' kernels are too old for zstd (before 2019).",
+)
+def main(images: tuple[RuleGroup, ...], base: str, compression: str) -> None:
     """Build the images that the command line names; both, if it names none."""
     needed = ["apptainer", *(["mmdebstrap"] if base == "packages" else [])]
     if missing := [program for program in needed if not shutil.which(program)]:
@@ -44,7 +53,7 @@ def main(images: tuple[RuleGroup, ...], base: str) -> None:
         source = _base_of_packages(Path(folder) / "base") if base == "packages" else base
         binds = _settings_of_pip(Path(folder) / "pip")
         for image in images or IMAGES:
-            _build(image, source, binds)
+            _build(image, source, [*binds, "--mksquashfs-args", COMPRESSION[compression]])
 
 
 def _base_of_packages(base: Path) -> str:
@@ -96,7 +105,7 @@ def _inside(entry: str, folder: Path, binds: list[str]) -> str:
     return f"file://{found}" if address.scheme == "file" else str(found)
 
 
-def _build(group: RuleGroup, base: str, binds: list[str]) -> None:
+def _build(group: RuleGroup, base: str, options: list[str]) -> None:
     began = time.monotonic()
     image = ROOT / "containers" / IMAGES[group]
     bootstrap, _, source = base.rpartition("://")
@@ -113,7 +122,7 @@ def _build(group: RuleGroup, base: str, binds: list[str]) -> None:
     new = image.with_suffix(".new.sif")
     definition = str(ROOT / "containers/tomoscout.def")
     print(f"{image.name}: Debian from {base}, packages of envs/{group}.lock", flush=True)
-    _run(["apptainer", "--quiet", "build", "--fakeroot", "--force", *binds, *arguments, str(new), definition])
+    _run(["apptainer", "--quiet", "build", "--fakeroot", "--force", *options, *arguments, str(new), definition])
     new.replace(image)
     print(f"{image.name}: {image.stat().st_size / 1e6:,.0f} MB, {time.monotonic() - began:.0f} s", flush=True)
 
