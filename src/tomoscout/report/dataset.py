@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from tomoscout.data.project import Project
@@ -23,8 +24,8 @@ THUMBNAILS = 200
 ROWS = 1000
 """Largest number of runs in the table of runs."""
 
-_SIDE = 144
-"""Largest side of a thumbnail in pixels."""
+_SIDE = 128
+"""Largest side of a thumbnail in pixels. Its grey levels are 16, half the size of 64 and no worse to look at."""
 
 PARTS = {"train": "training", "validate": "validation", "test": "test"}
 
@@ -109,5 +110,6 @@ def thumbnails(runs: Sequence[RunOverview], projects: Mapping[str, str]) -> list
             continue
         image = Image.fromarray(slice_image(slab)[..., 0])
         image.thumbnail((_SIDE, _SIDE), Image.Resampling.BOX)
-        pictures.append(SlicePicture(to_png(image), run.record.key))
+        few = Image.fromarray(np.asarray(image) // 16 * 17)
+        pictures.append(SlicePicture(to_png(few), run.record.key))
     return pictures
