@@ -31,6 +31,14 @@ PARTS = {"train": "training", "validate": "validation", "test": "test"}
 
 
 @dataclass(frozen=True)
+class Thumbnail(SlicePicture):
+    """A small picture of a run; `tomogram`: its URI, `levels`: the values that are drawn black and white."""
+
+    tomogram: str
+    levels: tuple[float, float]
+
+
+@dataclass(frozen=True)
 class Dataset:
     """What the page shows of a dataset.
 
@@ -44,12 +52,10 @@ class Dataset:
     tomograms: list[tuple[str, float, int, str]]
     objects: list[tuple[str, int, int | None, float | None]]
     runs: list[tuple[str, str, str, list[str]]]
-    thumbnails: list[SlicePicture]
+    thumbnails: list[Thumbnail]
 
 
-def describe_dataset(
-    runs: Sequence[RunOverview], split: Mapping[str, Any], thumbnails: Sequence[SlicePicture]
-) -> Dataset:
+def describe_dataset(runs: Sequence[RunOverview], split: Mapping[str, Any], thumbnails: Sequence[Thumbnail]) -> Dataset:
     """The overview of a dataset. `split`: the content of the split file, with `fold`; may be empty."""
     fold = split["folds"][split.get("fold", 0)] if split.get("folds") else {}
     parts = {key: name for part, name in PARTS.items() for key in fold.get(part, ())}
@@ -98,18 +104,20 @@ def _annotated(value: int | bool | None) -> str:
     return "–" if value is None else "yes" if value is True else f"{value:,}"
 
 
-def thumbnails(runs: Sequence[RunOverview], projects: Mapping[str, str]) -> list[SlicePicture]:
+def thumbnails(runs: Sequence[RunOverview], projects: Mapping[str, str]) -> list[Thumbnail]:
     """Small pictures of the first runs, each of the middle of its first tomogram. A tomogram that cannot be read has
     none. `projects`: name → path of the copick config."""
     opened = {name: Project(name, Path(path)) for name, path in projects.items()}
     pictures = []
     for run in [run for run in runs if run.tomograms][:THUMBNAILS]:
+        uri = next(iter(run.tomograms))
         try:
-            slab = opened[run.record.project].read_middle(run.record.run, next(iter(run.tomograms)))
+            slab = opened[run.record.project].read_middle(run.record.run, uri)
         except TomoscoutError:
             continue
         image = Image.fromarray(slice_image(slab)[..., 0])
         image.thumbnail((_SIDE, _SIDE), Image.Resampling.BOX)
         few = Image.fromarray(np.asarray(image) // 16 * 17)
-        pictures.append(SlicePicture(to_png(few), run.record.key))
+        low, high = np.percentile(slab, [1, 99])
+        pictures.append(Thumbnail(to_png(few), run.record.key, uri, (float(low), float(high))))
     return pictures

@@ -39,8 +39,8 @@ class Handler(SimpleHTTPRequestHandler):
         self.send_header("Access-Control-Allow-Origin", NEUROGLANCER)
         super().end_headers()
 
-    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-        """Nothing: there is a request for every chunk."""
+    def log_message(self, format: str, *arguments: object) -> None:
+        """Nothing: there is a request for every chunk, and for files that other formats would have."""
 
 
 def server(folders: list[Path], port: int = PORT) -> ThreadingHTTPServer:

@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from tomoscout.data.inventory import RunRecord
@@ -14,6 +15,7 @@ from tomoscout.data.project import Project
 from tomoscout.options.config import Config
 from tomoscout.options.names import TomogramUri
 from tomoscout.plan.predictions import predicted_segmentation
+from tomoscout.report.dataset import Thumbnail
 from tomoscout.report.serve import HOST, NEUROGLANCER, PORT
 
 _RUNS = "ExperimentRuns"
@@ -41,21 +43,25 @@ class OpenProject:
     runs: list[OpenRun]
 
 
-def viewers(config: Config, records: Sequence[RunRecord]) -> list[OpenProject]:
-    """How to open the given runs, by project. Paths are as in the configuration, or from the working directory."""
+def viewers(config: Config, records: Sequence[RunRecord], thumbnails: Sequence[Thumbnail] = ()) -> list[OpenProject]:
+    """How to open the given runs, by project. Paths are as in the configuration, or from the working directory.
+    `thumbnails`: their levels set the contrast."""
+    levels = {picture.caption: picture.levels for picture in thumbnails if picture.tomogram == config.segment_tomogram}
     found = []
     for name, path in config.projects.items():
         own = [record for record in records if record.project == name]
         if own:
             project, roots = Project(name, Path(path)), list[Path]()
-            runs = [_open_run(config, project, record, roots) for record in own]
+            runs = [_open_run(config, project, record, roots, levels.get(record.key)) for record in own]
             words = ["python", "-m", "tomoscout.report.serve", *(_from_here(root) for root in roots)]
             napari = shlex.join(["napari-copick", "run", "--config", path])
             found.append(OpenProject(name, napari, shlex.join(words) if roots else None, runs))
     return found
 
 
-def _open_run(config: Config, project: Project, record: RunRecord, roots: list[Path]) -> OpenRun:
+def _open_run(
+    config: Config, project: Project, record: RunRecord, roots: list[Path], levels: tuple[float, float] | None
+) -> OpenRun:
     """`roots`: the folders to serve, to which those of the run are added."""
     picks = f"*:{config.localize.user}/{config.session}"
     commands = [
@@ -64,14 +70,18 @@ def _open_run(config: Config, project: Project, record: RunRecord, roots: list[P
         f'copick open picks "{picks}"',
     ]
     tomogram, labels = TomogramUri.parse(config.segment_tomogram), predicted_segmentation(config)
-    layers = []
+    layers: list[dict[str, Any]] = []
     for kind, label, wanted in (("image", str(tomogram), tomogram), ("segmentation", labels.name, labels)):
         folder = project.folder_of(record.run, wanted)
         if folder is not None and _RUNS in folder.parent.parts:
             layers.append({"type": kind, "source": f"zarr://{_served(folder, roots)}", "name": label})
-    state = {"layers": layers, "layout": "4panel", "selectedLayer": {"layer": str(tomogram), "visible": True}}
+    is_there = bool(layers) and layers[0]["type"] == "image"
+    if is_there and levels is not None:
+        shown = [float(f"{level:.4g}") for level in levels]
+        layers[0]["shaderControls"] = {"normalized": {"range": shown}}
+    scale = [float(f"{config.voxel_spacing:.6g}e-10"), "m"]
+    state = {"dimensions": {"x": scale, "y": scale, "z": scale}, "layers": layers, "layout": "4panel"}
     link = f"{NEUROGLANCER}/#!{quote(json.dumps(state, separators=(',', ':')))}"
-    is_there = any(layer["type"] == "image" for layer in layers)
     return OpenRun(record.key, shlex.join(["chimerax", "--cmd", "; ".join(commands)]), link if is_there else None)
 
 

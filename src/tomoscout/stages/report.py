@@ -68,6 +68,7 @@ def run_report(
     division = {**read_json(split), "fold": config.split.fold} if split else {}
     made = [read_manifest(targets, record, targets=list) for record in plan.targeted] if targets else []
     runs = overview(plan)
+    small = thumbnails(runs, config.projects)
     applied = [folder for folder in applied_models(plan) if (folder / "model.yaml").exists()] or [model]
     write_report(
         output,
@@ -79,10 +80,10 @@ def run_report(
         summarise_targets(made),
         _scored_slices(plan, localized) if scores else unscored,
         found,
-        dataset=describe_dataset(runs, division, thumbnails(runs, config.projects)),
+        dataset=describe_dataset(runs, division, small),
         checks=_checks(plan, pictures) if pictures else None,
         usage=read_usage(benchmarks, _jobs(plan)) if benchmarks else [],
-        viewers=viewers(config, plan.segmented),
+        viewers=viewers(config, plan.segmented, small),
         origin=origin_of(map(read_description, applied), made, config.model_dump(mode="json", by_alias=True)),
     )
 
