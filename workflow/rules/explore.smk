@@ -94,6 +94,7 @@ rule summarise_study:
         report(
             f"{STUDY}/report.html",
             category="Exploration",
+            subcategory="Report",
             caption="../report/exploration.rst",
             labels={"study": "{study}", "what": "Report"},
         ),
