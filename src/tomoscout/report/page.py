@@ -20,6 +20,9 @@ from tomoscout.report.viewers import OpenProject
 from tomoscout.tasks.picking.score_columns import PAGE_COLUMNS, f_name
 from tomoscout.tasks.picking.score_tables import describe_runs
 
+_OF_ORIGIN = ("weights", "made_with")
+"""What is said of a model where it is said what the results were made with."""
+
 
 class Checks(NamedTuple):
     """Pictures of targets over tomograms, and the colours of their classes."""
@@ -86,7 +89,7 @@ def write_report(
             sentences=describe_runs(scores) if scores else [],
             curves=charts["precision-recall"],
             history=charts["training"],
-            facts=flatten(model),
+            facts=flatten({key: value for key, value in model.items() if not (origin and key in _OF_ORIGIN)}),
             tables=tables(model),
             parts=[(name, fold[part]) for part, name in PARTS.items() if part in fold],
             excluded=by_reason(split.get("excluded", {})),
