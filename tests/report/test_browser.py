@@ -16,7 +16,11 @@ pytestmark = [pytest.mark.browser, pytest.mark.workflow, needs_browser]
 # Snakemake's own report carries a build of Tailwind that warns of itself.
 OF_SNAKEMAKE = "cdn.tailwindcss.com should not be used in production"
 
-SEARCH = {
+SMALL = {
+    "runs_per_job": 4,
+    "tracking": {"enabled": False},
+    # A network that has hardly learnt finds thousands of the smallest below.
+    "localize": {"threshold": 0.6},
     "explore": {
         "trials": 2,
         "window": 1,
@@ -33,7 +37,7 @@ SEARCH = {
 def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
     """A session in which the chain and a search have run."""
     session = Session(tmp_path_factory.mktemp("browser"))
-    session.configure(SEARCH)
+    session.configure(SMALL)
     session.snakemake("phantom")
     session.snakemake("all", "explore")
     return session
