@@ -29,7 +29,7 @@ SMALL = {
         "threads": 1,
         "networks": {"UNet": {"width": {"choices": [4, 8]}, "levels": 2, "bottleneck_levels": 0}},
         "space": {"patch": 16, "batch_size": {"choices": [1, 2]}},
-    }
+    },
 }
 
 

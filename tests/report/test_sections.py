@@ -142,6 +142,14 @@ def test_commands_survive_odd_names(project: SmallProject) -> None:
     )
 
 
+def test_of_very_many_runs_the_first_are_listed(project: SmallProject, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tomoscout.report.viewers.RUNS", 2)
+    _, (found,) = opened(project)
+    assert [run.run for run in found.runs] == ["demo/TS 2;b", "demo/TS_1"] and found.total == 3
+    write_report(project.folder / "page.html", "T", None, [], {}, {}, [], [], viewers=[found])
+    assert "The first 2 of 3 runs" in (project.folder / "page.html").read_text()
+
+
 def test_neuroglancer_reads_what_the_server_gives(project: SmallProject) -> None:
     _, (found,) = opened(project)
     *command, folder = shlex.split(found.serve or "")

@@ -18,6 +18,9 @@ from tomoscout.plan.predictions import predicted_segmentation
 from tomoscout.report.dataset import Thumbnail
 from tomoscout.report.serve import HOST, NEUROGLANCER, PORT
 
+RUNS = 200
+"""Largest number of runs of a project that are listed."""
+
 _RUNS = "ExperimentRuns"
 """The folder of all runs in a copick project."""
 
@@ -35,12 +38,13 @@ class OpenRun:
 @dataclass(frozen=True)
 class OpenProject:
     """How to open a project: its command for napari, the command that serves it to neuroglancer (None where nothing of
-    it is on a local disk), and its runs."""
+    it is on a local disk), its first runs, and the number of all."""
 
     project: str
     napari: str
     serve: str | None
     runs: list[OpenRun]
+    total: int
 
 
 def viewers(config: Config, records: Sequence[RunRecord], thumbnails: Sequence[Thumbnail] = ()) -> list[OpenProject]:
@@ -52,10 +56,10 @@ def viewers(config: Config, records: Sequence[RunRecord], thumbnails: Sequence[T
         own = [record for record in records if record.project == name]
         if own:
             project, roots = Project(name, Path(path)), list[Path]()
-            runs = [_open_run(config, project, record, roots, levels.get(record.key)) for record in own]
+            runs = [_open_run(config, project, record, roots, levels.get(record.key)) for record in own[:RUNS]]
             words = ["python", "-m", "tomoscout.report.serve", *(_from_here(root) for root in roots)]
             napari = shlex.join(["napari-copick", "run", "--config", path])
-            found.append(OpenProject(name, napari, shlex.join(words) if roots else None, runs))
+            found.append(OpenProject(name, napari, shlex.join(words) if roots else None, runs, len(own)))
     return found
 
 
