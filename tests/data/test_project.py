@@ -24,7 +24,7 @@ from tomoscout.data.project import Project
 from tomoscout.data.written import Probabilities, Segmentation
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import digest_folder
-from tomoscout.options.names import Source
+from tomoscout.options.names import Source, TomogramUri
 
 SOURCE = Source("ribosome", "tomoscout", "1")
 LABELS = Segmentation("targets", "tomoscout", "1", 10.0, True)
@@ -56,6 +56,10 @@ def test_tomograms_written_by_copick(small: SmallProject) -> None:
     np.testing.assert_array_equal(project.read_tomogram("a", "denoised@13.48"), volume[:20])
     part = (slice(3, 9), slice(0, 32), slice(7, 8))
     np.testing.assert_array_equal(project.read_tomogram("a", "wbp@10.0", part), volume[part])
+    np.testing.assert_array_equal(project.read_middle("a", "wbp@10.0"), volume[SHAPE[0] // 2])
+    folder = small.overlay / "ExperimentRuns/a/VoxelSpacing10.000/wbp.zarr"
+    assert project.folder_of("a", TomogramUri.parse("wbp@10.0")) == folder
+    assert project.folder_of("a", TomogramUri.parse("wbp@20.0")) is None
 
 
 def test_tomograms_come_as_float32(small: SmallProject) -> None:

@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pytest
 import zarr
@@ -16,7 +17,7 @@ from support.project import SHAPE, SmallProject
 from tomoscout.data.picks import Picks
 from tomoscout.data.project import Project
 from tomoscout.data.written import Segmentation
-from tomoscout.data.zarr_files import digest_samples, write_volume
+from tomoscout.data.zarr_files import digest_samples, open_volume, write_volume
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.options.names import Source
 
@@ -257,3 +258,25 @@ def test_a_reader_finds_whole_picks_at_any_moment(small: SmallProject) -> None:
     finally:
         writer.join()
     assert reads > 5
+
+
+@pytest.mark.parametrize(
+    ("size", "chunk", "start", "stop"),
+    [
+        (192, 192, 0, 192),
+        (630, 210, 210, 420),
+        (512, 256, 256, 512),
+        (100, 256, 0, 100),
+        # Of small chunks as many as make up one of full size.
+        (630, 64, 192, 448),
+        (100, 64, 0, 100),
+    ],
+)
+def test_of_the_middle_few_chunks_are_read(tmp_path: Path, size: int, chunk: int, start: int, stop: int) -> None:
+    volume = np.random.default_rng(0).integers(0, 9, (4, size, 3)).astype(np.uint8)
+    group = zarr.open_group(str(tmp_path / "v.zarr"), mode="w")
+    group.create_dataset("0", data=volume, chunks=(2, chunk, 3), dimension_separator="/")
+    opened = open_volume(fsspec.filesystem("file"), str(tmp_path / "v.zarr"), 10.0)
+    region = opened.middle()
+    assert (region[1].start, region[1].stop) == (start, stop)
+    np.testing.assert_array_equal(opened.read(region), volume[2:3, start:stop])

@@ -464,6 +464,22 @@ def test_the_page_needs_nothing_but_itself(page: Page) -> None:
     assert page.body.find(".//h1").text == "A <b>title</b> & more"
 
 
+def test_every_chart_of_the_page_is_a_file(page: Page, study: tuple[list[Ask], list[Result]], tmp_path: Path) -> None:
+    write(tmp_path / "report.html", *study)
+    files = {
+        str(path.relative_to(tmp_path / "report")): ElementTree.parse(path).getroot()
+        for path in (tmp_path / "report").rglob("*.svg")
+    }
+    assert len(files) == page.source.count('<svg class="chart')
+    assert "course/Score-of-every-trial.svg" in files and "parallel-coordinates/All-trials.svg" in files
+    svg = "{http://www.w3.org/2000/svg}"
+    on_page = {path.get("d") for path in page.body.iter("path")}
+    for drawing in files.values():
+        (style,) = drawing.iter(f"{svg}style")
+        assert style.text and "var(" not in style.text
+        assert {path.get("d") for path in drawing.iter(f"{svg}path")} <= on_page
+
+
 def test_the_same_study_gives_the_same_bytes(page: Page, study: tuple[list[Ask], list[Result]], tmp_path: Path) -> None:
     asks, results = study
     again = f"""

@@ -155,10 +155,10 @@ def blobs() -> np.ndarray:
 
 
 def expected_outline(fine: np.ndarray) -> np.ndarray:
-    """Pixels of a label with another label, or background, at most two pixels away along an axis."""
+    """Pixels of a label with another label, or background, at most three pixels away along an axis."""
     outline = np.zeros(fine.shape, dtype=bool)
     for row, column in np.ndindex(fine.shape):
-        for step in (-2, -1, 1, 2):
+        for step in (-3, -2, -1, 1, 2, 3):
             for r, c in ((row + step, column), (row, column + step)):
                 if 0 <= r < fine.shape[0] and 0 <= c < fine.shape[1] and fine[r, c] != fine[row, column]:
                     outline[row, column] |= fine[row, column] > 0
@@ -201,6 +201,18 @@ def test_the_overlay_has_a_legend_and_a_side_view(tmp_path: Path) -> None:
     for colour in COLOURS:
         assert (legend == colour[:3]).all(axis=2).sum() == 17 * 17
     assert not (picture[: top - gap] == COLOURS[1][:3]).all(axis=2).any()
+    # A third view, on the right, has the rows of the first.
+    end = np.zeros((24, 8), dtype=np.uint8)
+    end[3:11, 1:6] = 1
+    target_overlay(
+        *arguments, tmp_path / "three.png", "title", side=(NOISE[1, :8, :20], side), end=(NOISE[2, :24, :8], end)
+    )
+    three = np.asarray(Image.open(tmp_path / "three.png").convert("RGB"))
+    assert three.shape == (picture.shape[0], 28 * scale + gap, 3)
+    rows, columns = np.nonzero((three[: top - gap] == COLOURS[0][:3]).all(axis=2))
+    assert (rows.min() - STRIP, rows.max() - STRIP) == (3 * scale, 11 * scale - 1)
+    left = 20 * scale + gap
+    assert (columns.min() - left, columns.max() - left) == (1 * scale, 6 * scale - 1)
     before = (tmp_path / "t.png").read_bytes()
     target_overlay(*arguments, tmp_path / "t.png", "title", side=(NOISE[1, :8, :20], side))
     assert (tmp_path / "t.png").read_bytes() == before
@@ -410,8 +422,10 @@ def test_the_page_needs_nothing_but_itself(tmp_path: Path) -> None:
     text = (tmp_path / "report.html").read_text()
     for tag, key, value in page.attributes:
         assert tag != "script" and tag != "link"
-        if key in ("src", "href", "xlink:href", "srcset"):
+        if key in ("src", "xlink:href", "srcset"):
             assert value.startswith("data:image/png;base64,")
+        if key == "href":
+            assert value.startswith("#") and ("section", "id", value[1:]) in page.attributes
     assert not re.search(r"url\(|@import|https?://|//[a-z]", re.sub(r"base64,[^\"]*", "", text))
     before = text
     write(tmp_path / "report.html", example_scores())
@@ -514,7 +528,7 @@ def test_data_and_model_are_shown(tmp_path: Path) -> None:
         "Precision over recall",
         "Picks in the tomograms",
         "Training",
-        "Data",
+        "Split and targets",
         "Split",
         "Left out",
         "Targets",
@@ -556,7 +570,7 @@ def test_targets_of_several_voxel_spacings_have_a_table_each(tmp_path: Path) -> 
     write_report(tmp_path / "report.html", "T", None, [], {}, {}, found, [])
     page = Reader((tmp_path / "report.html").read_text())
     assert [[row[5] for row in table[1:]] for table in page.tables] == [["10", "–"], ["50", "–"]]
-    assert page.text.count("Targets") == 1
+    assert page.headings.count("Targets") == 1
 
 
 def test_a_line_without_points_is_left_out(tmp_path: Path) -> None:

@@ -110,8 +110,17 @@ rule summarise_study:
         report(
             f"{STUDY}/report.html",
             category="Exploration",
+            subcategory="Report",
             caption="../report/exploration.rst",
             labels={"study": "{study}", "what": "Report"},
+        ),
+        report(
+            directory(f"{STUDY}/report"),
+            patterns=["{kind}/{figure}.svg"],
+            category="Exploration",
+            subcategory="Figures",
+            caption="../report/exploration_figure.rst",
+            labels={"shows": "{kind}", "figure": "{figure}"},
         ),
         f"{STUDY}/trials.csv",
         [f"{STUDY}/{name}/model.yaml" for name in flow.best_names],

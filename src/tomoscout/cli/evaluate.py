@@ -43,6 +43,8 @@ def show_scores(folder: Path) -> None:
 @click.option("--scores", type=FILE, help="Folder of the scores.")
 @click.option("--split", type=FILE, help="The split file.")
 @click.option("--targets", type=FILE, help="Folder of the targets' manifests.")
+@click.option("--pictures", type=FILE, help="Folder of the targets' pictures.")
+@click.option("--benchmarks", type=FILE, help="Folder of what Snakemake measured.")
 @output_option
 def report(config: Path, inventory: Path, output: Path, **folders: Any) -> None:
     """Collect everything in one HTML page: of what is not given nothing is shown."""

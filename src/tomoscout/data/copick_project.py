@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
+
 from tomoscout.data.copick_config import read_copick_config
+from tomoscout.data.ome_zarr import VolumeError
 from tomoscout.data.written import Probabilities, Segmentation, Written
-from tomoscout.data.zarr_files import digest_samples
+from tomoscout.data.zarr_files import Volume, digest_samples, open_volume
 from tomoscout.machine.errors import TomoscoutError, cut
 from tomoscout.machine.files import digest
 from tomoscout.options.names import Source, TomogramUri
@@ -148,10 +152,32 @@ def storage_of(entry: Any) -> tuple[Any, str]:
     return store.fs, store.path
 
 
+def read_volume(
+    entry: Any,
+    voxel_spacing: float,
+    what: str,
+    region: tuple[slice, ...] | Callable[[Volume], tuple[slice, ...]] = (),
+    *,
+    channels: int = 0,
+    allow_missing_chunks: bool = False,
+) -> NDArray[Any]:
+    """A volume, or a region of it, as stored. `region` may be a function of the volume; `what` names it in messages.
+
+    Raises:
+        TomoscoutError: it cannot be read.
+    """
+    try:
+        volume = open_volume(*storage_of(entry), voxel_spacing, channels)
+        place = region(volume) if callable(region) else region
+        return volume.read(place, allow_missing_chunks=allow_missing_chunks)
+    except VolumeError as error:
+        raise TomoscoutError(f"{what}: {error}") from None
+
+
 def digest_content(fs: Any, path: str) -> str:
     """A digest that changes with the content of a volume: of samples of its files on a local disk, else of the sizes,
     times and tags that the storage gives."""
-    if _is_local(fs):
+    if is_local(fs):
         return digest_samples(Path(path))
     stamps = ("size", "mtime", "LastModified", "ETag")
     files = fs.find(path, detail=True)
@@ -160,7 +186,8 @@ def digest_content(fs: Any, path: str) -> str:
     )
 
 
-def _is_local(fs: Any) -> bool:
+def is_local(fs: Any) -> bool:
+    """Whether an fsspec file system is a local disk."""
     return "file" in fs.protocol or "local" in fs.protocol
 
 
@@ -174,7 +201,7 @@ def local_folder(entry: Any) -> Path:
 
 
 def _local(fs: Any, path: str) -> Path:
-    if not _is_local(fs):
+    if not is_local(fs):
         raise TomoscoutError(f"{path}: the overlay must be a local folder for results to be written")
     return Path(path)
 

@@ -15,9 +15,11 @@ from tomoscout.data.copick_config import PickableObject, read_objects
 from tomoscout.data.copick_project import (
     CopickProject,
     digest_content,
+    is_local,
     local_folder,
     read_attributes,
     read_picks_file,
+    read_volume,
     storage_of,
 )
 from tomoscout.data.geometry import Shape
@@ -33,7 +35,7 @@ from tomoscout.data.written import (
     kind_of,
     stamped_inputs,
 )
-from tomoscout.data.zarr_files import digest_samples, open_volume, remove_volume, write_volume
+from tomoscout.data.zarr_files import Volume, digest_samples, open_volume, remove_volume, write_volume
 from tomoscout.machine.errors import TomoscoutError, cut
 from tomoscout.machine.files import digest, digest_folder, write_text
 from tomoscout.options.names import Source, TomogramUri
@@ -144,13 +146,34 @@ class Project:
         """
         what = f"{self.name}/{run}: tomogram {uri}"
         spacing = TomogramUri.parse(uri).voxel_spacing
-        volume = _read(self._copick.tomogram(run, uri), spacing, what, region).astype(np.float32, copy=False)
+        volume = read_volume(self._copick.tomogram(run, uri), spacing, what, region).astype(np.float32, copy=False)
         low, high = float(volume.min()), float(volume.max())
         if not np.isfinite(low) or not np.isfinite(high):
             raise TomoscoutError(f"{what} holds NaN or infinite values")
         if low == high:
             raise TomoscoutError(f"{what} is constant (every voxel is {low:g})")
         return volume
+
+    def read_middle(self, run: str, uri: str) -> NDArray[np.float32]:
+        """Of the slice in the middle of a tomogram, the part (y, x) around its centre for which the fewest chunks are
+        read; not checked as by `read_tomogram`.
+
+        Raises:
+            TomoscoutError: no such tomogram, or it cannot be read.
+        """
+        entry, what = self._copick.tomogram(run, uri), f"{self.name}/{run}: tomogram {uri}"
+        spacing = TomogramUri.parse(uri).voxel_spacing
+        part: NDArray[np.float32] = read_volume(entry, spacing, what, Volume.middle)[0].astype(np.float32)
+        return part
+
+    def folder_of(self, run: str, wanted: Segmentation | TomogramUri) -> Path | None:
+        """The folder of a volume, None where it does not exist or is not on a local disk."""
+        of_run = self._copick
+        entry = of_run.tomograms(run).get(wanted) if isinstance(wanted, TomogramUri) else of_run.find(run, wanted)
+        if entry is None:
+            return None
+        fs, path = storage_of(entry)
+        return Path(path) if is_local(fs) else None
 
     def write_tomogram(self, run: str, uri: str, volume: NDArray[np.floating]) -> None:
         """Write a float32 tomogram (z, y, x), replacing an earlier one."""
@@ -241,7 +264,7 @@ class Project:
         """A segmentation, or a region of it, as the numbers stored (z, y, x)."""
         what = f"{self.name}/{run}: segmentation {wanted}"
         entry = self._segmentation(run, wanted)
-        return _read(entry, wanted.voxel_spacing, what, region, allow_missing_chunks=allow_missing_chunks)
+        return read_volume(entry, wanted.voxel_spacing, what, region, allow_missing_chunks=allow_missing_chunks)
 
     def write_segmentation(
         self, run: str, wanted: Segmentation, labels: NDArray[np.integer], attributes: Mapping[str, Any]
@@ -279,20 +302,4 @@ class Project:
         if entry is None:
             raise TomoscoutError(f"{self.name}/{run}: no probabilities {wanted}; run the segment stage")
         spacing = TomogramUri.parse(wanted.tomogram).voxel_spacing
-        return _read(entry, spacing, f"{self.name}/{run}: probabilities {wanted}", channels=1)
-
-
-def _read(
-    entry: Any,
-    voxel_spacing: float,
-    what: str,
-    region: tuple[slice, ...] = (),
-    *,
-    channels: int = 0,
-    allow_missing_chunks: bool = False,
-) -> NDArray[Any]:
-    try:
-        volume = open_volume(*storage_of(entry), voxel_spacing, channels)
-        return volume.read(region, allow_missing_chunks=allow_missing_chunks)
-    except VolumeError as error:
-        raise TomoscoutError(f"{what}: {error}") from None
+        return read_volume(entry, spacing, f"{self.name}/{run}: probabilities {wanted}", channels=1)

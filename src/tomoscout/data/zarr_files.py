@@ -58,6 +58,17 @@ class Volume:
             # Every codec has its own exceptions.
             raise VolumeError(f"a chunk cannot be decoded ({cut(str(error) or repr(error))})") from None
 
+    def middle(self) -> tuple[slice, ...]:
+        """The region, one voxel thick, in the middle of the first of three axes; along the others the chunks around the
+        centre that together are about as long as one of full size."""
+        chunks = self.array.chunks[-len(self.shape) :]
+        region = [slice(self.shape[0] // 2, self.shape[0] // 2 + 1)]
+        for size, chunk in zip(self.shape[1:], chunks[1:], strict=True):
+            count = max(1, LARGEST_CHUNK // chunk)
+            first = max(0, size // 2 // chunk - (count - 1) // 2)
+            region.append(slice(first * chunk, min((first + count) * chunk, size)))
+        return tuple(region)
+
     def _check_chunks(self) -> None:
         fs, folder, separator = self.place
         # Other files may lie among the chunks.

@@ -20,6 +20,7 @@ from tomoscout.explore.importance import LEAST_TRIALS, SHUFFLES, best_count, imp
 from tomoscout.explore.parallel import SHADES, Parallel, parallel_chart
 from tomoscout.explore.records import BASELINE, BY_PRUNER, Ask, Params, Result, trial_name
 from tomoscout.machine.files import write_text
+from tomoscout.report.figures import Figure, chart_style, drawing, write_figures
 from tomoscout.report.page import by_reason, environment, flatten
 
 _SHOWN = 20
@@ -42,7 +43,7 @@ def write_exploration(
     title: str,
     configured: Params | None = None,
 ) -> None:
-    """Write the HTML report of a study.
+    """Write the HTML report of a study and, in a folder with its name beside it, its figures.
 
     Args:
         path: the HTML file.
@@ -54,6 +55,8 @@ def write_exploration(
             sampler proposed them.
     """
     axes = _axes(study, results)
+    figures = _figures(study, results, axes)
+    write_figures(path.with_suffix(""), _files(figures))
     page = environment("explore").get_template("exploration.html.jinja")
     write_text(
         path,
@@ -63,7 +66,7 @@ def write_exploration(
             total=len(results),
             counts=Counter(map(_outcome, results)),
             **_best(results, axes, configured or {}),
-            **_figures(study, results, axes),
+            **figures,
             **_tables(asks, results, axes, configured or {}),
             sentences=_sentences(study, asks, results),
             settings=flatten({key: value for key, value in study.items() if key not in _NOT_SETTINGS}),
@@ -106,6 +109,25 @@ def _figures(study: Mapping[str, Any], results: Sequence[Result], axes: Sequence
         "shades": range(SHADES),
         "slices": slice_charts(results, weightiest, heights),
     }
+
+
+def _files(figures: Mapping[str, Any]) -> list[Figure]:
+    """The figures as files."""
+    style = chart_style({"explore": ("exploration.css", "exploration_chart.css")}, opacity=str(figures["opacity"]))
+    drawn = environment("explore")
+    course = [figures["history"], *([figures["curves"]] if figures["curves"].lines else [])]
+    charts = {"course": course, "parameters": figures["slices"]}
+    made = [
+        Figure(kind, chart.title, drawing(drawn, "chart.svg.jinja", chart, style))
+        for kind, some in charts.items()
+        for chart in some
+    ]
+    # As on the page: without parameters there is nothing to draw.
+    parallels = figures["parallels"] if figures["slices"] else []
+    return made + [
+        Figure("parallel-coordinates", chart.title, drawing(drawn, "parallel.svg.jinja", chart, style))
+        for chart in parallels
+    ]
 
 
 def _tables(asks: Iterable[Ask], results: Sequence[Result], axes: Sequence[Axis], configured: Params) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from tomoscout.data.copick_config import read_objects
 from tomoscout.data.inventory import RunRecord
 from tomoscout.machine.files import digest
 from tomoscout.networks import code_digest
+from tomoscout.plan.dataset import overview
 from tomoscout.plan.folds import Fold
 from tomoscout.plan.predictions import predicted_segmentation
 from tomoscout.plan.splits import split_to_json
@@ -128,6 +129,5 @@ def of_scores(plan: Plan, job: str = "") -> str:
 def of_report(plan: Plan, job: str = "") -> str:
     """Fingerprint of the report, without the other results."""
     config = plan.config
-    shown = plan.scored.records if plan.config.is_scored else plan.segmented
-    contents = [record.contents.get(config.segment_tomogram) for record in shown]
-    return digest([plan.version("report"), config.report.decisive(), config.split.fold, contents])
+    runs = [entry.to_json() for entry in overview(plan)]
+    return digest([plan.version("report"), config.report.decisive(), config.split.fold, runs])

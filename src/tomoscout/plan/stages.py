@@ -71,7 +71,7 @@ def _written_picks(plan: Plan, manifest: dict[str, Any]) -> Iterator[Stated]:
 STAGES: dict[str, Stage] = {
     "phantom": Stage(version=1),
     "targets": Stage(2, fingerprints.of_targets, lambda plan: plan.ever_targeted, _written_targets),
-    "overlays": Stage(1, fingerprints.of_overlays, lambda plan: plan.targeted),
+    "overlays": Stage(2, fingerprints.of_overlays, lambda plan: plan.targeted),
     "split": Stage(2, fingerprints.of_split),
     "train": Stage(3, fingerprints.of_training),
     "explore": Stage(version=2),
@@ -79,6 +79,6 @@ STAGES: dict[str, Stage] = {
     "segment": Stage(2, fingerprints.of_segmentation, lambda plan: plan.segmented, _written_by_segment),
     "localize": Stage(2, fingerprints.of_picks, lambda plan: plan.segmented, _written_picks),
     "evaluate": Stage(2, fingerprints.of_scores, lambda plan: plan.scored.records),
-    "report": Stage(1, fingerprints.of_report, lambda plan: plan.shown),
+    "report": Stage(2, fingerprints.of_report, lambda plan: plan.shown),
 }
 """Stages by name, in the order of the workflow."""

@@ -5,15 +5,31 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tomoscout.machine.files import write_text
 from tomoscout.report.colours import FALSE, FOUND, MISSED, Colour, Mark
+from tomoscout.report.dataset import Dataset
+from tomoscout.report.figures import Figure, chart_style, drawing, write_figures
 from tomoscout.report.found import Found, score_charts
+from tomoscout.report.origin import Origin
 from tomoscout.report.pictures import SlicePicture
-from tomoscout.report.plots import history_charts, precision_recall_charts
+from tomoscout.report.plots import Chart, history_charts, precision_recall_charts
+from tomoscout.report.usage import Usage
+from tomoscout.report.viewers import OpenProject
 from tomoscout.tasks.picking.score_columns import PAGE_COLUMNS, f_name
 from tomoscout.tasks.picking.score_tables import describe_runs
+
+_OF_ORIGIN = ("weights", "made_with")
+"""What is said of a model where it is said what the results were made with."""
+
+
+class Checks(NamedTuple):
+    """Pictures of targets over tomograms, and the colours of their classes."""
+
+    pictures: Sequence[SlicePicture]
+    legend: Sequence[Mark]
+
 
 PARTS = {"train": "Training", "validate": "Validation", "test": "Test"}
 
@@ -28,8 +44,14 @@ def write_report(
     targets: Sequence[Mapping[str, Any]],
     slices: Sequence[SlicePicture],
     found: Found | None = None,
+    *,
+    dataset: Dataset | None = None,
+    checks: Checks | None = None,
+    usage: Sequence[Usage] = (),
+    viewers: Sequence[OpenProject] = (),
+    origin: Origin | None = None,
 ) -> None:
-    """Write the report page.
+    """Write the report page and, in a folder with its name beside it, its figures.
 
     Args:
         path: the HTML file.
@@ -41,7 +63,20 @@ def write_report(
         targets: what `summarise_targets` returned; may be empty.
         slices: pictures of the scored picks or, without scores, of all picks.
         found: the picks of a model trained elsewhere, scored or not.
+        dataset: what there is to learn from or to apply a model to.
+        checks: targets over tomograms.
+        usage: time and memory of the stages.
+        viewers: how to open the runs.
+        origin: what the results were made with.
     """
+    checks = checks or Checks([], [])
+    charts = {
+        "precision-recall": precision_recall_charts(scores) if scores else [],
+        "training": history_charts(history),
+        "scores": score_charts(found) if found else [],
+    }
+    pictures = {"picks": slices, "targets": checks.pictures, "tomograms": dataset.thumbnails if dataset else []}
+    write_figures(path.with_suffix(""), _figures(charts, pictures))
     page = environment().get_template("page.html.jinja")
     fold = split["folds"][split.get("fold", 0)] if split.get("folds") else {}
     write_text(
@@ -52,19 +87,36 @@ def write_report(
             f=f_name(scores["beta"]) if scores else None,
             columns=PAGE_COLUMNS,
             sentences=describe_runs(scores) if scores else [],
-            curves=precision_recall_charts(scores) if scores else [],
-            history=history_charts(history),
-            facts=flatten(model),
+            curves=charts["precision-recall"],
+            history=charts["training"],
+            facts=flatten({key: value for key, value in model.items() if not (origin and key in _OF_ORIGIN)}),
             tables=tables(model),
             parts=[(name, fold[part]) for part, name in PARTS.items() if part in fold],
             excluded=by_reason(split.get("excluded", {})),
             targets=targets,
-            slices=[(base64.b64encode(picture.png).decode(), picture.caption) for picture in slices],
+            slices=slices,
             legend=[(mark.word, _css(mark.colour), mark.dashed) for mark in _legend(scores, found)],
             found=found,
-            found_charts=score_charts(found) if found else [],
+            found_charts=charts["scores"],
+            dataset=dataset,
+            checks=checks.pictures,
+            classes=[(mark.word, _css(mark.colour)) for mark in checks.legend],
+            usage=usage,
+            viewers=viewers,
+            origin=origin,
         ),
     )
+
+
+def _figures(charts: Mapping[str, Iterable[Chart]], pictures: Mapping[str, Iterable[SlicePicture]]) -> list[Figure]:
+    drawn, style = environment(), chart_style()
+    figures = [
+        Figure(kind, chart.title, drawing(drawn, "chart.svg.jinja", chart, style))
+        for kind, some in charts.items()
+        for chart in some
+    ]
+    # What a caption says in brackets would make a name too long.
+    return figures + [Figure(k, p.caption.partition(" (")[0], p.png) for k, some in pictures.items() for p in some]
 
 
 def _legend(scores: Mapping[str, Any] | None, found: Found | None) -> Sequence[Mark]:
@@ -85,7 +137,7 @@ def environment(*rooms: str) -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"fixed": _fixed, "count": _count}
+    environment.filters |= {"fixed": _fixed, "count": _count, "data": _data, "time": _time, "memory": _memory}
     return environment
 
 
@@ -95,6 +147,28 @@ def _fixed(value: float | None) -> str:
 
 def _count(value: int | None) -> str:
     return "–" if value is None else f"{value:,}"
+
+
+def _data(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+
+
+def _time(seconds: float | None) -> str:
+    """A time as text, such as 4.2 s, 3 min 05 s or 2 h 40 min."""
+    if seconds is None:
+        return "–"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600:,} h {whole % 3600 // 60:02d} min"
+
+
+def _memory(megabytes: float | None) -> str:
+    if megabytes is None:
+        return "–"
+    return f"{megabytes:.0f} MB" if megabytes < 1000 else f"{megabytes / 1024:.1f} GB"
 
 
 def _css(colour: Colour) -> str:

@@ -166,7 +166,11 @@ def _enlarge(picture: Picture, scale: int) -> Picture:
 
 
 def _png(picture: Picture) -> bytes:
+    return to_png(Image.fromarray(picture).quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE))
+
+
+def to_png(image: Image.Image) -> bytes:
+    """An image as the bytes of a PNG file."""
     stream = io.BytesIO()
-    few = Image.fromarray(picture).quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
-    few.save(stream, "PNG")
+    image.save(stream, "PNG")
     return stream.getvalue()

@@ -19,6 +19,9 @@ from tomoscout.report.pictures import GREYS, slice_image
 _BACKGROUND = 5
 _TEXT = GREYS - 1
 _LINE = 30
+_OUTLINE = 3
+"""Width of outlines in pixels: they must be seen where the picture is shown at a third of its size."""
+_GAP = 4
 
 
 def best_slice(labels: NDArray[np.integer], axis: int = 0) -> int:
@@ -36,6 +39,7 @@ def target_overlay(
     title: str,
     *,
     side: tuple[NDArray[np.floating], NDArray[np.integer]] | None = None,
+    end: tuple[NDArray[np.floating], NDArray[np.integer]] | None = None,
 ) -> None:
     """Write a PNG of a tomogram slice with the outlines of its target labels and a legend.
 
@@ -46,11 +50,15 @@ def target_overlay(
         names: of label 1, 2, ….
         path: where to write.
         title: shown above.
-        side: a side view, tomogram and labels (z, x), shown below.
+        side: a view along y, tomogram and labels (z, x), shown below.
+        end: a view along x, tomogram and labels (y, z), shown on the right.
     """
-    views = [(tomogram, labels)] + ([side] if side is not None else [])
     scale = min(6, max(1, round(1200 / tomogram.shape[1])))
-    blocks = [_outlined(slab, own, scale) for slab, own in views]
+    blocks = [_outlined(slab, own, scale) for slab, own in ((tomogram, labels), *([side] if side else ()))]
+    if end is not None:
+        blocks[0] = np.hstack(
+            [np.pad(blocks[0], ((0, 0), (0, _GAP)), constant_values=_BACKGROUND), _outlined(*end, scale)]
+        )
     width = max(block.shape[1] for block in blocks)
     blocks = [_text_block(title, width), *blocks, _legend_block(names, width)]
     canvas = np.full((sum(len(block) for block in blocks), width), _BACKGROUND, dtype=np.uint8)
@@ -67,11 +75,11 @@ def target_overlay(
 
 
 def _outlined(slab: NDArray[np.floating], labels: NDArray[np.integer], scale: int) -> NDArray[np.uint8]:
-    """An enlarged slice: grey, with the two outermost pixels of every label in its colour, and a gap below."""
+    """An enlarged slice: grey, with the outermost pixels of every label in its colour, and a gap below."""
     pixels = _repeat(slice_image(slab)[..., 0] // (255 // (GREYS - 1)), scale)
     fine = _repeat(labels.astype(np.int32), scale)
     border = np.zeros(fine.shape, dtype=bool)
-    for step in (1, 2):
+    for step in range(1, _OUTLINE + 1):
         for one, other in ((fine[step:], fine[:-step]), (fine[:, step:], fine[:, :-step])):
             differ = one != other
             rows, columns = differ.shape
@@ -79,7 +87,7 @@ def _outlined(slab: NDArray[np.floating], labels: NDArray[np.integer], scale: in
             border[:rows, :columns] |= differ
     border &= fine > 0
     pixels[border] = _colour_index(fine[border])
-    return np.pad(pixels, ((0, 4), (0, 0)), constant_values=_BACKGROUND)
+    return np.pad(pixels, ((0, _GAP), (0, 0)), constant_values=_BACKGROUND)
 
 
 def _colour_index(label: Any) -> Any:

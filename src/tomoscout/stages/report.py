@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -12,14 +11,22 @@ from tomoscout.data.geometry import to_voxels
 from tomoscout.data.project import Project
 from tomoscout.machine.files import read_json, read_table
 from tomoscout.models.folder import read_description
-from tomoscout.plan.paths import read_manifest
+from tomoscout.plan.dataset import overview
+from tomoscout.plan.paths import manifest_path, read_manifest
 from tomoscout.plan.plan import Plan
 from tomoscout.plan.predictions import predicted_picks
-from tomoscout.report.colours import Colour, Mark
+from tomoscout.plan.stages import STAGES
+from tomoscout.report.colours import Colour, Mark, readable_colours
+from tomoscout.report.dataset import describe_dataset, thumbnails
 from tomoscout.report.found import read_found
-from tomoscout.report.page import summarise_targets, write_report
+from tomoscout.report.origin import origin_of
+from tomoscout.report.page import Checks, summarise_targets, write_report
 from tomoscout.report.pictures import Marked, SlicePicture, Spheres, marked_slices, picks_slices
+from tomoscout.report.usage import read_usage
+from tomoscout.report.viewers import viewers
+from tomoscout.stages.applied_models import applied_models
 from tomoscout.stages.evaluate import read_pairs, scored_of_model
+from tomoscout.stages.overlays import class_colours
 from tomoscout.tasks.picking.score_tables import read_scores
 from tomoscout.tasks.picking.scores import match_picks
 
@@ -33,6 +40,8 @@ def run_report(
     scores: Path | None = None,
     split: Path | None = None,
     targets: Path | None = None,
+    pictures: Path | None = None,
+    benchmarks: Path | None = None,
 ) -> None:
     """Write the report of one model. Parts whose path is None are left out.
 
@@ -43,6 +52,8 @@ def run_report(
         scores: folder of the scores.
         split: the split file.
         targets: folder of the manifests of the targets.
+        pictures: folder of the pictures of the targets.
+        benchmarks: folder of what Snakemake measured. The only part of the page that differs when it is made again.
 
     Raises:
         TomoscoutError: a stage before this one has not been run.
@@ -54,21 +65,58 @@ def run_report(
     # For a model trained elsewhere the page shows the picks of all segmented runs.
     found = None if config.learns else read_found(plan, localized)
     unscored = _found_slices(plan, found.colours) if found and not scores else []
+    division = {**read_json(split), "fold": config.split.fold} if split else {}
+    made = [read_manifest(targets, record, targets=list) for record in plan.targeted] if targets else []
+    runs = overview(plan)
+    small = thumbnails(runs, config.projects)
+    applied = [folder for folder in applied_models(plan) if (folder / "model.yaml").exists()] or [model]
     write_report(
         output,
         config.report.title,
         read_scores(scores) if scores else None,
         history,
         read_description(model),
-        {**read_json(split), "fold": config.split.fold} if split else {},
-        _targets(plan, targets) if targets else [],
+        division,
+        summarise_targets(made),
         _scored_slices(plan, localized) if scores else unscored,
         found,
+        dataset=describe_dataset(runs, division, small),
+        checks=_checks(plan, pictures) if pictures else None,
+        usage=read_usage(benchmarks, _jobs(plan)) if benchmarks else [],
+        viewers=viewers(config, plan.segmented, small),
+        origin=origin_of(map(read_description, applied), made, config.model_dump(mode="json", by_alias=True)),
     )
 
 
-def _targets(plan: Plan, folder: Path) -> list[dict[str, Any]]:
-    return summarise_targets(read_manifest(folder, record, targets=list) for record in plan.targeted)
+def _checks(plan: Plan, folder: Path) -> Checks:
+    """The pictures of the targets of the first runs."""
+    pictures = []
+    for record in plan.targeted[: plan.config.report.runs]:
+        manifest = read_manifest(folder, record, picture=str, slices=list)
+        png = manifest_path(folder, record).with_name(manifest["picture"]).read_bytes()
+        z, y, x = manifest["slices"]
+        pictures.append(SlicePicture(png, f"{record.key} (z = {z}, y = {y} below, x = {x} right)"))
+    colours = readable_colours(class_colours(plan))
+    return Checks(pictures, [Mark(e.name, c) for e, c in zip(plan.targets.classes, colours, strict=True)])
+
+
+def _jobs(plan: Plan) -> dict[str, list[str]]:
+    """The names of the benchmark files of the stages that led to a report."""
+    config = plan.config
+    jobs = {stage: _batches(plan, stage) for stage in ("targets", "overlays")} if config.learns else {}
+    jobs |= {"split": ["split"]} if config.learns else {}
+    for stage in ("train", "import_model"):
+        jobs[stage] = [
+            f"{stage}/{folder.name}" for folder in applied_models(plan) if folder.parent == plan.results.models
+        ]
+    jobs |= {stage: _batches(plan, stage) for stage in ("segment", "localize")}
+    return jobs | {"evaluate": [f"evaluate/{config.session}"]}
+
+
+def _batches(plan: Plan, stage: str) -> list[str]:
+    runs = STAGES[stage].runs
+    assert runs is not None
+    return [f"{stage}/{batch:04d}" for batch in sorted({record.batch for record in runs(plan)})]
 
 
 def _found_slices(plan: Plan, colours: Mapping[str, Colour]) -> list[SlicePicture]:
