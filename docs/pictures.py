@@ -51,7 +51,9 @@ def draw(results: Path, file: Path) -> None:
         "class probabilities": _enlarged(coloured.clip(0, 255).astype(np.uint8)),
         "picks": draw_picks(grey, circles, width=2),
     }
-    _beside_each_other(panels, colours).quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(file, optimize=True)
+    _beside_each_other(panels, colours).quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(
+        file, optimize=True
+    )
 
 
 def _enlarged(picture: np.ndarray) -> np.ndarray:

@@ -33,14 +33,18 @@ class Block(NamedTuple):
         return f"{self.document.relative_to(ROOT)}:{self.line}"
 
 
-def blocks(document: Path, kind: str) -> list[Block]:
-    """The blocks of one kind in a document."""
+def all_blocks(document: Path) -> list[Block]:
+    """The blocks of a document."""
     text = document.read_text(encoding="utf-8")
     return [
         Block(document, text.count("\n", 0, found.start()) + 1, found["kind"].strip(), _dedent(found))
         for found in _BLOCK.finditer(text)
-        if found["kind"].strip() == kind
     ]
+
+
+def blocks(document: Path, kind: str) -> list[Block]:
+    """The blocks of one kind in a document."""
+    return [block for block in all_blocks(document) if block.kind == kind]
 
 
 def _dedent(found: re.Match[str]) -> str:
