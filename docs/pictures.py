@@ -51,7 +51,7 @@ def draw(results: Path, file: Path) -> None:
         "class probabilities": _enlarged(coloured.clip(0, 255).astype(np.uint8)),
         "picks": draw_picks(grey, circles, width=2),
     }
-    _beside_each_other(panels, colours).quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(
+    beside_each_other(panels, colours).quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(
         file, optimize=True
     )
 
@@ -61,7 +61,7 @@ def _enlarged(picture: np.ndarray) -> np.ndarray:
     return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC))
 
 
-def _beside_each_other(panels: dict[str, np.ndarray], colours: dict[str, tuple[int, int, int]]) -> Image.Image:
+def beside_each_other(panels: dict[str, np.ndarray], colours: dict[str, tuple[int, int, int]]) -> Image.Image:
     """The panels with their titles above, and a legend below."""
     font = ImageFont.load_default(15)
     width, height = next(iter(panels.values())).shape[1::-1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from tomoscout.options.config import parse_config
 README = ROOT / "README.md"
 EXAMPLES = ("tests/workflow/test_workflow.py", "def test_every_example_runs_dry(")
 PROFILES = ("tests/workflow/test_profiles.py", "def test_the_workflow_runs_dry(")
+APPTAINER = shutil.which("apptainer") or shutil.which("singularity")
 STAR_COORDINATES = ["CoordinateX", "CoordinateY", "CoordinateZ"]
 
 pytestmark = pytest.mark.workflow
@@ -29,15 +31,12 @@ pytestmark = pytest.mark.workflow
 # What is the reader's own: in the documents → in the folder of these tests.
 REPLACED = {
     "--cores 8": "--cores 2",
-    "/path/to/project": "project",
     "/path/to/tomoscout": str(ROOT),
-    "/path/to/copick.json": "copick.json",
     "/scratch/me/study": "scratch",
     "results/explore/search-1234abcd/best/train.yaml": "recipe.yaml",
 }
 # The same in Python, so that a training takes seconds.
 REPLACED_IN_PYTHON = {
-    "/path/to/copick.json": "copick.json",
     "data-portal/0": "alice/1",
     "steps=2000": "steps=2",
     '"folds": 5': '"folds": 2',
@@ -101,7 +100,10 @@ def run_here() -> Iterator[object]:
     first = [command for command in commands(README) if not re.search(r"--(sdm|profile) ", command)]
     for command in dict.fromkeys(command for document in DOCUMENTS for command in commands(document)):
         if where_else(command) is None:
-            yield pytest.param(command, id=command, marks=[] if command in first else [pytest.mark.long])
+            marks = [] if command in first else [pytest.mark.long]
+            if "--sdm apptainer" in command:
+                marks.append(pytest.mark.skipif(not APPTAINER, reason="no Apptainer"))
+            yield pytest.param(command, id=command, marks=marks)
 
 
 class Clone:
@@ -110,8 +112,12 @@ class Clone:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.finished: dict[str, subprocess.CompletedProcess[str]] = {}
-        for name in "Snakefile", "workflow", "config", "profiles", "slurm":
+        for name in "Snakefile", "workflow", "config", "envs", "profiles", "slurm":
             (folder / name).symlink_to(ROOT / name)
+        # What `make image` writes.
+        (folder / "containers").mkdir()
+        for image in "tomoscout.sif", "tomoscout-light.sif":
+            (folder / "containers" / image).touch()
         (folder / "recipe.yaml").write_text("train: {learning_rate: 0.001}\n")
         random = np.random.default_rng(0)
         (folder / "tomograms").mkdir()
@@ -123,10 +129,17 @@ class Clone:
         columns = [f"_rln{name} #{number}" for number, name in enumerate(["TomoName", *STAR_COORDINATES], 1)]
         (folder / "particles.star").write_text("\n".join(["data_particles", "", "loop_", *columns, *rows, ""]))
 
+    def own(self, text: str) -> str:
+        """A text with what is in this folder in place of the reader's own."""
+        for theirs, here in REPLACED.items():
+            text = text.replace(theirs, here)
+        for name in "copick.json", "project":
+            text = text.replace(f"/path/to/{name}", str(self.folder / name))
+        return text
+
     def run(self, command: str) -> subprocess.CompletedProcess[str]:
         """Run a command of the documents, Snakemake's as dry runs; each once."""
-        for theirs, here in REPLACED.items():
-            command = command.replace(theirs, here)
+        command = self.own(command)
         if "snakemake " in command and "--dry-run" not in command:
             command += " --dry-run"
         if command not in self.finished:
@@ -150,7 +163,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Clone:
         if command.startswith("copick "):
             assert not made.run(command).returncode, made.run(command).stdout
     [minimal] = blocks(README, "yaml")
-    (made.folder / "my.yaml").write_text(minimal.text)
+    (made.folder / "my.yaml").write_text(made.own(minimal.text))
     return made
 
 
@@ -196,11 +209,9 @@ def test_what_a_site_sets_is_in_the_profile(block: Block) -> None:
 @pytest.mark.long
 @pytest.mark.parametrize("block", [b for document in DOCUMENTS for b in blocks(document, "python")], ids=str)
 def test_python(clone: Clone, tmp_path: Path, block: Block) -> None:
-    text = f"TINY = {TINY!r}\n{block.text}"
+    text = f"TINY = {TINY!r}\n{clone.own(block.text)}"
     for theirs, here in REPLACED_IN_PYTHON.items():
         text = text.replace(theirs, here)
-    for name in "copick.json", "project":
-        (tmp_path / name).symlink_to(clone.folder / name)
     finished = subprocess.run([sys.executable, "-c", text], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr
     assert list((tmp_path / "results/localize").glob("*/batch-0000.json"))
@@ -211,7 +222,6 @@ def test_python(clone: Clone, tmp_path: Path, block: Block) -> None:
 def test_snakefiles(clone: Clone, tmp_path: Path, block: Block) -> None:
     (tmp_path / "Snakefile").write_text(block.text.replace("/path/to/tomoscout", str(ROOT)))
     config = {"picking": yaml.safe_load((clone.folder / "my.yaml").read_text())}
-    config["picking"]["projects"] = {"mydata": str(clone.folder / "copick.json")}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     command = [
         sys.executable,

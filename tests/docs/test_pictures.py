@@ -6,6 +6,7 @@ import importlib.util
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 
 from support.markdown import DOCUMENTS, ROOT, links
@@ -13,14 +14,19 @@ from support.markdown import DOCUMENTS, ROOT, links
 IMAGES = ROOT / "docs/images"
 
 
-@pytest.fixture(scope="module")
-def rulegraph() -> ModuleType:
-    found = importlib.util.spec_from_file_location("rulegraph", ROOT / "docs/rulegraph.py")
+def load(name: str) -> ModuleType:
+    """A script beside the guides, as a module."""
+    found = importlib.util.spec_from_file_location(name, ROOT / f"docs/{name}.py")
     assert found
     assert found.loader
     module = importlib.util.module_from_spec(found)
     found.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def rulegraph() -> ModuleType:
+    return load("rulegraph")
 
 
 @pytest.mark.workflow
@@ -32,6 +38,14 @@ def test_the_graph_is_that_of_todays_rules(rulegraph: ModuleType, tmp_path: Path
 def test_what_follows_through_others_is_not_drawn(rulegraph: ModuleType) -> None:
     edges = {("a", "b"), ("b", "c"), ("a", "c"), ("c", "d"), ("a", "d"), ("e", "d")}
     assert rulegraph.without_shortcuts(edges) == {("a", "b"), ("b", "c"), ("c", "d"), ("e", "d")}
+
+
+def test_the_legend_fits_its_panels() -> None:
+    pictures = load("pictures")
+    panels = {name: np.zeros((40, 300, 3), np.uint8) for name in ("one", "two")}
+    drawn = pictures.beside_each_other(panels, {"ribosome": (250, 0, 0), "ferritin": (0, 0, 250)})
+    assert drawn.size == (600 + pictures.GAP, 40 + 2 * pictures.LINE)
+    assert {(250, 0, 0), (0, 0, 250)} <= {colour for _, colour in drawn.getcolors(1 << 16)}
 
 
 def test_pictures_are_small_and_each_is_shown() -> None:
