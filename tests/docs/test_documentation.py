@@ -45,6 +45,7 @@ REPLACED_IN_PYTHON = {
 TINY = {
     "train": {
         "device": "cpu",
+        "steps": 2,
         "batch_size": 2,
         "patch": [16, 16, 16],
         "validate_every": 2,
@@ -68,7 +69,9 @@ ELSEWHERE = {
     "make test": Elsewhere("runs these tests", ".ci/run", "make test"),
     "make image": Elsewhere("takes minutes and Apptainer", "Makefile", "\nimage:"),
     "source .venv/bin/activate": Elsewhere("an environment is active already", "Makefile", "-m venv .venv"),
-    "tomoscout explore status": Elsewhere("needs a search", "tests/explore/test_status.py", '"status"'),
+    "tomoscout explore status": Elsewhere(
+        "needs a search", "tests/workflow/test_damaged_files.py", '"explore", "status"'
+    ),
     "tomoscout trial give-up 0005": Elsewhere(
         "needs a search", "tests/workflow/test_exploration.py", "def test_a_trial_that_hangs_is_given_up("
     ),
