@@ -22,7 +22,8 @@ from tomoscout.options.config import parse_config
 README = ROOT / "README.md"
 EXAMPLES = ("tests/workflow/test_workflow.py", "def test_every_example_runs_dry(")
 PROFILES = ("tests/workflow/test_profiles.py", "def test_the_workflow_runs_dry(")
-APPTAINER = shutil.which("apptainer") or shutil.which("singularity")
+# Without these programs Snakemake plans nothing either.
+DEPLOYED_BY = {"apptainer": ["apptainer", "singularity"], "conda": ["conda", "mamba", "micromamba"]}
 STAR_COORDINATES = ["CoordinateX", "CoordinateY", "CoordinateZ"]
 
 pytestmark = pytest.mark.workflow
@@ -43,6 +44,8 @@ REPLACED_IN_PYTHON = {
     "config = {": "config = TINY | {",
 }
 TINY = {
+    # The examples work on one project, each in a folder of its own.
+    "overwrite": True,
     "train": {
         "device": "cpu",
         "steps": 2,
@@ -104,8 +107,9 @@ def run_here() -> Iterator[object]:
     for command in dict.fromkeys(command for document in DOCUMENTS for command in commands(document)):
         if where_else(command) is None:
             marks = [] if command in first else [pytest.mark.long]
-            if "--sdm apptainer" in command:
-                marks.append(pytest.mark.skipif(not APPTAINER, reason="no Apptainer"))
+            for way, programs in DEPLOYED_BY.items():
+                if f"--sdm {way}" in command:
+                    marks.append(pytest.mark.skipif(not any(map(shutil.which, programs)), reason=f"no {way}"))
             yield pytest.param(command, id=command, marks=marks)
 
 
