@@ -16,7 +16,7 @@ SEARCH := --snakefile $(CURDIR)/Snakefile --profile $(CURDIR)/workflow/profiles/
 # Where no registry can be reached: make image BASE=packages
 BASE := docker://debian:12-slim
 
-.PHONY: demo demo-explore test lint format docs bench image clean
+.PHONY: demo demo-explore test test-all lint format docs bench image clean
 
 # The lock is installed first and alone, so that nothing newer slips in with the package.
 .venv/ready: envs/requirements.lock pyproject.toml
@@ -51,8 +51,16 @@ demo-explore: .venv/ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r envs/cloud.lock
 	touch $@
 
-test: .venv/clouds
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+PYTEST := $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder
+# Markers of tests that need a service or take long: see pyproject.toml.
+SPECIAL := slurm or image or browser or long
+
+test: .venv/ready
+	$(PYTEST) -n 2 -m "not ($(SPECIAL))"
+
+# What `make test` leaves out. Some of it waits for services: a third worker uses the cores meanwhile.
+test-all: .venv/clouds
+	$(PYTEST) -n 3 -m "$(SPECIAL)"
 
 lint: .venv/ready
 	$(BIN)/ruff check .

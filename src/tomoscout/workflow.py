@@ -38,11 +38,18 @@ class Workflow:
     computes only what it needs."""
 
     def __init__(
-        self, values: Mapping[str, Any], results: str, *, main: bool, files: Iterable[str | Path] = ()
+        self,
+        values: Mapping[str, Any],
+        results: str,
+        *,
+        main: bool,
+        files: Iterable[str | Path] = (),
+        imported: bool = False,
     ) -> None:
         """`values`: Snakemake's config. `results`: folder of the results. `main`: whether this is Snakemake's main
         process, the only one that writes the settings for the jobs, refreshes the inventory, and reports option values
-        that were converted. `files`: the configuration files that `values` was read from.
+        that were converted. `files`: the configuration files that `values` was read from. `imported`: whether another
+        workflow imports this one.
 
         Raises:
             TomoscoutError: the configuration is invalid, or a project cannot be used.
@@ -53,6 +60,7 @@ class Workflow:
         self.config: Config = parse_config(dict(values), "config", written, quiet=not main)
         self.results = Results(Path(results))
         self._main = main
+        self._imported = imported
         if main:
             self._write_settings()
             if self.is_ready:
@@ -60,8 +68,14 @@ class Workflow:
 
     @property
     def is_ready(self) -> bool:
-        """Whether the projects exist; false only while a phantom in the configuration has not been made."""
-        return all(path != str(self.results.phantom) or Path(path).exists() for path in self.config.projects.values())
+        """Whether the projects exist. A phantom may still have to be made, and where another workflow imports this one
+        any project."""
+        return not self._awaited()
+
+    def _awaited(self) -> list[str]:
+        """The copick configs that rules may make and that are not there yet."""
+        paths = [path for path in self.config.projects.values() if not Path(path).exists()]
+        return paths if self._imported else [path for path in paths if path == str(self.results.phantom)]
 
     def _write_settings(self) -> None:
         text = to_json(self.config.model_dump(mode="json", by_alias=True))
@@ -86,8 +100,10 @@ class Workflow:
     @cached_property
     def records(self) -> list[RunRecord]:
         """All runs of the inventory."""
-        if not self.is_ready:
-            raise TomoscoutError(f"{self.results.phantom}: the phantom is not there yet; run `snakemake phantom` first")
+        for path in self._awaited():
+            if path == str(self.results.phantom):
+                raise TomoscoutError(f"{path}: the phantom is not there yet; run `snakemake phantom` first")
+            raise TomoscoutError(f"{path}: no such copick config; a rule that makes it must have run before")
         return read_inventory(self.results.inventory)
 
     @cached_property
@@ -156,7 +172,7 @@ class Workflow:
     @cached_property
     def applied_models(self) -> list[str]:
         """Folders of the models to apply; see `stages.applied_models`."""
-        return [str(folder) for folder in applied_models(self.plan)]
+        return [str(folder) for folder in applied_models(self.plan, imported=self._imported)]
 
     def fold_models(self) -> list[str]:
         """Folders of the models of all folds; see `stages.applied_models`."""

@@ -76,9 +76,9 @@ class Toy:
         command = ["snakemake", "toy", "--cores", "1", "--configfile", str(self.project.settings), *arguments]
         return self._run(version, command)
 
-    def planned(self, version: int) -> list[str]:
-        """The rules of which a dry run announces jobs."""
-        return sorted(set(re.findall(r"^rule (\w+_runs):", self.snakemake(version, "--dry-run"), re.MULTILINE)))
+    def rules(self, version: int, *arguments: str) -> list[str]:
+        """The rules of which Snakemake announces jobs."""
+        return sorted(set(re.findall(r"^rule (\w+_runs):", self.snakemake(version, *arguments), re.MULTILINE)))
 
     def verify(self) -> str:
         options = ["--config", str(self.project.settings), "--inventory", str(self.project.inventory)]
@@ -103,19 +103,18 @@ class Toy:
 
 
 @pytest.mark.workflow
+@pytest.mark.long
 def test_a_stage_is_a_module_a_row_a_rule_and_a_command(tmp_path: Path) -> None:
     toy = Toy(tmp_path)
-    assert toy.planned(1) == ["targets_runs", "toy_runs"]
-    toy.snakemake(1)
+    assert toy.rules(1) == ["targets_runs", "toy_runs"]
     assert [toy.file(run).read_text() for run in ("a", "b")] == ["1: 1\n", "1: 2\n"]
-    assert toy.planned(1) == []
+    assert toy.rules(1, "--dry-run") == []
     # Two targets and two files.
     assert toy.verify() == "4 digests compared, 0 problems\n"
 
-    assert toy.planned(2) == ["toy_runs"]
-    toy.snakemake(2)
+    assert toy.rules(2) == ["toy_runs"]
     assert [toy.file(run).read_text() for run in ("a", "b")] == ["2: 1\n", "2: 2\n"]
-    assert toy.planned(2) == []
+    assert toy.rules(2, "--dry-run") == []
 
     toy.file("a").write_text("2: 7\n")
     toy.file("b").unlink()

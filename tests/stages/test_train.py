@@ -211,6 +211,7 @@ def test_killed_three_times_the_result_is_the_same(finished: Workspace, tmp_path
     assert_same_model(folder, finished.model)
 
 
+@pytest.mark.long
 def test_told_to_stop_it_says_so_and_goes_on_with_the_same_command(finished: Workspace, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     for number, resumed in ((signal.SIGTERM, False), (signal.SIGUSR1, True)):
@@ -481,6 +482,7 @@ SCHEDULES: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("options", SCHEDULES.values(), ids=SCHEDULES)
 def test_stopped_at_any_option_the_result_is_the_same(
     workspace: Workspace, options: dict[str, Any], capsys: pytest.CaptureFixture[str]

@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +23,16 @@ ROOT = Path(__file__).parents[2]
 TARGETS = ["all", "targets", "splits", "train", "segment", "localize", "evaluate", "report"]
 # Those that need options of their own.
 OTHER_TARGETS = ["finetune", "cross_validate", "explore", "track"]
+NO_TRACEBACK = "Traceback (most recent call last)"
 
 CONFIG: dict[str, Any] = {
     "projects": {"phantom": "results/phantom/copick.json"},
     "tomograms": ["wbp@10.0"],
     "targets": {"picks": "phantom/0"},
     "phantom": {"runs": 4, "shape": [32, 64, 64], "particles": 1, "signal_to_noise": 2.0},
-    "split": {"train": ["phantom-000", "phantom-001"], "validate": ["phantom-002"], "test": ["phantom-003"]},
-    "runs_per_job": 1,
+    # In the second of two batches the run that is tested lies beside one that is trained on.
+    "split": {"train": ["phantom-000", "phantom-002"], "validate": ["phantom-001"], "test": ["phantom-003"]},
+    "runs_per_job": 2,
     "train": {
         "name": "tiny",
         "device": "cpu",
@@ -91,15 +97,8 @@ class Session:
         )
 
     def would_run(self, *arguments: str) -> list[str]:
-        """The jobs that a dry run announces, such as `targets_runs 0001`, without the named targets."""
-        output = self.snakemake("--dry-run", *arguments)
-        jobs = []
-        for block in re.split(r"\n\n|\n(?=\[)", output):
-            rule = re.search(r"^(?:local)?rule (\w+):", block, re.M)
-            if rule and rule[1] not in [*TARGETS, *OTHER_TARGETS, "gather_targets", "gather_study_targets"]:
-                batch = re.search(r"wildcards: batch=(\d+)", block)
-                jobs.append(f"{rule[1]} {batch[1]}" if batch else rule[1])
-        return sorted(set(jobs))
+        """The jobs that a dry run announces."""
+        return announced_jobs(self.snakemake("--dry-run", *arguments))
 
     def job_counts(self, *arguments: str) -> dict[str, int]:
         """How many jobs of each rule a dry run announces."""
@@ -114,3 +113,64 @@ class Session:
         """The batch of a run."""
         rows = (self.folder / "results/inventory.tsv").read_text().splitlines()
         return next(f"{int(row.split()[2]):04d}" for row in rows if row.split("\t")[1] == run)
+
+
+def announced_jobs(output: str) -> list[str]:
+    """The jobs that snakemake runs, or would run, such as `targets_runs 0001`, without the named targets."""
+    jobs = []
+    for block in re.split(r"\n\n|\n(?=\[)", output):
+        rule = re.search(r"^(?:local)?rule (\w+):", block, re.M)
+        if rule and rule[1] not in [*TARGETS, *OTHER_TARGETS, "gather_targets", "gather_study_targets"]:
+            batch = re.search(r"wildcards: batch=(\d+)", block)
+            jobs.append(f"{rule[1]} {batch[1]}" if batch else rule[1])
+    return sorted(set(jobs))
+
+
+def killed_in_training(
+    session: Session, kill: Callable[[subprocess.Popen[str]], None], *arguments: str
+) -> subprocess.Popen[str]:
+    """Start snakemake, wait for the training's first checkpoint, end it."""
+    running = session.start(*arguments)
+    checkpoint = session.folder / "results/models/tiny/checkpoint.pt"
+    while not checkpoint.exists():
+        assert running.poll() is None, running.communicate()[0]
+        time.sleep(0.05)
+    kill(running)
+    running.wait()
+    return running
+
+
+def copy_of(phantom: Session, folder: Path, base: dict[str, Any] = CONFIG) -> Session:
+    """A session with a copy of the phantom, and no results."""
+    made = Session(folder, base)
+    copy_project(phantom.folder / "results/phantom/copick.json", made.folder / "results/phantom")
+    return made
+
+
+def copy_project(config: Path, folder: Path) -> str:
+    """The same project in another folder, which its config names; returns that config."""
+    shutil.copytree(config.parent, folder)
+    copied = folder / config.name
+    copied.write_text(copied.read_text().replace(str(config.parent), str(folder)))
+    return str(copied)
+
+
+@contextmanager
+def kept(path: Path) -> Iterator[None]:
+    """Put a file back as it was, its time included."""
+    content, facts = path.read_bytes(), path.stat()
+    try:
+        yield
+    finally:
+        path.write_bytes(content)
+        os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+
+
+@contextmanager
+def configured(session: Session, changes: dict) -> Iterator[None]:
+    """Change the configuration for a while."""
+    session.configure(changes)
+    try:
+        yield
+    finally:
+        session.configure({})

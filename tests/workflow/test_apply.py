@@ -13,36 +13,40 @@ import torch
 import yaml
 
 from support.octopi import UNET, write_model
-from support.snakemake_session import CONFIG, Session
+from support.project import succeeded, tomoscout
+from support.snakemake_session import CONFIG, NO_TRACEBACK, Session, announced_jobs, copy_of, copy_project
 from tomoscout.data.copick_config import read_objects
 from tomoscout.data.project import Project
 
-NO_TRACEBACK = "Traceback (most recent call last)"
 NEW = {"projects": {"new": "data/copick.json"}, "tomograms": ["wbp@10.0"], "runs_per_job": 2}
 SEGMENT: dict[str, Any] = {"device": "cpu", "tile": [32, 64, 64]}
 
-pytestmark = pytest.mark.workflow
+pytestmark = [pytest.mark.workflow, pytest.mark.long]
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model(phantom: Session, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model trained on a phantom."""
-    session = Session(tmp_path_factory.mktemp("trained"))
+    session = copy_of(phantom, tmp_path_factory.mktemp("trained"))
     session.configure({"tracking": {"enabled": False}})
-    session.snakemake("phantom")
     session.snakemake("train")
     return session.folder / "results/models/tiny"
 
 
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The copick config of another phantom."""
+    folder = tmp_path_factory.mktemp("other") / "phantom"
+    base = Session(folder.parent, {**CONFIG, "phantom": {**CONFIG["phantom"], "runs": 3, "seed": 7}})
+    succeeded(tomoscout("phantom", folder, "--config", base.config))
+    return folder / "copick.json"
+
+
 @pytest.fixture
-def new(tmp_path: Path, model: Path) -> Session:
+def new(tmp_path: Path, other: Path, model: Path) -> Session:
     """Another phantom, which lost its picks, and a configuration that only applies the model."""
-    session = Session(tmp_path, {**CONFIG, "phantom": {**CONFIG["phantom"], "runs": 3, "seed": 7}})
-    session.snakemake("phantom")
-    (session.folder / "results/phantom").rename(session.folder / "data")
-    shutil.rmtree(session.folder / "results")
-    copick = session.folder / "data/copick.json"
-    copick.write_text(copick.read_text().replace("results/phantom", "data"))
+    session = Session(tmp_path)
+    copy_project(other, session.folder / "data")
     for run in (session.folder / "data/ExperimentRuns").iterdir():
         (run / "Picks").rename(session.folder / f"kept-{run.name}")
     apply(session, models=[str(model)])
@@ -68,9 +72,8 @@ def failure(session: Session, *arguments: str) -> str:
 
 
 def test_the_plain_command_reports_what_was_found(new: Session) -> None:
-    expected = ["localize_runs", "report_page", "segment_runs"]
-    assert sorted({job.split()[0] for job in new.would_run()}) == expected
-    new.snakemake()
+    jobs = {job.split()[0] for job in announced_jobs(new.snakemake())}
+    assert jobs == {"segment_runs", "localize_runs", "report_page"}
     opened, names = project(new), list(read_objects(new.folder / "data/copick.json"))
     page = (new.folder / "results/report/tiny.html").read_text()
     total = 0
@@ -142,8 +145,7 @@ def test_models_of_octopi_are_applied_as_they_are(new: Session) -> None:
     copick = new.folder / "data/copick.json"
     paths = [octopi_model(new.folder / part / "best", copick) for part in ("a", "b")]
     apply(new, models=["a/best/model_config.yaml", "b/best/model_config.yaml"], localize={"session": "both"})
-    assert {"import_model", "segment_runs 0000"} <= set(new.would_run())
-    new.snakemake()
+    assert {"import_model", "segment_runs 0000"} <= set(announced_jobs(new.snakemake()))
     folders = sorted((new.folder / "results/models").iterdir())
     assert [folder.name.rpartition("-")[0] for folder in folders] == ["best", "best"]
     page = (new.folder / "results/report/both.html").read_text()

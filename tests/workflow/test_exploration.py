@@ -21,7 +21,7 @@ from support.snakemake_session import CONFIG, Session
 from tomoscout.machine.files import digest
 from tomoscout.tasks.picking.model import PickingModel
 
-pytestmark = pytest.mark.workflow
+pytestmark = [pytest.mark.workflow, pytest.mark.long]
 
 TRIALS = 6
 STUDY: dict[str, Any] = CONFIG | {

@@ -24,6 +24,8 @@ from support.project import SmallProject
 ROOT = Path(__file__).parents[2]
 PROFILES = sorted(path.parent.name for path in (ROOT / "workflow/profiles").glob("*/profile.yaml"))
 CLOUDS = ["kubernetes", "aws-batch"]
+# Of the long tests: for these alone the plugins of clouds are installed, which each start of Snakemake would import.
+PLANNED = [pytest.param(name, marks=pytest.mark.long if name in CLOUDS else ()) for name in PROFILES if name != "slurm"]
 
 RULES = dict(
     re.findall(
@@ -123,7 +125,7 @@ def test_every_entry_is_explained(name: str) -> None:
     assert [lines[number] for number in entries if not lines[number - 1].startswith("#")] == []
 
 
-@pytest.mark.parametrize("name", PROFILES)
+@pytest.mark.parametrize("name", PLANNED)
 def test_the_workflow_runs_dry(name: str, volume: Volume) -> None:
     needs_plugins(name)
     assert {"targets_runs", "train_model", "trial", "report_page"} <= set(volume.planned(name, "all", "explore"))
@@ -144,9 +146,42 @@ def test_the_local_copies_lie_in_the_working_directory(name: str) -> None:
     assert profile["keep-storage-local-copies"] is True
 
 
+# Slurm
+
+
+def test_jobs_with_a_gpu_go_to_its_partition(volume: Volume) -> None:
+    profile = volume.work / "workflow/profiles/slurm/profile.yaml"
+    text = profile.read_text()
+    values = yaml.safe_load(text)
+    values["__variables__"] |= {"cpu_partition": "cpu", "gpu_partition": "gpu", "gpu_model": "pretended"}
+    profile.write_text(yaml.safe_dump(values, sort_keys=False))
+    try:
+        planned = volume.planned("slurm", "all", "explore")
+    finally:
+        profile.write_text(text)
+    rules = {rule: resources for rule, (_, resources) in planned.items() if rule in SENT}
+    with_gpu = {rule for rule, resources in rules.items() if resources.get("gpu") == "1"}
+    assert with_gpu == {"train_model", "trial", "segment_runs"}
+    for rule, resources in rules.items():
+        expected = ("gpu", "pretended") if rule in with_gpu else ("cpu", None)
+        assert (resources["slurm_partition"], resources.get("gpu_model")) == expected, rule
+
+
+@pytest.mark.long
+def test_every_attempt_gets_more_up_to_what_there_is(volume: Volume) -> None:
+    # The link by which a clone knows the profile's name.
+    assert (ROOT / "slurm").readlink() == Path("workflow/profiles/slurm")
+    arguments = ("explore", "--attempt")
+    first, second, last = (volume.planned("slurm", *arguments, number)["trial"][1] for number in ("1", "2", "9"))
+    for resource, most in {"mem_mb": 256_000, "runtime": 24 * 60}.items():
+        assert int(second[resource]) == 2 * int(first[resource])
+        assert int(last[resource]) == most
+
+
 # AWS Batch
 
 
+@pytest.mark.long
 def test_aws_batch_can_meet_every_request(volume: Volume) -> None:
     needs_plugins("aws-batch")
     from snakemake_executor_plugin_aws_batch.constant import VALID_RESOURCES_MAPPING
@@ -283,6 +318,7 @@ def cluster_in(folder: Path, lost: set[str]) -> Iterator[Cluster]:
                 running.wait()
 
 
+@pytest.mark.long
 @pytest.mark.skipif(shutil.which("rsync") is None, reason="rsync, with which the storage fs copies, is not installed")
 def test_kubernetes_jobs_get_their_gpu_and_find_their_files(tmp_path: Path) -> None:
     needs_plugins("kubernetes")

@@ -70,7 +70,15 @@ if workflow.is_main_process and not workflow.output_settings.dryrun:
     for folder in LOGS, BENCHMARKS:
         guarded(make_folder)(folder)
 
-flow = guarded(lambda: Workflow(config, RESULTS, main=workflow.is_main_process, files=workflow.configfiles))()
+flow = guarded(
+    lambda: Workflow(
+        config,
+        RESULTS,
+        main=workflow.is_main_process,
+        files=workflow.configfiles,
+        imported=not workflow.modifier.is_main_snakefile(),
+    )
+)()
 
 SETTINGS, INVENTORY = str(flow.results.settings), str(flow.results.inventory)
 

@@ -16,8 +16,10 @@ from tomoscout.stages.explore import study_of
 from tomoscout.tasks.picking.model import PickingModel
 
 
-def applied_models(plan: Plan) -> list[Path]:
+def applied_models(plan: Plan, *, imported: bool = False) -> list[Path]:
     """Folders of the models to apply; several form an ensemble.
+
+    `imported`: another workflow imports this one, and its rules may make a listed model that does not exist yet.
 
     Raises:
         TomoscoutError: nothing is trained here, and a listed model is missing or finds an object that a copick config
@@ -29,7 +31,9 @@ def applied_models(plan: Plan) -> list[Path]:
     if models == "explored":
         study = plan.results.study(study_of(plan).name)
         return [study / name for name in best_names(plan.config.explore.top)]
-    return [_listed_model(plan, path) for path in models or []] or [plan.results.model(plan.config.train.name)]
+    if not models:
+        return [plan.results.model(plan.config.train.name)]
+    return [_listed_model(plan, path, imported) for path in models]
 
 
 def fold_models(plan: Plan) -> list[Path]:
@@ -42,13 +46,14 @@ def fold_models(plan: Plan) -> list[Path]:
     return [plan.results.model(fold_name(plan.config.train.name, fold)) for fold in range(len(plan.split.folds))]
 
 
-def _listed_model(plan: Plan, path: str) -> Path:
+def _listed_model(plan: Plan, path: str, imported: bool) -> Path:
     """Folder of an entry of `segment.models`; for an octopi model, the folder that it is imported into."""
     if names_octopi(path):
         return plan.results.model(model_name(path))
     folder = Path(path.removesuffix("/model.yaml"))
     # With training, a listed model may be trained in this workflow and not exist yet.
-    if not plan.config.learns:
+    made_elsewhere = imported and not (folder / "model.yaml").exists()
+    if not plan.config.learns and not made_elsewhere:
         check_objects(plan.config, plan.records, PickingModel.read(folder).classes, folder)
     return folder
 
