@@ -63,17 +63,10 @@ class Workflow:
         self._imported = imported
         if main:
             self._write_settings()
-            if self.is_ready:
-                self._refresh()
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether the projects exist. A phantom may still have to be made, and where another workflow imports this one
-        any project."""
-        return not self._awaited()
 
     def _awaited(self) -> list[str]:
-        """The copick configs that rules may make and that are not there yet."""
+        """The copick configs that are not there yet, as rules may have to make them: that of the phantom, and where
+        another workflow imports this one any."""
         paths = [path for path in self.config.projects.values() if not Path(path).exists()]
         return paths if self._imported else [path for path in paths if path == str(self.results.phantom)]
 
@@ -83,11 +76,22 @@ class Workflow:
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             write_text(path, text)
 
+    @cached_property
+    def records(self) -> list[RunRecord]:
+        """All runs of the inventory. The main process refreshes it when something asks for a run: what looks at the
+        rules alone, such as `--lint`, needs no project."""
+        for path in self._awaited():
+            if path == str(self.results.phantom):
+                raise TomoscoutError(f"{path}: the phantom is not there yet; run `snakemake phantom` first")
+            raise TomoscoutError(f"{path}: no such copick config; a rule that makes it must have run before")
+        if self._main:
+            fresh = read_fresh(self.results.inventory, self.config.projects)
+            if fresh is not None:
+                return fresh
+            self._refresh()
+        return read_inventory(self.results.inventory)
+
     def _refresh(self) -> None:
-        fresh = read_fresh(self.results.inventory, self.config.projects)
-        if fresh is not None:
-            self.records = fresh
-            return
         files = ["--config", str(self.results.settings), "--output", str(self.results.inventory)]
         command = [sys.executable, "-m", "tomoscout", "inventory", *files, "--quiet"]
         # The output is decoded as UTF-8, whatever the locale.
@@ -96,15 +100,6 @@ class Workflow:
         if finished.returncode:
             raise TomoscoutError(finished.stderr.strip().splitlines()[-1].removeprefix("error: "))
         sys.stderr.write(finished.stderr)
-
-    @cached_property
-    def records(self) -> list[RunRecord]:
-        """All runs of the inventory."""
-        for path in self._awaited():
-            if path == str(self.results.phantom):
-                raise TomoscoutError(f"{path}: the phantom is not there yet; run `snakemake phantom` first")
-            raise TomoscoutError(f"{path}: no such copick config; a rule that makes it must have run before")
-        return read_inventory(self.results.inventory)
 
     @cached_property
     def plan(self) -> Plan:

@@ -55,8 +55,8 @@ STUDY: dict[str, Any] = CONFIG | {
         "space": {"patch": 16, "batch_size": {"choices": [1, 2]}},
     },
 }
-# They name folders, or hold times.
-NOT_COMPARED = {"mlflow.db", "training.json", "inventory.tsv"}
+# They hold times.
+NOT_COMPARED = {"inventory.tsv", "journal.log", "mlflow.db", "report", "tracking", "training.json", "mlruns"}
 
 
 class Elsewhere:
@@ -76,21 +76,26 @@ class Elsewhere:
         for folder in (self.session.folder, self.project):
             shutil.rmtree(folder, ignore_errors=True)
         self.session.folder.mkdir()
-        tomoscout("phantom", str(self.project), "--config", str(self.session.config))
+        command = [
+            sys.executable,
+            "-m",
+            "tomoscout",
+            "phantom",
+            str(self.project),
+            "--config",
+            str(self.session.config),
+        ]
+        subprocess.run(command, check=True, cwd=self.session.folder)
         self.session.snakemake("all", "explore", *arguments)
         results = self.session.folder / "results"
-        files = [file for file in results.rglob("*") if file.is_file() and "mlruns" not in file.parts]
+        files = [file for file in results.rglob("*") if file.is_file()]
         files += self.project.glob("ExperimentRuns/*/Picks/tomoscout_*")
-        return {str(file): file.read_bytes() for file in files if file.name not in NOT_COMPARED}
+        return {str(file): file.read_bytes() for file in files if NOT_COMPARED.isdisjoint(file.parts)}
 
     def seen(self) -> list[dict[str, Any]]:
         """What the network says of the jobs that imported it."""
         lines = (self.session.folder / "seen.jsonl").read_text().splitlines()
         return [entry for entry in map(json.loads, lines) if entry["command"] in ("train", "segment", "trial")]
-
-
-def tomoscout(*arguments: str) -> None:
-    subprocess.run([sys.executable, "-m", "tomoscout", *arguments], check=True)
 
 
 def within(image: Path, *command: str, options: Sequence[str] = (), **environment: str) -> CompletedProcess[str]:

@@ -54,7 +54,6 @@ def test_the_rules_can_be_deployed_and_reported_as_it_says() -> None:
 
 
 @pytest.mark.workflow
-@pytest.mark.xfail(strict=True, reason="the example configuration names a project that is not there, also for --lint")
 def test_snakemake_finds_nothing_to_lint(tmp_path: Path) -> None:
     """As the catalog asks it: in a clone, without any argument; so with the example configuration."""
     for name in "Snakefile", "workflow", "config", "profiles":

@@ -20,7 +20,7 @@ from support.markdown import DOCUMENTS, ROOT, Block, all_blocks, blocks, command
 from tomoscout.options.config import parse_config
 
 README = ROOT / "README.md"
-EXAMPLES = ("tests/workflow/test_workflow.py", "def test_every_example_runs_dry(")
+EXAMPLES = ("tests/workflow/test_dry_runs.py", "def test_every_example_runs_dry(")
 PROFILES = ("tests/workflow/test_profiles.py", "def test_the_workflow_runs_dry(")
 # Without these programs Snakemake plans nothing either.
 DEPLOYED_BY = {"apptainer": ["apptainer", "singularity"], "conda": ["conda", "mamba", "micromamba"]}

@@ -50,7 +50,7 @@ def enter_images(
     """
     for image in images:
         if "://" not in image and not Path(image).exists():
-            raise TomoscoutError(f"{image}: no such image; build it (make image), or let `container` name another")
+            raise TomoscoutError(f"{image}: no such image; build it (make image), or name another under container")
     prefix = "APPTAINER" if shutil.which("apptainer") or not shutil.which("singularity") else "SINGULARITY"
     named = [*_named(config, environment), results]
     own = environment.get(f"{prefix}_BIND", "").split(",")
