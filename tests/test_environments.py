@@ -65,3 +65,18 @@ def test_every_rule_with_a_command_names_one_group() -> None:
             named = re.findall(r'(?:ENVIRONMENTS|IMAGES)\["(\w+)"\]', rule)
             expected = 2 if "    shell:\n" in rule else 0
             assert len(named) == expected and len(set(named)) <= 1, rule.split(":")[0]
+
+
+def test_the_containerfile_makes_the_same_image() -> None:
+    """No engine builds it here: it copies the same files, to the same places, and runs the same script."""
+    definition = (ROOT / "containers/tomoscout.def").read_text()
+    containerfile = (ROOT / "containers/Containerfile").read_text()
+    copied = {line.split()[0] for line in re.findall(r"^    (\S+ /opt/tomoscout/\S+)$", definition, re.M)}
+    sources = [word for line in re.findall(r"^COPY (.*) /opt/\S+$", containerfile, re.M) for word in line.split()]
+    assert set(sources) == copied and all((ROOT / source).exists() for source in copied)
+    for text in (definition, containerfile):
+        assert "/bin/sh /opt/tomoscout/containers/install.sh" in text
+        assert set(re.findall(r"org\.opencontainers\.image\.\w+", text)) == {
+            f"org.opencontainers.image.{name}" for name in ("title", "licenses", "version", "revision")
+        }
+    assert containerfile.rindex("USER tomoscout") > containerfile.rindex("RUN ")

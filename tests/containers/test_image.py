@@ -8,13 +8,14 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
 
+from support.slurm import SOON, running_slurm, site_profile
 from support.snakemake_session import CONFIG, ROOT, Session
 from tomoscout.options.config import RuleGroup
 from tomoscout.plan.containers import IMAGES
@@ -68,7 +69,8 @@ class Elsewhere:
         family.parent.mkdir()
         family.write_text((ROOT / "config/examples/my_network.py").read_text() + RECORD)
         train = STUDY["train"] | {"network": {"family": str(family), "channels": 4, "dilations": [1]}}
-        self.session.base |= {"projects": {"phantom": str(self.project / "copick.json")}, "train": train}
+        projects = {"phantom": str(self.project / "copick.json")}
+        self.session.base = STUDY | {"projects": projects, "train": train}
         self.session.configure({})
 
     def run(self, *arguments: str) -> dict[str, bytes]:
@@ -98,6 +100,11 @@ class Elsewhere:
         return [entry for entry in map(json.loads, lines) if entry["command"] in ("train", "segment", "trial")]
 
 
+def different(outside: dict[str, bytes], found: dict[str, bytes]) -> set[str]:
+    """The files that are not the same."""
+    return {name for name in outside | found if outside.get(name) != found.get(name)}
+
+
 def within(image: Path, *command: str, options: Sequence[str] = (), **environment: str) -> CompletedProcess[str]:
     """Run a command in an image."""
     words = ["apptainer", "--quiet", "exec", *options, str(image), *command]
@@ -107,6 +114,12 @@ def within(image: Path, *command: str, options: Sequence[str] = (), **environmen
 @pytest.fixture(scope="module")
 def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Elsewhere:
     return Elsewhere(tmp_path_factory.mktemp("elsewhere"))
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with running_slurm(tmp_path_factory.mktemp("slurm")) as folder:
+        yield folder
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +135,7 @@ def outside(elsewhere: Elsewhere) -> dict[str, bytes]:
 def test_the_chain_and_a_search_within_the_images(elsewhere: Elsewhere, outside: dict[str, bytes]) -> None:
     """The same to the last byte, with no module of this machine's Python."""
     found = elsewhere.run("--sdm", "apptainer")
-    assert {name for name in outside | found if outside.get(name) != found.get(name)} == set()
+    assert different(outside, found) == set()
     seen = elsewhere.seen()
     assert {entry["command"] for entry in seen} == {"train", "segment"}
     for entry in seen:
@@ -134,6 +147,18 @@ def test_the_chain_and_a_search_within_the_images(elsewhere: Elsewhere, outside:
     assert {path.name for path in elsewhere.session.folder.iterdir()} == {
         ".snakemake", "benchmarks", "logs", "results", "seen.jsonl"
     }  # fmt: skip
+
+
+@pytest.mark.slurm
+def test_the_same_on_slurm(elsewhere: Elsewhere, outside: dict[str, bytes], slurm: Path, tmp_path: Path) -> None:
+    # As many threads as the two cores give them outside, since sums depend on that.
+    threads = ["--set-threads", "train_model=2", "segment_runs=2"]
+    found = elsewhere.run("--sdm", "apptainer", "--profile", str(site_profile(tmp_path).parent), *SOON, *threads)
+    assert different(outside, found) == set()
+    assert {entry["image"] for entry in elsewhere.seen()} == {str(IMAGE)}
+    jobs = subprocess.run(["scontrol", "show", "job", "--oneliner"], capture_output=True, text=True, check=True).stdout
+    rules = set(re.findall(r"Comment=rule_(\w+?)(?:_wildcards\S*)?\s", jobs))
+    assert {"train_model", "segment_runs", "localize_runs", "evaluate_picks", "trial"} <= rules
 
 
 def test_an_image_alone(tmp_path: Path) -> None:

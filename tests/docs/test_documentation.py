@@ -70,7 +70,11 @@ class Elsewhere(NamedTuple):
 ELSEWHERE = {
     "make demo": Elsewhere("takes minutes; a dry run of its configuration", *EXAMPLES),
     "make test": Elsewhere("runs these tests", ".ci/run", "make test"),
-    "make image": Elsewhere("takes minutes and Apptainer", "Makefile", "\nimage:"),
+    "make image": Elsewhere("takes minutes and Apptainer", ".ci/run", "make image"),
+    "make image BASE=packages": Elsewhere("takes minutes and Apptainer", ".ci/run", "make image BASE=packages"),
+    "apptainer exec --containall --bind /path/to/project containers/tomoscout.sif tomoscout --help": Elsewhere(
+        "needs an image", "tests/containers/test_image.py", "def test_an_image_alone("
+    ),
     "source .venv/bin/activate": Elsewhere("an environment is active already", "Makefile", "-m venv .venv"),
     "tomoscout explore status": Elsewhere(
         "needs a search", "tests/workflow/test_damaged_files.py", '"explore", "status"'
@@ -85,6 +89,11 @@ ELSEWHERE = {
 }
 # By how they begin.
 ELSEWHERE_ALL = {
+    "docker build ": Elsewhere(
+        "needs a registry",
+        "tests/test_environments.py",
+        "def test_the_containerfile_makes_the_same_image(",
+    ),
     "kubectl ": Elsewhere(
         "needs a cluster",
         "tests/workflow/test_profiles.py",

@@ -18,20 +18,16 @@ from typing import IO, Any, TypeVar
 
 import psutil
 import pytest
-import yaml
 
+from support.slurm import SOON, running_slurm, site_profile
 from support.snakemake_session import CONFIG, ROOT, Session
 
 T = TypeVar("T")
 
 pytestmark = [pytest.mark.workflow, pytest.mark.slurm]
 
-HARNESS = ROOT / "tests/slurm"
-PROFILE = ROOT / "workflow/profiles/slurm/profile.yaml"
-SITE = {"cpu_partition": "cpu", "gpu_partition": "gpu", "gpu_model": "pretended"}
 DEADLINE = 900
 NO_SUMMARY = ("--omit-from", "summarise_study")
-SOON = ("--slurm-init-seconds-before-status-checks", "1")
 
 TRIALS = [f"{number:04d}" for number in range(7)]
 # `auto`: on Slurm it asks for a GPU, and computes on the CPU where there is none behind it.
@@ -64,18 +60,11 @@ STUDY: dict[str, Any] = CONFIG | {
 }
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The folder of a Slurm that lives as long as the tests."""
-    folder = tmp_path_factory.mktemp("slurm")
-    started = subprocess.run([HARNESS / "start.sh", folder], capture_output=True, text=True, check=False)
-    if started.returncode == 77:
-        pytest.skip(started.stderr.strip())
-    try:
-        assert started.returncode == 0, started.stderr
+    with running_slurm(tmp_path_factory.mktemp("slurm")) as folder:
         yield folder
-    finally:
-        subprocess.run([HARNESS / "stop.sh", folder], check=True)
 
 
 @pytest.fixture(scope="module")
@@ -102,17 +91,6 @@ def outcome_of(session: Session) -> dict[str, str]:
     [study] = (session.folder / "results/explore").iterdir()
     files = [study / "study.json", *study.glob("*/ask.json"), *study.glob("*/result.json")]
     return {str(file.relative_to(study)): file.read_text() for file in files}
-
-
-def site_profile(folder: Path, **resources: str) -> Path:
-    """The profile with what a site changes in it, and resources for its GPU jobs."""
-    values = yaml.safe_load(PROFILE.read_text())
-    values["__variables__"] |= SITE
-    [for_each_rule] = values["set-resources"].values()
-    for_each_rule["?rule"] |= resources
-    profile = folder / "profile.yaml"
-    profile.write_text(yaml.safe_dump(values, sort_keys=False))
-    return profile
 
 
 def start(session: Session, profile: Path, output: IO[str], *arguments: str) -> subprocess.Popen[bytes]:
