@@ -153,7 +153,7 @@ def test_of_very_many_runs_the_first_are_listed(project: SmallProject, monkeypat
 def test_neuroglancer_reads_what_the_server_gives(project: SmallProject) -> None:
     _, (found,) = opened(project)
     *command, folder = shlex.split(found.serve or "")
-    assert command == ["python", "-m", "tomoscout.report.serve"] and Path(folder) == project.static
+    assert command == ["tomoscout", "serve"] and Path(folder) == project.static
     states = [json.loads(unquote((run.neuroglancer or "").partition("#!")[2])) for run in found.runs]
     # Only the first run has predictions.
     assert [[layer["type"] for layer in state["layers"]] for state in states] == [

@@ -1,4 +1,4 @@
-"""Commands for maintenance: `verify` results, print `options`."""
+"""Commands for maintenance: `verify` results, `serve` a project to a viewer, print `options`."""
 
 from __future__ import annotations
 
@@ -24,6 +24,21 @@ def verify(config: Path, inventory: Path, results: Path) -> None:
         click.echo(f"error: {problem}", err=True)
     click.echo(f"{compared} digests compared, {len(problems)} problems")
     sys.exit(1 if problems else 0)
+
+
+@commands.command()
+@click.argument("folders", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
+def serve(folders: tuple[Path, ...]) -> None:
+    """Let neuroglancer read the folders of a project, until Ctrl+C.
+
+    The report has the links that open its runs. Only this machine can read, and only below FOLDERS.
+    """
+    from tomoscout.report.serve import server
+
+    with server(list(folders)) as serving:
+        host, port = serving.server_address[:2]
+        click.echo(f"serving {', '.join(map(str, folders))} at http://{host!s}:{port}/ until Ctrl+C")
+        serving.serve_forever()
 
 
 @commands.command()

@@ -1,4 +1,4 @@
-"""A server of project folders for neuroglancer: `python -m tomoscout.report.serve FOLDER …`, ended by Ctrl+C.
+"""A server of project folders for neuroglancer: `tomoscout serve FOLDER …`.
 
 It listens on this machine only, reads only below the folders, the first of which is /0/, and lets only pages from
 neuroglancer's address read the answers.
@@ -7,7 +7,6 @@ neuroglancer's address read the answers.
 from __future__ import annotations
 
 import os
-import sys
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -46,14 +45,3 @@ class Handler(SimpleHTTPRequestHandler):
 def server(folders: list[Path], port: int = PORT) -> ThreadingHTTPServer:
     """A server that is ready to serve."""
     return ThreadingHTTPServer((HOST, port), partial(Handler, folders=folders))
-
-
-if __name__ == "__main__":
-    chosen = [Path(argument) for argument in sys.argv[1:]]
-    if not chosen or not all(folder.is_dir() for folder in chosen):
-        sys.exit("error: python -m tomoscout.report.serve FOLDER …, with folders that exist")
-    print(f"serving {', '.join(map(str, chosen))} at http://{HOST}:{PORT}/ until Ctrl+C")
-    try:
-        server(chosen).serve_forever()
-    except KeyboardInterrupt:
-        sys.exit(0)

@@ -57,7 +57,7 @@ def viewers(config: Config, records: Sequence[RunRecord], thumbnails: Sequence[T
         if own:
             project, roots = Project(name, Path(path)), list[Path]()
             runs = [_open_run(config, project, record, roots, levels.get(record.key)) for record in own[:RUNS]]
-            words = ["python", "-m", "tomoscout.report.serve", *(_from_here(root) for root in roots)]
+            words = ["tomoscout", "serve", *(_from_here(root) for root in roots)]
             napari = shlex.join(["napari-copick", "run", "--config", path])
             found.append(OpenProject(name, napari, shlex.join(words) if roots else None, runs, len(own)))
     return found
