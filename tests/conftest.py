@@ -17,7 +17,7 @@ from support.project import SmallProject
 KINDS = {"slurm": "Slurm", "image": "container image", "browser": "browser", "long": "long"}
 """Markers of tests that `make test` leaves to `make test-all`: what is said of them."""
 
-FIRST = ("containers", "workflow")
+FIRST = ("containers", "workflow", "stages")
 """Folders whose files take longest."""
 
 left_out: Counter[str] = Counter()

@@ -927,6 +927,7 @@ def wait_for(path: Path, training: subprocess.Popen[str]) -> None:
             pytest.fail(f"ended before {path} was there: {training.communicate()[1]}")
 
 
+@pytest.mark.long
 def test_a_running_training_is_finished_early(workspace: Workspace) -> None:
     """Its best so far is a model that can be applied, and then the model."""
     workspace.configure(train={"steps": 100_000, "validate_every": 5})
@@ -965,6 +966,7 @@ def test_a_running_training_is_finished_early(workspace: Workspace) -> None:
     assert "finished_early" not in read_json(folder / "results.json")
 
 
+@pytest.mark.long
 def test_a_training_that_does_not_run_is_finished_when_it_is_started(workspace: Workspace) -> None:
     folder = workspace.folder / "results/models/stopped"
     assert error_of(tomoscout("train", "finish", folder)).startswith(f"{folder}: no training.json; ")
