@@ -137,7 +137,7 @@ def test_the_chain_and_a_search_within_the_images(elsewhere: Elsewhere, outside:
     found = elsewhere.run("--sdm", "apptainer")
     assert different(outside, found) == set()
     seen = elsewhere.seen()
-    assert {entry["command"] for entry in seen} == {"train", "segment"}
+    assert {entry["command"] for entry in seen} == {"train", "trial", "segment"}
     for entry in seen:
         assert entry["image"] == str(IMAGE)
         assert entry["python"] == "/opt/venv/bin/python"
