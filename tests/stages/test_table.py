@@ -78,7 +78,8 @@ class Toy:
 
     def rules(self, version: int, *arguments: str) -> list[str]:
         """The rules of which Snakemake announces jobs."""
-        return sorted(set(re.findall(r"^rule (\w+_runs):", self.snakemake(version, *arguments), re.MULTILINE)))
+        output = self.snakemake(version, *arguments)
+        return sorted(set(re.findall(r"^(?:local)?rule (\w+_runs):", output, re.MULTILINE)))
 
     def verify(self) -> str:
         options = ["--config", str(self.project.settings), "--inventory", str(self.project.inventory)]

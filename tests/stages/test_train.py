@@ -482,7 +482,6 @@ SCHEDULES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("options", SCHEDULES.values(), ids=SCHEDULES)
 def test_stopped_at_any_option_the_result_is_the_same(
     workspace: Workspace, options: dict[str, Any], capsys: pytest.CaptureFixture[str]
