@@ -111,6 +111,11 @@ def within(image: Path, *command: str, options: Sequence[str] = (), **environmen
     return subprocess.run(words, capture_output=True, text=True, check=False, env=os.environ | environment)
 
 
+def alone_with(folder: Path) -> list[str]:
+    """Options with which an image sees nothing of this machine but a folder, and no network."""
+    return ["--containall", "--net", "--network", "none", "--bind", str(folder), "--pwd", str(folder)]
+
+
 @pytest.fixture(scope="module")
 def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Elsewhere:
     return Elsewhere(tmp_path_factory.mktemp("elsewhere"))
@@ -163,13 +168,27 @@ def test_the_same_on_slurm(elsewhere: Elsewhere, outside: dict[str, bytes], slur
 
 def test_an_image_alone(tmp_path: Path) -> None:
     """Read-only, without a network, and with nothing of the machine but one folder."""
-    alone = ["--containall", "--net", "--network", "none", "--bind", str(tmp_path), "--pwd", str(tmp_path)]
+    alone = alone_with(tmp_path)
     made = within(IMAGE, "tomoscout", "phantom", "made", "--runs", "1", options=alone)
     assert made.returncode == 0, made.stderr
     assert (tmp_path / "made" / "copick.json").exists()
     assert "Read-only" in within(IMAGE, "touch", "/opt/venv/x", options=alone).stderr
     check = ["/opt/venv/bin/python", "/opt/tomoscout/containers/check.py", "network"]
     assert re.fullmatch(r"tomoscout 0.1.0: \d+ packages, PyTorch 2\.\S+\n", within(IMAGE, *check, options=alone).stdout)
+
+
+def test_another_workflow_runs_within_the_image(tmp_path: Path) -> None:
+    """Snakemake, rules of its own and the workflow that it imports are all the image's."""
+    study = tmp_path / "study"
+    shutil.copytree(ROOT / "tests/workflow/importing", study)
+    with (study / "config/config.yaml").open("a") as config:
+        config.write("tomoscout: /opt/tomoscout/workflow/Snakefile\n")
+    for targets in (["make_project"], []):
+        command = ["snakemake", *targets, "--profile", "profiles/mine"]
+        ran = within(IMAGE, *command, options=alone_with(study))
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert (study / "learning/found/evaluate/tiny/scores.json").exists()
+    assert (study / "counts.csv").exists()
 
 
 def test_nothing_of_the_host_reaches_python(tmp_path: Path) -> None:
