@@ -427,7 +427,10 @@ def test_equal_volumes_are_written_as_equal_bytes(tmp_path: Path) -> None:
 
 def test_copick_and_zarr_are_imported_behind_one_door() -> None:
     source = Path(tomoscout.__file__).parent
-    for library, modules in (("copick", ["copick_listing", "copick_project"]), ("zarr|numcodecs", ["zarr_files"])):
+    for library, modules in (
+        ("copick", ["copick_listing", "copick_project"]),
+        ("zarr|numcodecs", ["whole_blosc", "zarr_files"]),
+    ):
         form = re.compile(rf"^\s*(import|from) ({library})\b", re.MULTILINE)
         found = [path.stem for path in sorted(source.rglob("*.py")) if form.search(path.read_text())]
         assert found == modules

@@ -780,7 +780,8 @@ def test_the_picture_shows_the_first_voxel_spacing(small: SmallProject) -> None:
         output = small.targets / "pictures" / "batch-0000.json"
         succeeded(small.command("overlays", "--targets", small.targets, "--batch", "0", "--output", output))
         widths.append(Image.open(output.parent / "demo" / "a.png").width)
-    assert widths == [240, 120, 240]
+    # Six pixels for a voxel: the slice across z, a gap, and on the right the one across x.
+    assert widths == [6 * (x + z) + 4 for z, x in ((24, 40), (12, 20), (25, 40))]
 
 
 # What does not fit

@@ -119,6 +119,8 @@ def _open_array(fs: Any, path: str, level: str, facts: Mapping[str, Any]) -> tup
     """The array of a level, whose `.zarray` holds `facts`, and the separator in the names of its chunks."""
     import zarr
 
+    from tomoscout.data.whole_blosc import refuse_cut_chunks
+
     for key in ("shape", "chunks"):
         sizes = facts.get(key)
         least = 1 if key == "chunks" else 0
@@ -127,6 +129,7 @@ def _open_array(fs: Any, path: str, level: str, facts: Mapping[str, Any]) -> tup
     try:
         separator = facts.get("dimension_separator") or _separator(fs, f"{path}/{level}", len(facts["shape"]))
         store = zarr.storage.FSStore(path, fs=fs, mode="r", dimension_separator=separator)
+        refuse_cut_chunks()
         array = zarr.open_array(store, path=level, mode="r")
     except Exception as error:
         # Zarr's readers of metadata raise exceptions of many kinds.
