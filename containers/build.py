@@ -52,8 +52,8 @@ def main(images: tuple[RuleGroup, ...], base: str, compression: str) -> None:
     with tempfile.TemporaryDirectory(prefix="tomoscout-image-") as folder:
         source = _base_of_packages(Path(folder) / "base") if base == "packages" else base
         binds = _settings_of_pip(Path(folder) / "pip")
-        for image in images or IMAGES:
-            _build(image, source, [*binds, "--mksquashfs-args", COMPRESSION[compression]])
+        for image in [image for image in IMAGES if image in (images or IMAGES)]:
+            source = _build(image, source, [*binds, "--mksquashfs-args", COMPRESSION[compression]])
 
 
 def _base_of_packages(base: Path) -> str:
@@ -105,7 +105,8 @@ def _inside(entry: str, folder: Path, binds: list[str]) -> str:
     return f"file://{found}" if address.scheme == "file" else str(found)
 
 
-def _build(group: RuleGroup, base: str, options: list[str]) -> None:
+def _build(group: RuleGroup, base: str, options: list[str]) -> str:
+    """Build an image; returns its file. The network one, built after the light one, starts from it and adds to it."""
     began = time.monotonic()
     image = ROOT / "containers" / IMAGES[group]
     bootstrap, _, source = base.rpartition("://")
@@ -121,10 +122,11 @@ def _build(group: RuleGroup, base: str, options: list[str]) -> None:
     # Written beside its place and renamed: jobs may be at work in the old one.
     new = image.with_suffix(".new.sif")
     definition = str(ROOT / "containers/tomoscout.def")
-    print(f"{image.name}: Debian from {base}, packages of envs/{group}.lock", flush=True)
+    print(f"{image.name}: from {base}, packages of envs/{group}.lock", flush=True)
     _run(["apptainer", "--quiet", "build", "--fakeroot", "--force", *options, *arguments, str(new), definition])
     new.replace(image)
     print(f"{image.name}: {image.stat().st_size / 1e6:,.0f} MB, {time.monotonic() - began:.0f} s", flush=True)
+    return str(image)
 
 
 def _commit() -> str:
