@@ -64,7 +64,8 @@ class Volume:
         self.work = root / "fs" / self.storage.relative_to("/")
         self.work.mkdir(parents=True)
         shutil.copy(ROOT / "Snakefile", self.work)
-        shutil.copytree(ROOT / "workflow", self.work / "workflow")
+        for folder in ("workflow", "envs"):
+            shutil.copytree(ROOT / folder, self.work / folder)
         project = SmallProject(self.work)
         for run in ("a", "b", "c"):
             project.add_run(run)
