@@ -1,10 +1,9 @@
-"""A study as users run it: the same trials however many run at once and however often everything is killed."""
+"""A study as users run it: the same trials however many run at once, more of them later, and its best models."""
 
 from __future__ import annotations
 
 import json
 import os
-import random
 import re
 import shutil
 import signal
@@ -17,55 +16,18 @@ from typing import Any
 
 import pytest
 
-from support.snakemake_session import CONFIG, Session
-from tomoscout.machine.files import digest
+from support.exploration import TRIALS, digest_of, digest_of_one_process, explored, study_session
+from support.snakemake_session import Session
 from tomoscout.tasks.picking.model import PickingModel
 
 pytestmark = [pytest.mark.workflow, pytest.mark.long]
 
-TRIALS = 6
-STUDY: dict[str, Any] = CONFIG | {
-    "phantom": {"runs": 4, "shape": [24, 48, 48], "voxel_spacing": 20.0, "particles": 3, "signal_to_noise": 1.0},
-    "tomograms": ["wbp@20.0"],
-    "runs_per_job": 10,
-    "train": {"name": "tiny", "device": "cpu", "steps": 12, "batch_size": 2, "patch": [16, 16, 16]},
-    "tracking": {"enabled": False},
-    "explore": {
-        "trials": TRIALS,
-        "window": 3,
-        "startup_trials": 2,
-        "pruner_startup_trials": 1,
-        "pruner_warmup": 1,
-        "validations": 4,
-        "threads": 1,
-        "networks": {
-            "UNet": {"width": {"choices": [4, 8]}, "levels": 2, "bottleneck_levels": 0},
-            "SegResNet": {"init_filters": 8, "blocks_down": {"choices": [[1, 1], [1, 2]]}, "deep_supervision": 1},
-        },
-        "space": {"patch": {"choices": [16, 24]}, "batch_size": {"choices": [1, 2]}},
-    },
-}
-
-
-def explored(session: Session) -> Path:
-    """The folder of the only study."""
-    [folder] = (session.folder / "results/explore").iterdir()
-    return folder
-
-
-def digest_of(study: Path) -> str:
-    """One digest of all that was asked and of all that came of it."""
-    files = [study / "study.json", *sorted(study.glob("*/ask.json")), *sorted(study.glob("*/result.json"))]
-    assert len(files) == 1 + 2 * TRIALS
-    return digest([[str(path.relative_to(study)), path.read_text()] for path in files])
-
 
 @pytest.fixture(scope="module")
 def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
-    """A session in which a study has run on one core."""
-    made = Session(tmp_path_factory.mktemp("explore"), STUDY)
-    made.snakemake("phantom")
-    made.snakemake("explore", "--cores", "1")
+    """A session in which a study has run, four jobs at once."""
+    made = study_session(tmp_path_factory.mktemp("explore"))
+    made.snakemake("explore", "--cores", "4")
     return made
 
 
@@ -99,33 +61,8 @@ def test_a_study_ends_in_a_model_a_table_and_a_page(session: Session) -> None:
     assert session.would_run("explore") == []
 
 
-def test_four_at_once_are_the_same_study(fresh: Session) -> None:
-    fresh.snakemake("explore", "--cores", "4")
-    assert digest_of(explored(fresh)) == digest_of(kept_study(fresh))
-
-
-def test_everything_killed_and_started_again_is_the_same_study(fresh: Session) -> None:
-    generator = random.Random(1)
-    command = ("explore", "--cores", "2", "--nolock", "--rerun-incomplete")
-    killed = 0
-    for _ in range(3):
-        running = fresh.start(*command)
-        # Somewhere in the life of the trial that is asked for next. A fast machine may end the study before.
-        asked = len(list(fresh.folder.glob("results/explore/*/*/ask.json"))) + generator.randint(1, 2)
-        while len(list(fresh.folder.glob("results/explore/*/*/ask.json"))) < min(asked, TRIALS):
-            assert running.poll() is None
-            time.sleep(0.02)
-        with_delay = time.monotonic() + generator.uniform(0, 4)
-        while time.monotonic() < with_delay and running.poll() is None:
-            time.sleep(0.02)
-        if running.poll() is None:
-            os.killpg(running.pid, signal.SIGKILL)
-            killed += 1
-            assert not list(fresh.folder.glob("results/explore/*/trials.csv"))
-        running.communicate()
-    assert killed >= 2
-    fresh.snakemake(*command)
-    assert digest_of(explored(fresh)) == digest_of(kept_study(fresh))
+def test_four_at_once_are_the_study_of_one_process(session: Session, tmp_path: Path) -> None:
+    assert digest_of(explored(session)) == digest_of_one_process(tmp_path)
 
 
 def test_more_trials_are_added_to_those_that_are_done(session: Session) -> None:

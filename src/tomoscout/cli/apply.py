@@ -19,6 +19,7 @@ from tomoscout.cli.common import (
     threads_option,
 )
 from tomoscout.machine.lease import leased_gpu
+from tomoscout.networks.quick_monai import import_monai
 
 commands = Commands()
 
@@ -33,6 +34,7 @@ def import_model(source: Path, config: Path, inventory: Path, model: Path, threa
     share_cores()
     plan = load(config, inventory)
     with leased_gpu(plan.config.segment.device):
+        import_monai()
         from tomoscout.stages.import_model import run_import_model
 
         run_import_model(plan, source, model, threads)
@@ -51,6 +53,7 @@ def segment(
     share_cores()
     plan = load(config, inventory)
     with leased_gpu(plan.config.segment.device):
+        import_monai()
         from tomoscout.stages.segment import run_segment
 
         run_segment(plan, models, batch, output, threads)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tomoscout.machine.errors import foreseen, printing_never_fails
+from tomoscout.networks.quick_monai import import_monai
 
 if TYPE_CHECKING:
     from tomoscout.plan.plan import Plan
@@ -75,8 +76,9 @@ def share_cores() -> None:
 @contextmanager
 def resumable(folder: Path) -> Iterator[None]:
     """Context of a training in a folder: if a signal interrupts the training, the command exits with
-    `EXIT_INTERRUPTED`. PyTorch is imported within."""
+    `EXIT_INTERRUPTED`. PyTorch and MONAI are imported within."""
     share_cores()
+    import_monai()
     from tomoscout.learning.trainer import EXIT_INTERRUPTED, Interrupted
 
     try:
