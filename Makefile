@@ -13,10 +13,13 @@ DEMO := --snakefile $(CURDIR)/Snakefile --profile $(CURDIR)/workflow/profiles/de
 SEARCH := --snakefile $(CURDIR)/Snakefile --profile $(CURDIR)/workflow/profiles/demo --directory demo-explore \
           --configfile $(CURDIR)/config/examples/demo-explore.yaml
 
+CELLS := --snakefile $(CURDIR)/Snakefile --profile $(CURDIR)/workflow/profiles/demo --directory demo-cells \
+         --configfile $(CURDIR)/config/examples/demo-cells.yaml
+
 # Where no registry can be reached: make image BASE=packages
 BASE := docker://debian:12-slim
 
-.PHONY: demo demo-explore test test-all lint format docs bench image clean
+.PHONY: demo demo-cells demo-explore test test-all lint format docs bench image clean
 
 # The lock is installed first and alone, so that nothing newer slips in with the package.
 .venv/ready: envs/requirements.lock pyproject.toml
@@ -35,6 +38,15 @@ demo: .venv/ready
 	@echo "Targets:   demo/results/targets/targets/pictures/phantom/"
 	@echo "Picks:     demo/results/phantom/ (a copick project; user tomoscout, session demo)"
 
+demo-cells: .venv/cells
+	@mkdir -p demo-cells
+	$(BIN)/snakemake phantom_cells $(CELLS) --quiet all
+	$(BIN)/snakemake cells $(CELLS) --quiet rules
+	@echo "Scores:      demo-cells/results/cells/evaluate/cells/report.html"
+	@echo "Annotations: demo-cells/results/cells/check/index.html"
+	@echo "Model:       demo-cells/results/cells/library/cells/"
+	@echo "Labels:      demo-cells/results/cells/images/"
+
 demo-explore: .venv/ready
 	@mkdir -p demo-explore
 	$(BIN)/snakemake phantom $(SEARCH) --quiet all
@@ -46,6 +58,11 @@ demo-explore: .venv/ready
 	@$(BIN)/tomoscout show-scores demo-explore/results/evaluate/demo-best
 	@ls -d demo-explore/results/explore/demo-*/report.html | sed 's/^/Report:    /'
 
+# What the star head needs, more than 200 MB of it.
+.venv/cells: .venv/ready envs/cells.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r envs/cells.lock
+	touch $@
+
 # The executors of clouds, which each start of Snakemake would import: for the tests of their profiles alone.
 .venv/clouds: .venv/ready envs/cloud.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r envs/cloud.lock
@@ -55,11 +72,11 @@ PYTEST := $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder
 # Markers of tests that need a service or take long: see pyproject.toml.
 SPECIAL := slurm or image or browser or long
 
-test: .venv/ready
+test: .venv/cells
 	$(PYTEST) -n 2 -m "not ($(SPECIAL))"
 
 # What `make test` leaves out. Some of it waits for services: a third worker uses the cores meanwhile.
-test-all: .venv/clouds
+test-all: .venv/cells .venv/clouds
 	$(PYTEST) -n 3 -m "$(SPECIAL)"
 
 lint: .venv/ready
@@ -90,4 +107,4 @@ bench: .venv/ready
 	$(BIN)/python tests/benchmarks/run.py all
 
 clean:
-	rm -rf demo demo-explore .bench
+	rm -rf demo demo-cells demo-explore .bench

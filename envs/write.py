@@ -18,7 +18,8 @@ ENVIRONMENTS = Path(__file__).parent
 PYTHON = "3.11"
 
 LIGHT = """
-    click copick jinja2 mrcfile numcodecs numpy pillow psutil pydantic pyyaml safetensors scipy setuptools zarr
+    click copick jinja2 mrcfile numcodecs numpy pillow psutil pydantic pyyaml safetensors scipy setuptools tifffile
+    zarr
 """
 """What the stages import that use no network. setuptools installs tomoscout itself."""
 

@@ -53,7 +53,7 @@ def test_the_light_group_has_no_network_library() -> None:
     assert set(pins("light")) < set(pins("network"))
 
 
-@pytest.mark.parametrize("name", ["requirements", "cloud", *GROUPS])
+@pytest.mark.parametrize("name", ["requirements", "cloud", "cells", *GROUPS])
 def test_locks_hold_pins_alone(name: str) -> None:
     assert all(re.fullmatch(r"[\w.-]+==[\w.+]+", pin) for pin in pins(name)), name
 

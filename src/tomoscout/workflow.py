@@ -19,18 +19,19 @@ from tomoscout.data.inventory_refresh import read_fresh
 from tomoscout.explore.records import best_names, trial_name
 from tomoscout.explore.study import Study
 from tomoscout.machine.errors import TomoscoutError, printing_never_fails
-from tomoscout.machine.files import to_json, write_text
+from tomoscout.machine.files import digest, to_json, write_text
 from tomoscout.models.base import base_files
 from tomoscout.options.config import Config, RuleGroup, parse_config
 from tomoscout.options.config_file import read_config_file
 from tomoscout.plan.containers import enter_images, image_of
-from tomoscout.plan.fingerprints import training_targets
+from tomoscout.plan.fingerprints import cell_options, training_targets
 from tomoscout.plan.folds import fold_number
 from tomoscout.plan.paths import Results
 from tomoscout.plan.plan import Plan
 from tomoscout.plan.stages import STAGES
 from tomoscout.stages.applied_models import applied_models, fold_models, imported_files, imported_models
 from tomoscout.stages.explore import study_of
+from tomoscout.tasks.instances.annotation_files import annotation_files, images_of
 
 
 class Workflow:
@@ -254,6 +255,41 @@ class Workflow:
         Snakemake busy for minutes."""
         number, told = int(trial), self.study.told(int(trial))
         return trial_name(number - 1) if number else None, trial_name(told[-1]) if told else None
+
+    # Instances of cells
+
+    def annotation_files(self) -> list[str]:
+        """The files of annotated images of cells; where a rule is still to make them, the folder that it makes."""
+        made = self.results.annotations
+        if not made.exists() and str(made) in [source.folder for source in self.config.cells.annotations.values()]:
+            return [str(made)]
+        return annotation_files(self.config.cells)
+
+    def images_of_cells(self) -> list[str]:
+        """The images of cells to segment; where a rule is still to make them, the folder that it makes."""
+        made = str(self.results.images_of_cells)
+        paths = self.config.cells.segment.images
+        if made in paths and not self.results.images_of_cells.exists():
+            return [made]
+        records = self.results.segmented_cells(Path(self.segmenting_cell_model("")).name).parent
+        return [str(path) for path in images_of(paths, records)]
+
+    def depends_on_cells(self, stage: str) -> str:
+        """Fingerprint of what a stage of instances of cells depends on besides its input files."""
+        return digest([STAGES[stage].version, cell_options(self.config.cells, stage)])
+
+    def cell_base_files(self) -> list[str]:
+        """Files of the model that the training on annotated images starts from."""
+        return [str(path) for path in base_files(self.config.cells.train)]
+
+    def segmenting_cell_model(self, results: str) -> str:
+        """Folder of the model that segments images: one that is named, or that of the training. `results`: the folder
+        of the results, as rules write it."""
+        cells = self.config.cells
+        named = cells.segment.model
+        if named is None:
+            return str(Results(Path(results)).model(cells.train.name))
+        return named if "/" in named or cells.library is None else str(Path(cells.library) / named)
 
 
 def _batches(records: Iterable[RunRecord]) -> list[str]:

@@ -152,7 +152,6 @@ def inference(report: Report, size: Size, device: torch.device) -> None:
         predict(
             network,
             volume,
-            outputs=OUTPUTS,
             sizes=InputSizes.of([options], 3),
             tile=[size.tile] * 3,
             overlap=0.25,

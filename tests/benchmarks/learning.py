@@ -141,7 +141,6 @@ class HeldOut:
                 predict(
                     network,
                     prepare(tomogram),
-                    outputs=len(self.classes) + 1,
                     sizes=InputSizes.of([self.network], 3),
                     tile=tomogram.shape,
                     overlap=0.25,

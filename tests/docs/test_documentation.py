@@ -69,6 +69,11 @@ class Elsewhere(NamedTuple):
 
 ELSEWHERE = {
     "make demo": Elsewhere("takes minutes; a dry run of its configuration", *EXAMPLES),
+    "make demo-cells": Elsewhere(
+        "takes a minute; with fewer steps",
+        "tests/workflow/test_cells.py",
+        "def test_from_annotations_to_labels(",
+    ),
     "make test": Elsewhere("runs these tests", ".ci/run", "make test"),
     "make image": Elsewhere("takes minutes and Apptainer", ".ci/run", "make image"),
     "make image BASE=packages": Elsewhere("takes minutes and Apptainer", ".ci/run", "make image BASE=packages"),
@@ -89,6 +94,12 @@ ELSEWHERE = {
 }
 # By how they begin.
 ELSEWHERE_ALL = {
+    **{
+        f"snakemake {target} --cores 4 --configfile cells.yaml": Elsewhere(
+            "needs annotated images", "tests/support/snakemake_session.py", f'"{target}"'
+        )
+        for target in ("check_annotations", "evaluate_cells", "segment_cells", "cells")
+    },
     "docker build ": Elsewhere(
         "needs a registry",
         "tests/test_environments.py",

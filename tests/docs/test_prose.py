@@ -11,7 +11,7 @@ import click
 import pytest
 
 from support.markdown import DOCUMENTS, ROOT, anchors, in_backquotes, links
-from support.snakemake_session import OTHER_TARGETS, TARGETS
+from support.snakemake_session import CELL_TARGETS, OTHER_TARGETS, TARGETS
 from tomoscout.cli import main
 
 TROUBLE = ROOT / "docs/trouble.md"
@@ -87,7 +87,7 @@ def test_commands_in_the_prose_are_those_that_there_are(document: Path) -> None:
         elif program == "make" and words:
             assert re.search(rf"^{re.escape(words[0])}:", makefile, re.M), text
         elif program == "snakemake" and words and re.match(r"[a-z]", words[0]):
-            assert words[0] in [*TARGETS, *OTHER_TARGETS, "phantom"], text
+            assert words[0] in [*TARGETS, *OTHER_TARGETS, *CELL_TARGETS, "phantom", "phantom_cells"], text
         elif program == "python" and words and words[0].endswith(".py"):
             assert (ROOT / words[0]).exists(), text
 

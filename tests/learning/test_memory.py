@@ -25,7 +25,7 @@ from tomoscout.learning.losses.weighted_focal_tversky import WeightedFocalTversk
 from tomoscout.learning.memory import plan_memory, plan_training
 from tomoscout.learning.memory_needs import LIBRARIES, PLACES, Limits, MemoryPlan, Workload
 from tomoscout.learning.step_memory import MARGIN, StepMemory, label_targets, step_memory
-from tomoscout.learning.tiles import InputSizes
+from tomoscout.learning.tiles import PROBABILITIES, InputSizes
 from tomoscout.learning.volumes import Storage
 from tomoscout.machine.device import GIB, GpuMemory, own_memory
 from tomoscout.machine.errors import TomoscoutError, TrainingFailed
@@ -178,7 +178,8 @@ STEP = StepMemory(state=50 * MIB, crop=100 * MIB, waiting_crop=MIB, changing_cro
 WORK = Workload(
     training=[(100, 200, 200)] * 10,
     validation=[(100, 200, 200), (100, 160, 160)],
-    classes=3,
+    predicted=3,
+    largest_label=3,
     patch=(50, 50, 50),
     tile=(100, 100, 100),
     overlap=0.0,
@@ -274,7 +275,7 @@ def test_validation_by_smaller_tiles() -> None:
         (
             10 * GIB,
             GIB,
-            replace(WORK, classes=99),
+            replace(WORK, predicted=99),
             ["the GPU", "while predicting", "for blended tiles", "split.validate"],
         ),
     ],
@@ -404,6 +405,12 @@ def planned_here(tmp_path: Path, **options: object) -> MemoryPlan:
         training_shapes=[(40, 64, 64)] * 3,
         validation_shapes=[(40, 64, 64)],
         class_names=["a", "b", "c"],
+        predicted=3,
+        largest_label=3,
+        readout=PROBABILITIES,
+        prepared=False,
+        volume="tomogram",
+        validation_option="split.validate",
         channels=1,
         tile=(160, 160, 160),
         labelled=False,

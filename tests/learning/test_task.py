@@ -25,7 +25,7 @@ from tomoscout.explore.trial import run_trial
 from tomoscout.learning.crops import crop_batches
 from tomoscout.learning.losses.combined import build_loss
 from tomoscout.learning.normalisation import standardise
-from tomoscout.learning.options import Training
+from tomoscout.learning.options import ClassTraining, Training
 from tomoscout.learning.progression import Outcome, Progression, Validation
 from tomoscout.learning.sampling import Centres, largest_jitter
 from tomoscout.learning.task import Task
@@ -45,7 +45,7 @@ CLASSES = ("bright", "dark")
 SIZE = (48, 56)
 
 
-class SpotOptions(Training):
+class SpotOptions(ClassTraining):
     """Spots are found in two dimensions."""
 
     DIMENSIONS = 2
@@ -222,7 +222,7 @@ def test_the_memory_plan_counts_both_channels(tmp_path: Path) -> None:
     one_channel = Spots(options)
     one_channel.channels = 1
     _, _, smaller = plan_of(one_channel, options, CPU, tmp_path)
-    for what in ("validation tomograms", "a step of 4 crops", "probabilities of validation"):
+    for what in ("validation tomograms", "a step of 4 crops", "predictions of validation"):
         sizes = [next(use.size for use in made.uses() if what in use.what) for made in (memory, smaller)]
         assert sizes[0] > sizes[1], what
 
@@ -234,7 +234,7 @@ def test_the_model_folder_is_applied_by_tiles(folder: Path) -> None:
     channels, labels = image(9)
     volume = np.stack([standardise(channel) for channel in channels])
     found = [
-        predict(network, volume, outputs=3, sizes=sizes, tile=tile, overlap=0.5, flips=flips, device=CPU)
+        predict(network, volume, sizes=sizes, tile=tile, overlap=0.5, flips=flips, device=CPU)
         for tile in (SIZE, (24, 24))
         for flips in (1, 4)
     ]

@@ -107,9 +107,7 @@ def test_blending_weights() -> None:
 @few
 def test_tiles_give_what_the_whole_volume_gives(shape, tile, overlap, sizes, flips) -> None:
     network, volume = voxel_by_voxel(), made_up(shape)
-    found = predict(
-        network, volume, outputs=4, sizes=any_size(*sizes), tile=tile, overlap=overlap, flips=flips, device=CPU
-    )
+    found = predict(network, volume, sizes=any_size(*sizes), tile=tile, overlap=overlap, flips=flips, device=CPU)
     assert (found.shape, found.dtype) == ((3, *shape), np.uint8)
     assert abs(found - at_once(network, volume)).max() <= 0.502
 
@@ -145,17 +143,13 @@ def test_blending_and_mirroring_against_a_slow_reference(flips: int, copies: lis
         norm[window] += weights
     assert (norm > weights.max()).any()
     expected = (total / norm * 255)[:, :9]
-    found = predict(
-        network, volume, outputs=3, sizes=any_size(2), tile=(16, 8, 8), overlap=0.25, flips=flips, device=CPU
-    )
+    found = predict(network, volume, sizes=any_size(2), tile=(16, 8, 8), overlap=0.25, flips=flips, device=CPU)
     assert abs(found - expected).max() < 0.51
 
 
 def test_mirrored_copies_make_a_symmetric_answer() -> None:
     volume = np.zeros((6, 7, 8), dtype=np.float32)
-    found = predict(
-        PlaceInTile(), volume, outputs=3, sizes=any_size(1), tile=(8, 8, 8), overlap=0.25, flips=8, device=CPU
-    )
+    found = predict(PlaceInTile(), volume, sizes=any_size(1), tile=(8, 8, 8), overlap=0.25, flips=8, device=CPU)
     for axis in (1, 2, 3):
         assert abs(found.astype(int) - np.flip(found, axis)).max() <= 1
     assert np.ptp(found) > 10
@@ -167,7 +161,7 @@ def test_certainty_is_quantised_to_the_ends() -> None:
     with torch.no_grad():
         network.weight.copy_(torch.tensor([0.0, 1.0]).view(2, 1, 1, 1, 1))
         network.bias.zero_()
-    found = predict(network, volume, outputs=2, sizes=any_size(1), tile=(4, 4, 4), overlap=0.25, flips=1, device=CPU)
+    found = predict(network, volume, sizes=any_size(1), tile=(4, 4, 4), overlap=0.25, flips=1, device=CPU)
     np.testing.assert_array_equal(found[0], np.where(volume > 0, 255, 0))
 
 
@@ -200,7 +194,7 @@ class Watching(nn.Module):
 )
 def test_thin_volumes_are_padded_to_what_the_network_takes(shape: tuple[int, ...], sizes: InputSizes) -> None:
     volume, network = made_up(shape), Watching(sizes)
-    found = predict(network, volume, outputs=4, sizes=sizes, tile=(32, 32, 32), overlap=0.25, flips=1, device=CPU)
+    found = predict(network, volume, sizes=sizes, tile=(32, 32, 32), overlap=0.25, flips=1, device=CPU)
     assert abs(found - at_once(voxel_by_voxel(), volume)).max() <= 0.502
     assert len(network.seen) == 1
 
@@ -214,13 +208,13 @@ def test_padding_repeats_the_volume_rather_than_adding_an_edge() -> None:
             return torch.cat([inputs, inputs], dim=1)
 
     volume = made_up((6, 3, 1))
-    predict(Keeping(), volume, outputs=2, sizes=any_size(4), tile=(16, 16, 16), overlap=0.25, flips=1, device=CPU)
+    predict(Keeping(), volume, sizes=any_size(4), tile=(16, 16, 16), overlap=0.25, flips=1, device=CPU)
     assert set(seen[0].unique().tolist()) == set(volume.ravel().tolist())
 
 
 def test_networks_are_applied_without_dropout() -> None:
     network, volume = nn.Sequential(nn.Dropout(0.9), voxel_by_voxel()).train(), made_up((8, 8, 8))
-    found = predict(network, volume, outputs=4, sizes=any_size(1), tile=(8, 8, 8), overlap=0.25, flips=1, device=CPU)
+    found = predict(network, volume, sizes=any_size(1), tile=(8, 8, 8), overlap=0.25, flips=1, device=CPU)
     assert abs(found - at_once(voxel_by_voxel(), volume)).max() <= 0.502
 
 
@@ -230,7 +224,6 @@ def test_tiles_are_made_smaller_where_memory_runs_out() -> None:
     found = predict(
         network,
         volume,
-        outputs=4,
         sizes=any_size(2),
         tile=(64, 32, 32),
         overlap=0.25,
@@ -260,14 +253,13 @@ def test_tiles_go_down_to_the_smallest(smallest: tuple[int, ...], voxels: int, l
     volume, sizes = made_up((32, 32, 32)), InputSizes((4, 4, 4), smallest)
     watching = Watching(sizes)
     network = Limited(watching, voxels)
-    found = predict(network, volume, outputs=4, sizes=sizes, tile=(32, 32, 32), overlap=0.25, flips=1, device=CPU)
+    found = predict(network, volume, sizes=sizes, tile=(32, 32, 32), overlap=0.25, flips=1, device=CPU)
     assert abs(found - at_once(voxel_by_voxel(), volume)).max() <= 0.502
     assert watching.seen == {last}
     with pytest.raises(TomoscoutError, match="not enough memory on cpu even for tiles of"):
         predict(
             Limited(watching, np.prod(smallest) - 1),
             volume,
-            outputs=4,
             sizes=sizes,
             tile=(32, 32, 32),
             overlap=0.25,
@@ -282,7 +274,6 @@ def test_too_little_memory_for_any_tile_is_an_error() -> None:
         predict(
             network,
             made_up((16, 16, 16)),
-            outputs=4,
             sizes=any_size(4),
             tile=(16, 16, 16),
             overlap=0.25,
@@ -343,7 +334,6 @@ def test_an_ensemble_gives_the_mean_of_probabilities(count: int) -> None:
     found = predict(
         Ensemble(networks).train(),
         volume,
-        outputs=4,
         sizes=any_size(2),
         tile=(8, 8, 8),
         overlap=0.25,

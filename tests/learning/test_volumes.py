@@ -276,7 +276,7 @@ def test_files_made_from_something_else_are_made_again(
     source = Source()
     found = labelled_volume("a run", inputs, source, patch, where)
     assert source.reads == 1
-    assert same(found, labelled_volume("a run", "", source, patch, storage(tmp_path, "memory", where.classes)))
+    assert same(found, labelled_volume("a run", "", source, patch, storage(tmp_path, "memory", where.largest_label)))
     assert len(files(tmp_path)) == 3
     assert capsys.readouterr().err == ""
 

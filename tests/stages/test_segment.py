@@ -58,7 +58,6 @@ def test_probabilities_and_labels_of_every_run_asked_for(workspace: Workspace) -
         expected = predict(
             network,
             standardise(project.read_tomogram(run, URI)),
-            outputs=7,
             sizes=InputSizes.of([model.network], 3),
             tile=(24, 32, 32),
             overlap=0.25,

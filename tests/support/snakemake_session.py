@@ -23,6 +23,8 @@ ROOT = Path(__file__).parents[2]
 TARGETS = ["all", "targets", "splits", "train", "segment", "localize", "evaluate", "report"]
 # Those that need options of their own.
 OTHER_TARGETS = ["finetune", "cross_validate", "explore", "track"]
+# Those of instances of cells.
+CELL_TARGETS = ["check_annotations", "split_cells", "train_cells", "evaluate_cells", "segment_cells", "cells"]
 NO_TRACEBACK = "Traceback (most recent call last)"
 
 CONFIG: dict[str, Any] = {
@@ -120,7 +122,7 @@ def announced_jobs(output: str) -> list[str]:
     jobs = []
     for block in re.split(r"\n\n|\n(?=\[)", output):
         rule = re.search(r"^(?:local)?rule (\w+):", block, re.M)
-        if rule and rule[1] not in [*TARGETS, *OTHER_TARGETS, "gather_targets", "gather_study_targets"]:
+        if rule and rule[1] not in [*TARGETS, *OTHER_TARGETS, *CELL_TARGETS, "gather_targets", "gather_study_targets"]:
             batch = re.search(r"wildcards: batch=(\d+)", block)
             jobs.append(f"{rule[1]} {batch[1]}" if batch else rule[1])
     return sorted(set(jobs))

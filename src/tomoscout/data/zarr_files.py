@@ -1,6 +1,7 @@
 """Volumes in zarr format 2: read in every layout that programs write, and written in one step.
 
-All that calls the interface of the zarr library (2.x) is in this module.
+All that calls the interface of the zarr library (2.x) is in this module, but for the reading of images of cells
+(`label_images`).
 """
 
 from __future__ import annotations

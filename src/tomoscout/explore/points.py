@@ -11,7 +11,8 @@ from pydantic import ValidationError
 
 from tomoscout.explore.options import Choice, Fixed
 from tomoscout.explore.space import Domain, SearchSpace
-from tomoscout.learning.options import Training
+from tomoscout.learning.losses import Loss
+from tomoscout.learning.options import ClassTraining, Training
 from tomoscout.networks import family_module, parse_network
 from tomoscout.networks.options import NetworkOptions
 from tomoscout.options.validation_errors import key_of
@@ -20,7 +21,13 @@ from tomoscout.options.validation_errors import key_of
 def known_values(base: Training) -> dict[str, Any]:
     """Values that conditions may refer to besides those of entries: the name of the loss in `train`, if that is a
     single one."""
-    return {"loss.name": base.loss[0].name} if len(base.loss) == 1 else {}
+    losses = losses_of(base)
+    return {"loss.name": losses[0].name} if len(losses) == 1 else {}
+
+
+def losses_of(base: Training) -> list[Loss]:
+    """The losses of a training that tells classes apart; none of others."""
+    return base.loss if isinstance(base, ClassTraining) else []
 
 
 def configured_values(space: SearchSpace, base: Training) -> dict[str, Any]:
@@ -44,7 +51,8 @@ def configured_values(space: SearchSpace, base: Training) -> dict[str, Any]:
 def _configured(name: str, base: Training) -> Any:
     """The configured value of an entry that is no option of a network; None if the training has no such option."""
     group, _, option = name.partition(".")
-    owner: Any = base.loss[0] if group == "loss" and len(base.loss) == 1 else getattr(base, group, None)
+    losses = losses_of(base)
+    owner: Any = losses[0] if group == "loss" and len(losses) == 1 else getattr(base, group, None)
     if option:
         return owner.get(option) if isinstance(owner, dict) else getattr(owner, option, None)
     is_cube = name == "patch" and owner != "auto" and len(set(owner)) == 1

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tomoscout.explore.options import Choice, Explore, Number
-from tomoscout.explore.points import configured_values, known_values, train_options
+from tomoscout.explore.points import configured_values, known_values, losses_of, train_options
 from tomoscout.explore.records import Params
 from tomoscout.explore.space import SearchSpace, label
 from tomoscout.learning.options import Training
@@ -143,9 +143,9 @@ class Study:
             TomoscoutError: with one of these values, no random point can be trained.
         """
         losses = [entry.name for entry in self.space.entries if entry.name.startswith("loss.")]
-        if len(self.base.loss) > 1 and losses:
+        if (count := len(losses_of(self.base))) > 1 and losses:
             raise TomoscoutError(
-                f"explore: train.loss is a sum of {len(self.base.loss)}, of which none is searched; set "
+                f"explore: train.loss is a sum of {count}, of which none is searched; set "
                 f"{', '.join(losses)} to null in explore.space, or train.loss to one"
             )
         for entry in self.space.entries:

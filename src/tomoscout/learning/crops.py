@@ -22,12 +22,16 @@ def crop_batches(
     options: Training,
     device: torch.device,
     absent: NDArray[np.bool_] | None = None,
+    shares: Mapping[str, float] | None = None,
+    harder_classes: float = 0.0,
 ) -> Batches:
     """The source of batches of augmented crops; see `augment` for what a batch holds.
 
     Args:
         centres: where crops may be centred, by class.
         absent: which classes (with background) do not count in which volumes (volume, class); None if all count.
+        shares: how often crops are centred on a class, against 1 for those that are not named.
+        harder_classes: see `CropSampler.crops`.
 
     Raises:
         TomoscoutError: there is no volume or no class to draw.
@@ -36,11 +40,11 @@ def crop_batches(
         [tuple(volume.labels.shape) for volume in volumes],
         list(centres.values()),
         options.crop,
-        shares=[options.class_sampling.get(name, 1.0) for name in centres],
+        shares=[(shares or {}).get(name, 1.0) for name in centres],
         batch_size=options.batch_size,
         background_fraction=options.background_fraction,
         seed=options.seed,
-        harder_classes=options.harder_classes,
+        harder_classes=harder_classes,
     )
 
     def batches(step: int, scores: Mapping[str, float]) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:

@@ -35,7 +35,7 @@ def plan_memory(work: Workload, limits: Limits, device: torch.device, folder: Pa
             other processes use.
     """
     parts = min(work.parts, work.batch_size)
-    storage = Storage("files", device, work.classes, folder, work.channels)
+    storage = Storage("files", device, work.largest_label, folder, work.channels, work.prepared, work.volume)
     plan = MemoryPlan(work, limits, storage, parts, tuple(work.tile))
     plan = _smaller(plan, "training", _in_more_parts)
     plan = _smaller(plan, "predicting", _by_smaller_tiles)
@@ -47,11 +47,11 @@ def plan_memory(work: Workload, limits: Limits, device: torch.device, folder: Pa
         if place is None:
             return candidate
         where = f"{'on' if place == 'GPU' else 'in'} {THE_PLACE[place]}"
-        why = f"training tomograms are not {where}: {candidate.shortage(place)}"
+        why = f"training {work.volume}s are not {where}: {candidate.shortage(place)}"
         plan = replace(plan, reasons=(*plan.reasons, why))
     raise TomoscoutError(
-        f"{folder}: {candidate.shortage('disk')} for {len(work.training)} training tomograms; free some space there, "
-        "or let them fit into main memory (train.memory_gb)"
+        f"{folder}: {candidate.shortage('disk')} for {len(work.training)} training {work.volume}s; free some space "
+        "there, or let them fit into main memory (train.memory_gb)"
     )
 
 
@@ -139,7 +139,8 @@ def plan_training(
     work = Workload(
         task.training_shapes,
         task.validation_shapes,
-        len(task.class_names),
+        task.predicted,
+        task.largest_label,
         options.crop,
         task.tile,
         OVERLAP,
@@ -159,6 +160,10 @@ def plan_training(
         task.labelled,
         task.channels,
         task.decoding_memory,
+        task.readout.kind.itemsize,
+        task.prepared,
+        task.volume,
+        task.validation_option,
     )
     if limits is None:
         limits = Limits.here(options, device, folder)

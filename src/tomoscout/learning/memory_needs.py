@@ -39,7 +39,6 @@ PLACES: tuple[Place, ...] = ("GPU", "main memory", "disk")
 PHASES: tuple[Phase, ...] = ("always", "reading", "training", "predicting", "decoding")
 
 _SMALLER_STEP = "make train.patch or the network smaller"
-_LESS_VALIDATION = "validate on fewer or smaller tomograms (split.validate)"
 THE_PLACE: dict[Place, str] = {"GPU": "the GPU", "main memory": "main memory", "disk": "the disk"}
 
 
@@ -98,15 +97,18 @@ class Limits:
 class Workload:
     """The quantities that the memory of a training depends on.
 
-    `training`, `validation`: voxels (*space) of the volumes. `channels`: of each volume. `classes`: number of classes
-    without background. `tile`: voxels that validation predicts at once, with this `overlap`. `sizes`: input sizes that
-    the network takes. `parts`: number of parts of a batch (gradient accumulation). `labelled`: whether validation needs
-    labels. `decoding`: bytes per voxel that decoding a prediction takes.
+    `training`, `validation`: voxels (*space) of the volumes. `channels`: of each volume. `predicted`: channels of a
+    prediction, of `stored` bytes each. `largest_label`: in the labels of the volumes. `prepared`: whether the task
+    prepares channels itself. `tile`: voxels that validation predicts at once, with this `overlap`. `sizes`: input sizes
+    that the network takes. `parts`: number of parts of a batch (gradient accumulation). `labelled`: whether validation
+    needs labels. `decoding`: bytes per voxel that decoding a prediction takes. `volume`: what a volume is called.
+    `validation_option`: the option that says which volumes validate.
     """
 
     training: Sequence[Shape]
     validation: Sequence[Shape]
-    classes: int
+    predicted: int
+    largest_label: int
     patch: Shape
     tile: Shape
     overlap: float
@@ -117,6 +119,15 @@ class Workload:
     labelled: bool = False
     channels: int = 1
     decoding: int = 0
+    stored: int = 1
+    prepared: bool = False
+    volume: str = "tomogram"
+    validation_option: str = "split.validate"
+
+    @property
+    def less_validation(self) -> str:
+        """How to reduce what validation takes."""
+        return f"validate on fewer or smaller {self.volume}s ({self.validation_option})"
 
 
 @dataclass(frozen=True)
@@ -147,12 +158,11 @@ class MemoryPlan:
         work = self.work
         places: dict[Tier, Place] = {"device": self.device, "memory": "main memory", "files": "disk"}
         size = sum(self.storage.size(shape, work.patch) for shape in work.training)
-        yield Use(f"{len(work.training)} training tomograms", places[self.storage.tier], size)
+        yield Use(f"{len(work.training)} training {work.volume}s", places[self.storage.tier], size)
         voxels = sum(math.prod(shape) for shape in work.validation)
         per_voxel = 4 * work.channels + self.storage.label_kind.itemsize * work.labelled
-        yield Use(
-            f"{len(work.validation)} validation tomograms", "main memory", voxels * per_voxel, remedy=_LESS_VALIDATION
-        )
+        what = f"{len(work.validation)} validation {work.volume}s"
+        yield Use(what, "main memory", voxels * per_voxel, remedy=work.less_validation)
         yield Use("network and optimiser", self.device, work.step.state, remedy=_SMALLER_STEP)
         # The new weights are copied before the old ones are freed.
         yield Use("best weights", "main memory", work.step.state * 2 // 5, remedy=_SMALLER_STEP)
@@ -161,7 +171,7 @@ class MemoryPlan:
             yield Use("libraries of the GPU", "GPU", LIBRARIES)
         largest = max((math.prod(shape) for shape in (*work.training, *work.validation)), default=0)
         read = largest * (_READING + _READING_CHANNEL * work.channels)
-        yield Use("reading a tomogram", "main memory", read, "reading")
+        yield Use(f"one more {work.volume}", "main memory", read, "reading")
 
     def _training(self) -> Iterator[Use]:
         work = self.work
@@ -181,19 +191,19 @@ class MemoryPlan:
             math.prod(max(n, t) for n, t in zip(shape, tile, strict=True))
             for shape, tile in zip(work.validation, tiles, strict=True)
         )
-        # Sums and weights are float16 on a GPU, float32 on a CPU. The quantised classes need memory in addition.
-        sums = padded * (work.classes + 1) * (2 if self.device == "GPU" else 4)
-        quantised = padded * (_BEING_QUANTISED + work.classes)
+        # Sums and weights are float16 on a GPU, float32 on a CPU. What is stored needs memory in addition.
+        sums = padded * (work.predicted + 1) * (2 if self.device == "GPU" else 4)
+        quantised = padded * (_BEING_QUANTISED + work.predicted * work.stored)
         yield Use(f"a tile of {_text(self.tile)} voxels", self.device, network, "predicting", _SMALLER_STEP)
-        yield Use("blended tiles", self.device, sums + quantised, "predicting", _LESS_VALIDATION)
-        kept = sum(math.prod(shape) for shape in work.validation) * work.classes
+        yield Use("blended tiles", self.device, sums + quantised, "predicting", work.less_validation)
+        kept = sum(math.prod(shape) for shape in work.validation) * work.predicted * work.stored
         copies = padded * _PADDED * work.channels
         if self.device == "GPU":
             # Pinned memory is allocated in powers of two.
             copies += 2 ** math.ceil(math.log2(copies))
-        yield Use("probabilities of validation", "main memory", kept + copies, "predicting", _LESS_VALIDATION)
+        yield Use("predictions of validation", "main memory", kept + copies, "predicting", work.less_validation)
         decoded = kept + padded * work.decoding
-        yield Use("the same while it is decoded", "main memory", decoded, "decoding", _LESS_VALIDATION)
+        yield Use("the same while it is decoded", "main memory", decoded, "decoding", work.less_validation)
 
     def _tile_of(self, shape: Shape) -> list[int]:
         """The sides of the tile with which a tomogram of this shape is predicted."""

@@ -37,7 +37,7 @@ TRAINING_SPACE: dict[str, Any] = {
 
 
 class Recipe(Section):
-    """What is trained on what: the network, its loss, and the crops that it sees."""
+    """What is trained on what: the network, and the crops that it sees."""
 
     DIMENSIONS: ClassVar[int]
     """Number of spatial dimensions of the volumes that a task trains on."""
@@ -49,8 +49,6 @@ class Recipe(Section):
     )
     """The network: `family` and that family's options. A list of one stands for it, too: of several configuration files
     the last then replaces it whole."""
-    loss: list[Loss] = Field(default=[Tversky()], min_length=1)
-    """The loss: `name` and its options, or a list of losses that are added up, each with a `weight`."""
     augmentation: Augmentation = Augmentation()
     patch: list[int] | Literal["auto"] = "auto"
     """Crop size in voxels per axis: multiples of what the network halves. `auto`: planned with the network from the
@@ -58,25 +56,12 @@ class Recipe(Section):
     plan_memory_gb: float = Field(default=8.0, gt=0, le=1e6)
     """Memory in GiB that a training step may take where patch or network are planned. nnU-Net's rules mean a step of
     two crops: set accumulation to half of batch_size for larger batches."""
-    class_weights: dict[ObjectName, Annotated[float, Field(gt=0)]] = {}
-    """Weight of a class (by name, or `background`) in the loss: of its voxels in cross-entropy and focal losses, on
-    top of foreground_weight and size_balance; of the class in the mean over classes in the others. Default 1."""
     background_fraction: Fraction = 0.1
     """Fraction of crops drawn at random places of any training tomogram; the others are centred near a particle or on
     a voxel of a continuous class."""
-    class_sampling: dict[ObjectName, Annotated[float, Field(ge=0)]] = {}
-    """How often crops are centred on a class (by name), against 1 for the others."""
-    harder_classes: Fraction = 0.0
-    """Draw classes more often that the last validation found badly: a class is drawn 1 − this × its score times as
-    often."""
     validate_every: Annotated[int | None, NotSearched("set explore.validations")] = Field(default=None, ge=1)
     """Steps between validations on the whole validation tomograms. Default: 500, or more where these are so many that
     validation would take more than a seventh of the work."""
-
-    @field_validator("loss", mode="before", json_schema_input_type=LossName | Loss | list[LossName | Loss])
-    @classmethod
-    def _list_losses(cls, value: Any) -> Any:
-        return parse_losses(value)
 
     @field_validator("patch", mode="before", json_schema_input_type=list[int] | Literal["auto"])
     @classmethod
@@ -105,6 +90,26 @@ class Recipe(Section):
                 f"patch {self.patch} ({axes(self.DIMENSIONS)}) must be multiples of {list(steps)} and at least "
                 f"{list(smallest)} for the network {network.family}"
             )
+
+
+class ClassRecipe(Recipe):
+    """What tells classes of voxels apart: the loss, and how much of it and how many crops each class gets."""
+
+    loss: list[Loss] = Field(default=[Tversky()], min_length=1)
+    """The loss: `name` and its options, or a list of losses that are added up, each with a `weight`."""
+    class_weights: dict[ObjectName, Annotated[float, Field(gt=0)]] = {}
+    """Weight of a class (by name, or `background`) in the loss: of its voxels in cross-entropy and focal losses, on
+    top of foreground_weight and size_balance; of the class in the mean over classes in the others. Default 1."""
+    class_sampling: dict[ObjectName, Annotated[float, Field(ge=0)]] = {}
+    """How often crops are centred on a class (by name), against 1 for the others."""
+    harder_classes: Fraction = 0.0
+    """Draw classes more often that the last validation found badly: a class is drawn 1 − this × its score times as
+    often."""
+
+    @field_validator("loss", mode="before", json_schema_input_type=LossName | Loss | list[LossName | Loss])
+    @classmethod
+    def _list_losses(cls, value: Any) -> Any:
+        return parse_losses(value)
 
 
 class Optimisation(AdamW, Schedule):
@@ -151,7 +156,7 @@ class Resources(Section):
 class Training(Resources, FineTuning, Optimisation, Recipe):
     """How a network is trained, whatever the task. A step is one optimiser update."""
 
-    SPACE: ClassVar[dict[str, Any]] = {**TRAINING_SPACE, **loss_space(), **augmentation_space()}
+    SPACE: ClassVar[dict[str, Any]] = {**TRAINING_SPACE, **augmentation_space()}
     """The built-in search space, in the order in which values are proposed; `explore.space` changes it. The families of
     networks have a `SPACE` of their own."""
 
@@ -183,3 +188,9 @@ class Training(Resources, FineTuning, Optimisation, Recipe):
         elif self.base_weights and not self.base.endswith((".yaml", ".yml")):
             raise ValueError("base_weights is for an octopi base; the weights of a model folder lie in it")
         return self
+
+
+class ClassTraining(Training, ClassRecipe):
+    """How a network is trained that tells classes of voxels apart."""
+
+    SPACE = {**TRAINING_SPACE, **loss_space(), **augmentation_space()}

@@ -14,6 +14,7 @@ from torch import nn
 from tomoscout.learning.options import Training
 from tomoscout.learning.progression import Validation
 from tomoscout.learning.step_memory import Shape, label_targets
+from tomoscout.learning.tiles import PROBABILITIES, Readout
 from tomoscout.learning.trainer import Batches
 from tomoscout.learning.volumes import Storage
 from tomoscout.models.folder import Model
@@ -26,11 +27,14 @@ class Task(ABC):
 
     Attributes:
         metric: name of the score that selects the best weights, for messages.
-        class_names: names of the channels of a prediction and of its scores (columns of the history). A fine-tuning
-            takes over the output channel of a class that its base has, too.
+        class_names: names of the outputs after the first. A fine-tuning takes over the output channel of a name that
+            its base has, too.
         channels: number of input channels.
+        volume, validation_option: what a volume is called in messages, and the option that says which validate.
         training_shapes, validation_shapes: voxels (*space) of the volumes.
+        readout: what the outputs of the network mean.
         tile: voxels (*space) that validation predicts at once, if memory suffices.
+        prepared: whether the task's volumes are as the network takes them; otherwise their channels are standardised.
         labelled: whether validation keeps label volumes in memory.
         decoding_memory: bytes of main memory per voxel that decoding a prediction takes.
     """
@@ -38,9 +42,13 @@ class Task(ABC):
     metric: str
     class_names: Sequence[str]
     channels: int = 1
+    volume: str = "tomogram"
+    validation_option: str = "split.validate"
     training_shapes: Sequence[Shape]
     validation_shapes: Sequence[Shape]
+    readout: Readout = PROBABILITIES
     tile: Shape
+    prepared: bool = False
     labelled: bool = True
     decoding_memory: int = 0
 
@@ -48,6 +56,21 @@ class Task(ABC):
     def outputs(self) -> int:
         """Output channels of the network."""
         return len(self.class_names) + 1
+
+    @property
+    def predicted(self) -> int:
+        """Channels of a prediction."""
+        return len(self.class_names)
+
+    @property
+    def largest_label(self) -> int:
+        """The largest number in the labels of the volumes."""
+        return len(self.class_names)
+
+    @property
+    def score_names(self) -> Sequence[str]:
+        """Names of the scores of a validation (columns of the history)."""
+        return self.class_names
 
     @abstractmethod
     def loss(self) -> nn.Module:
@@ -75,8 +98,8 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def measure(self, predictions: Sequence[NDArray[np.uint8]]) -> Validation:
-        """Decode predictions of the validation volumes (class, *space) and score the result."""
+    def measure(self, predictions: Sequence[NDArray[Any]]) -> Validation:
+        """Decode predictions of the validation volumes (channels, *space) and score the result."""
 
     @abstractmethod
     def model(self, common: Mapping[str, Any], options: Training, details: Mapping[str, Any]) -> Model:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -65,22 +66,55 @@ def blending_weights(shape: Sequence[int], device: torch.device) -> torch.Tensor
     return weights.clamp_min(1e-3)
 
 
+class Readout(ABC):
+    """What the outputs of a network mean. `kind`: dtype of a stored prediction."""
+
+    kind: torch.dtype
+
+    @abstractmethod
+    def values(self, outputs: torch.Tensor) -> torch.Tensor:
+        """The values (channels, *space) that tiles are blended by, of the network's outputs (outputs, *space)."""
+
+    @abstractmethod
+    def stored(self, values: torch.Tensor) -> torch.Tensor:
+        """Blended values of a channel (*space) as they are stored."""
+
+
+class Probabilities(Readout):
+    """Softmax probabilities of every class but background, quantised: 255 = 1."""
+
+    kind = torch.uint8
+
+    def values(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Probabilities without background."""
+        return torch.softmax(outputs, dim=0)[1:]
+
+    def stored(self, values: torch.Tensor) -> torch.Tensor:
+        """Whole 255ths."""
+        return (values * 255).round_().clamp_(0, 255).to(torch.uint8)
+
+
+PROBABILITIES = Probabilities()
+
+
 def predict(
     network: nn.Module,
     volume: NDArray[np.float32],
     *,
-    outputs: int,
     sizes: InputSizes,
     tile: Sequence[int],
     overlap: float,
     flips: int,
     device: torch.device,
+    readout: Readout = PROBABILITIES,
     progress: Callable[[str], None] | None = None,
-) -> NDArray[np.uint8]:
-    """Probabilities of every class but background, quantised: uint8 (outputs − 1, *space), 255 = 1.
+) -> NDArray[Any]:
+    """The prediction for a volume (channels, *space) as `readout` stores it, by default probabilities of every class
+    but background.
 
     `volume` is a prepared volume, (*space) or (channels, *space). If the device runs out of memory, tiles are halved
-    along the longest side that can be reduced, until they fit.
+    along the longest side that can be reduced, until they fit. `flips`: so many mirrored copies of each tile are
+    predicted and averaged; more than one only where mirroring an image does nothing but mirror its prediction.
 
     Raises:
         TomoscoutError: even the smallest tile does not fit.
@@ -90,7 +124,7 @@ def predict(
     tile = [min(length, size) for length, size in zip(tile, space, strict=True)]
     while True:
         try:
-            return _predict(network, volume, outputs, sizes, tile, overlap, flips, device)
+            return _predict(network, volume, sizes, tile, overlap, flips, device, readout)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -110,13 +144,13 @@ def predict(
 def _predict(
     network: nn.Module,
     volume: NDArray[np.float32],
-    outputs: int,
     sizes: InputSizes,
     tile: Sequence[int],
     overlap: float,
     flips: int,
     device: torch.device,
-) -> NDArray[np.uint8]:
+    readout: Readout,
+) -> NDArray[Any]:
     space = volume.shape[1:]
     plans = sizes.tiles(space, tile, overlap)
     lengths = [length for _, length in plans]
@@ -126,7 +160,7 @@ def _predict(
         mode = "reflect"
     padded = np.pad(volume, [(0, 0), *padding], mode=mode)
     kind = torch.float16 if device.type == "cuda" else torch.float32
-    total = torch.zeros((outputs - 1, *padded.shape[1:]), dtype=kind, device=device)
+    total: torch.Tensor | None = None
     norm = torch.zeros(padded.shape[1:], dtype=kind, device=device)
     weights = blending_weights(lengths, device)
     source = torch.from_numpy(padded)
@@ -136,23 +170,26 @@ def _predict(
     for start in itertools.product(*(starts for starts, _ in plans)):
         window = tuple(slice(a, a + n) for a, n in zip(start, lengths, strict=True))
         crop = source[(slice(None), *window)].to(device, torch.float32, non_blocking=True)[None]
-        probabilities = _probabilities(network, crop, flips) * weights
-        total[(slice(None), *window)] += probabilities.to(kind)
+        values = _values(network, crop, flips, readout) * weights
+        if total is None:
+            total = torch.zeros((len(values), *padded.shape[1:]), dtype=kind, device=device)
+        total[(slice(None), *window)] += values.to(kind)
         norm[window] += weights.to(kind)
-    quantised = torch.empty(total.shape, dtype=torch.uint8, device=device)
+    assert total is not None
+    stored = torch.empty(total.shape, dtype=readout.kind, device=device)
     for channel, values in enumerate(total):
-        quantised[channel] = (values.float() / norm.float() * 255).round_().clamp_(0, 255).to(torch.uint8)
-    return quantised.cpu().numpy()[(slice(None), *(slice(0, n) for n in space))]
+        stored[channel] = readout.stored(values.float() / norm.float())
+    return stored.cpu().numpy()[(slice(None), *(slice(0, n) for n in space))]
 
 
-def _probabilities(network: nn.Module, crop: torch.Tensor, flips: int) -> torch.Tensor:
-    """Softmax probabilities (class, *space) without background, averaged over the first `flips` mirrored copies of the
-    crop (test-time augmentation). In three dimensions there are eight copies."""
+def _values(network: nn.Module, crop: torch.Tensor, flips: int, readout: Readout) -> torch.Tensor:
+    """Values (channels, *space) averaged over the first `flips` mirrored copies of the crop (test-time augmentation).
+    In three dimensions there are eight copies."""
     spatial = range(-1, 1 - crop.ndim, -1)
     mirrored = [axes for count in range(crop.ndim - 1) for axes in itertools.combinations(spatial, count)][:flips]
     with autocast(crop.device, chosen_precision("auto", crop.device)):
         outputs = [network(crop.flip(axes)).flip(axes) for axes in mirrored]
-    return sum(torch.softmax(logits[0].float(), dim=0)[1:] for logits in outputs) / len(mirrored)  # type: ignore[return-value]
+    return sum(readout.values(output[0].float()) for output in outputs) / len(mirrored)  # type: ignore[return-value]
 
 
 class Ensemble(nn.Module):

@@ -170,11 +170,11 @@ def train_network(job: Job, watch: Callable[[Progression], None] = lambda progre
 
 
 def _announce(job: Job, memory: MemoryPlan, device: torch.device) -> None:
+    work, options = memory.work, job.options
     say(
-        f"training {job.name} on {_device_name(device)}: {job.options.network.family}, "
-        f"{len(job.train)} runs ({len(memory.work.training)} tomograms), {job.options.steps} steps of "
-        f"{job.options.batch_size} crops; {len(job.validate)} validation runs every "
-        f"{job.options.validate_every} steps\n{memory}"
+        f"training {job.name} on {_device_name(device)}: {options.network.family}, "
+        f"{len(work.training)} {work.volume}s, {options.steps} steps of {options.batch_size} crops; "
+        f"{len(work.validation)} {work.volume}s validate every {options.validate_every} steps\n{memory}"
     )
 
 
@@ -233,7 +233,7 @@ def _write_model(job: Job, outcome: Outcome, folder: Path, *, complete: bool = T
     """Write the files of a model, of a `complete` training or of the best model so far."""
     progression = outcome.progression
     weights = save_weights(folder, outcome.weights)
-    write_table(folder / "metrics.csv", [*COLUMNS, *job.task.class_names], progression.history)
+    write_table(folder / "metrics.csv", [*COLUMNS, *job.task.score_names], progression.history)
     if complete:
         draw_history(progression.history, folder / "history.png")
     state: dict[str, Any] = {}

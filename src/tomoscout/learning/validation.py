@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -61,20 +62,20 @@ class Validator:
 
     def __call__(self, network: nn.Module) -> Validation:
         """Score a network."""
-        return self.task.measure(self.predict(network, self.task.outputs))
+        return self.task.measure(self.predict(network))
 
-    def predict(self, network: nn.Module, outputs: int) -> list[NDArray[np.uint8]]:
-        """Probabilities of every volume (class, *space), 255 = 1."""
+    def predict(self, network: nn.Module) -> list[NDArray[Any]]:
+        """The prediction of every volume (channels, *space), as the task reads it out."""
         return [
             predict(
                 network,
                 volume,
-                outputs=outputs,
                 sizes=self.sizes,
                 tile=self.tile,
                 overlap=OVERLAP,
                 flips=1,
                 device=self.device,
+                readout=self.task.readout,
             )
             for volume in self.volumes
         ]
@@ -92,7 +93,7 @@ def score_base(base: Base, validator: Validator) -> Callable[[nn.Module], Valida
         network = build_network(base.network, base.outputs, inputs=base.inputs, dimensions=base.dimensions)
         network.load_state_dict(base.weights)
         found = []
-        for theirs in validator.predict(network.to(validator.device).eval(), base.outputs):
+        for theirs in validator.predict(network.to(validator.device).eval()):
             ours = np.zeros((len(names), *theirs.shape[1:]), dtype=np.uint8)
             for channel, base_channel in base.channels(names):
                 ours[channel - 1] = theirs[base_channel - 1]

@@ -34,14 +34,14 @@ class LabelledVolume:
     ignore: int
 
 
-def label_kind(classes: int) -> np.dtype[Any]:
-    """The dtype of labels for background and this many classes."""
-    return np.dtype(np.uint8 if classes < 255 else np.int32)
+def label_kind(largest: int) -> np.dtype[Any]:
+    """The dtype of labels up to this one."""
+    return np.dtype(np.uint8 if largest < 255 else np.int32)
 
 
-def ignored_label(classes: int) -> int:
-    """The label of voxels that losses ignore."""
-    return int(np.iinfo(label_kind(classes)).max)
+def ignored_label(largest: int) -> int:
+    """The label of voxels that losses ignore, where others go up to `largest`."""
+    return int(np.iinfo(label_kind(largest)).max)
 
 
 Tier = Literal["device", "memory", "files"]
@@ -52,27 +52,30 @@ Tier = Literal["device", "memory", "files"]
 class Storage:
     """Where the voxels of a training are stored, and in which dtypes.
 
-    Intensities are always float16: half the memory, with a rounding error far below the noise and no loss of speed (a
-    CPU converts crops to float32 as fast as it copies them). So a training sees the same numbers wherever its voxels
-    are stored. Labels are uint8 unless there are more than 254 classes. `channels`: channels of the intensities.
-    `folder`: for memory-mapped files.
+    Channels are standardised as they are read, unless the task has `prepared` them. Intensities are always float16:
+    half the memory, with a rounding error far below the noise and no loss of speed (a CPU converts crops to float32 as
+    fast as it copies them). So a training sees the same numbers wherever its voxels are stored. Labels are uint8 unless
+    the largest of them is more than 254. `channels`: channels of the intensities. `volume`: what a volume is called in
+    messages. `folder`: for memory-mapped files.
     """
 
     tier: Tier
     device: torch.device
-    classes: int
+    largest_label: int
     folder: Path
     channels: int = 1
+    prepared: bool = False
+    volume: str = "tomogram"
 
     @property
     def label_kind(self) -> np.dtype[Any]:
         """The dtype of the labels."""
-        return label_kind(self.classes)
+        return label_kind(self.largest_label)
 
     @property
     def ignore(self) -> int:
         """The label of padding, the same in all volumes."""
-        return ignored_label(self.classes)
+        return ignored_label(self.largest_label)
 
     def size(self, shape: Sequence[int], patch: Sequence[int]) -> int:
         """Bytes that a volume of `shape` (*space) and its target take, padded to hold a crop."""
@@ -129,7 +132,7 @@ def labelled_volumes(sources: Sequence[VolumeSource], patch: Sequence[int], stor
     volumes = []
     for number, source in enumerate(sources, 1):
         volumes.append(labelled_volume(*source, patch, storage))
-        progress.show(number, f"read tomogram {number} of {len(sources)}")
+        progress.show(number, f"read {storage.volume} {number} of {len(sources)}")
     return volumes
 
 
@@ -142,15 +145,16 @@ def _prepare(
     volume, labels = read()
     if volume.shape[-labels.ndim :] != labels.shape:
         raise TomoscoutError(
-            f"{name}: tomogram {volume.shape} and target {labels.shape} ({axes(labels.ndim)}) differ in shape"
+            f"{name}: {storage.volume} {volume.shape} and target {labels.shape} ({axes(labels.ndim)}) differ in shape"
         )
     lowest, highest = int(labels.min(initial=0)), int(labels.max(initial=0))
-    if lowest < 0 or highest > storage.classes:
+    if lowest < 0 or highest > storage.largest_label:
         wrong = lowest if lowest < 0 else highest
-        raise TomoscoutError(f"{name}: the target holds label {wrong}, expected 0 to {storage.classes}")
+        raise TomoscoutError(f"{name}: the target holds label {wrong}, expected 0 to {storage.largest_label}")
     padding = [(0, max(0, size - have)) for size, have in zip(patch, labels.shape, strict=True)]
-    prepared = [standardise(channel) for channel in volume.reshape(-1, *labels.shape)]
-    del volume
+    channels = volume.reshape(-1, *labels.shape)
+    prepared = [channel if storage.prepared else standardise(channel) for channel in channels]
+    del volume, channels
     intensities = torch.stack([torch.from_numpy(channel).to(torch.float16) for channel in prepared])
     del prepared
     labels = np.require(labels, storage.label_kind, ["C_CONTIGUOUS", "WRITEABLE"])
@@ -185,7 +189,7 @@ class _VolumeFiles:
             "name": self.name,
             "inputs": self.inputs,
             "patch": list(self.patch),
-            "classes": self.storage.classes,
+            "classes": self.storage.largest_label,
             "standardise": STANDARDISE_VERSION,
         }
 

@@ -9,7 +9,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+    model_validator,
+)
 
 from tomoscout.explore.options import Explore
 from tomoscout.machine.errors import TomoscoutError, shown
@@ -23,17 +31,29 @@ from tomoscout.phantom.options import Phantom
 from tomoscout.plan.options import Split, Targets
 from tomoscout.report.options import Report
 from tomoscout.stages.options import Segment
+from tomoscout.tasks.instances.options import Cells
 from tomoscout.tasks.picking.options import Evaluate, Localize, Train
 from tomoscout.tracking.options import Tracking
 
 RuleGroup = Literal["light", "network"]
 """Rules that run in the same image and environment: `light` ones use no network."""
+_NONE = object()
+"""In place of projects and tomograms where a configuration needs none."""
+
 Image = Annotated[str, Field(min_length=1)]
 """An image: a file, or an address in a registry."""
 
 
+def _need_either(schema: dict[str, Any]) -> None:
+    """What a configuration must have, for editors."""
+    schema["anyOf"] = [{"required": schema.pop("required")}, {"required": ["cells"]}]
+
+
 class Config(Section):
-    """The whole configuration. `projects`, `tomograms` and `targets.picks` are enough for a start."""
+    """The whole configuration. `projects`, `tomograms` and `targets.picks` are enough for a start; for instances of
+    cells `cells.annotations`."""
+
+    model_config = ConfigDict(json_schema_extra=_need_either)
 
     projects: dict[ProjectName, FilePath] = Field(min_length=1)
     """Copick projects: a name of yours → the path of its config file (relative to the working directory)."""
@@ -55,6 +75,7 @@ class Config(Section):
     evaluate: Evaluate = Evaluate()
     report: Report = Report()
     phantom: Phantom = Phantom()
+    cells: Cells = Cells()
     container: Image | dict[RuleGroup, Image] | None = None
     """Image for `--sdm apptainer`, a file or a registry address: one for all rules, or `light` (stages that use no
     network) and `network` apart. Null: those that `make image` builds."""
@@ -81,9 +102,26 @@ class Config(Section):
                 raise ValueError(f"{name} is {shown(path)}: Snakemake takes it as it stands; write the folder out")
         return value
 
+    @model_validator(mode="before")
+    @classmethod
+    def _need_no_tomograms(cls, values: Any) -> Any:
+        """Where there are annotated images of cells, a configuration need not name tomograms."""
+        cells = values.get("cells") if isinstance(values, dict) else None
+        annotated = isinstance(cells, dict) and cells.get("annotations")
+        if annotated and not values.get("projects") and not values.get("tomograms"):
+            return {**values, "projects": _NONE, "tomograms": _NONE}
+        return values
+
+    @field_validator("projects", "tomograms", mode="wrap")
+    @classmethod
+    def _take_none(cls, value: Any, validate: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+        if value is _NONE:
+            return {} if info.field_name == "projects" else []
+        return validate(value)
+
     @model_validator(mode="after")
     def _check_segmented(self) -> Self:
-        if self.voxel_spacing not in self.target_spacings:
+        if self.tomograms and self.voxel_spacing not in self.target_spacings:
             raise ValueError(
                 f"segment.tomogram {self.segment_tomogram} has another voxel spacing than all of tomograms: "
                 f"{', '.join(self.tomograms)}"

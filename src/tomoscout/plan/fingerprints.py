@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tomoscout.data.copick_config import read_objects
 from tomoscout.data.inventory import RunRecord
@@ -22,6 +22,7 @@ from tomoscout.plan.targets import ignored_classes
 
 if TYPE_CHECKING:
     from tomoscout.plan.plan import Plan
+    from tomoscout.tasks.instances.options import Cells
 
 
 def of_targets(plan: Plan, batch: str) -> str:
@@ -124,6 +125,19 @@ def of_scores(plan: Plan, job: str = "") -> str:
     options = [config.evaluate.decisive(), config.targets.unannotated]
     classes = [entry.to_json() for entry in scored.classes]
     return digest([plan.version("evaluate"), options, scored.kind, references, classes])
+
+
+def cell_options(cells: Cells, stage: str) -> Any:
+    """The options that a stage of instances of cells depends on, as plain values."""
+    images = cells.decisive(leave_out=("division", "train", "segment", "library"))
+    options: dict[str, Any] = {
+        "check_annotations": images,
+        "divide_cells": [images, cells.division.decisive()],
+        "train_cells": [images, cells.train.decisive(), code_digest(cells.train.network)],
+        "evaluate_cells": [images, cells.train.base],
+        "segment_cells": cells.segment.decisive(),
+    }
+    return options[stage]
 
 
 def of_report(plan: Plan, job: str = "") -> str:

@@ -92,6 +92,34 @@ class Results:
         """The file that is written once the trials of an exploration are recorded in MLflow."""
         return self.folder / "tracking" / "explore" / f"{name}.json"
 
+    @property
+    def annotations(self) -> Path:
+        """Folder of made-up annotated images of cells."""
+        return self.folder / "cells" / "annotations"
+
+    @property
+    def images_of_cells(self) -> Path:
+        """Folder of made-up images of cells without annotations."""
+        return self.folder / "cells" / "images"
+
+    @property
+    def checked_annotations(self) -> Path:
+        """The page with the check of annotated images."""
+        return self.folder / "cells" / "check" / "index.html"
+
+    @property
+    def cell_division(self) -> Path:
+        """The file that divides annotated images."""
+        return self.folder / "cells" / "division.json"
+
+    def cell_scores(self, model: str) -> Path:
+        """The scores of a model of cells."""
+        return self.folder / "cells" / "evaluate" / model / "scores.json"
+
+    def segmented_cells(self, model: str) -> Path:
+        """The list of the images that a model of cells segmented."""
+        return self.folder / "cells" / "segment" / f"{model}.json"
+
     def manifests(self, stage: str) -> list[Path]:
         """The manifests of all runs that a stage has written, for all names and sessions."""
         return sorted((self.folder / stage).glob("*/*/*.json"))

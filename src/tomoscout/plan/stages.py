@@ -80,5 +80,10 @@ STAGES: dict[str, Stage] = {
     "localize": Stage(2, fingerprints.of_picks, lambda plan: plan.segmented, _written_picks),
     "evaluate": Stage(2, fingerprints.of_scores, lambda plan: plan.scored.records),
     "report": Stage(2, fingerprints.of_report, lambda plan: plan.shown),
+    "check_annotations": Stage(1),
+    "divide_cells": Stage(1),
+    "train_cells": Stage(1),
+    "evaluate_cells": Stage(1),
+    "segment_cells": Stage(1),
 }
 """Stages by name, in the order of the workflow."""

@@ -145,7 +145,7 @@ def _validate(
     device = choose_device(config.segment.device)
     validator = Validator(task, options, train.DIMENSIONS, task.tile, device)
     channels = [entry.label - 1 for entry in known]
-    predicted = validator.predict(network.to(device).eval(), len(classes) + 1)
+    predicted = validator.predict(network.to(device).eval())
     found = task.measure([volume[channels] for volume in predicted]).details
     thresholds: dict[str, float] = found["thresholds"]
     for name, threshold in thresholds.items():

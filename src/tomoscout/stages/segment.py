@@ -88,7 +88,6 @@ def _segment_run(
     probabilities = predict(
         network,
         standardise(tomogram),
-        outputs=model.outputs,
         sizes=sizes,
         tile=config.segment.tile,
         overlap=config.segment.overlap,

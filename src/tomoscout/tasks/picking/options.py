@@ -10,7 +10,7 @@ from pydantic import Field, field_validator
 from tomoscout.learning.augmentations import search_space as augmentation_space
 from tomoscout.learning.losses import VOXEL_LOSSES
 from tomoscout.learning.losses import search_space as loss_space
-from tomoscout.learning.options import TRAINING_SPACE, Training
+from tomoscout.learning.options import TRAINING_SPACE, ClassTraining
 from tomoscout.machine.errors import shown
 from tomoscout.options.names import Name, ObjectName, RunName
 from tomoscout.options.sections import HOW_MANY, Fraction, NotSearched, Section
@@ -34,7 +34,7 @@ class Picking(Peaks):
     """A pick matches a reference pick within this many radii."""
 
 
-class Train(Training):
+class Train(ClassTraining):
     """How a model is trained. A step is one optimiser update."""
 
     DIMENSIONS = 3

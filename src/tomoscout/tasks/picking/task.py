@@ -69,7 +69,10 @@ class PickingTask(Task):
         volumes = labelled_volumes(self.data.volumes(), options.crop, storage)
         classes = self.data.plan.classes
         centres = {entry.name: self.data.centres(entry, volumes, options.crop) for entry in classes}
-        return crop_batches(volumes, centres, options, storage.device, self.data.absent)
+        own = self.head.options
+        return crop_batches(
+            volumes, centres, options, storage.device, self.data.absent, own.class_sampling, own.harder_classes
+        )
 
     def validation_volumes(self) -> list[NDArray[np.float32]]:
         """The normalised tomograms (z, y, x) of the validation runs."""

@@ -1,0 +1,131 @@
+"""The stage that trains a model of instances on annotated images, and writes its model folder."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import torch
+
+from tomoscout.learning.progression import Outcome
+from tomoscout.learning.training import Job, resolve_options, train_network
+from tomoscout.machine.errors import TomoscoutError
+from tomoscout.machine.files import digest
+from tomoscout.machine.messages import say
+from tomoscout.models.base import base_digest, read_base
+from tomoscout.networks import code_digest
+from tomoscout.options.config import Config
+from tomoscout.plan.paths import results_of
+from tomoscout.plan.stages import STAGES
+from tomoscout.tasks.instances.annotations import Annotation, find_annotations
+from tomoscout.tasks.instances.data import CellData
+from tomoscout.tasks.instances.division import annotations_of, read_division
+from tomoscout.tasks.instances.model import CellModel
+from tomoscout.tasks.instances.options import Cells, CellTraining
+from tomoscout.tasks.instances.task import CellTask
+from tomoscout.tracking.store import default_uri
+from tomoscout.tracking.tracker import Tracker
+
+
+def run_train_cells(config: Config, division: Path, folder: Path, threads: int | None = None) -> Outcome:
+    """Train a model into `folder`; an interrupted training resumes from its checkpoint.
+
+    Args:
+        division: the file that says which images train and which choose the model.
+
+    Raises:
+        TrainingFailed: training cannot succeed with these options.
+        TomoscoutError: images are missing or unusable.
+        Interrupted: a signal stopped the training.
+    """
+    if threads:
+        torch.set_num_threads(threads)
+    cells = as_base(config.cells)
+    options = cells.train
+    base = read_base(options, CellModel) if options.base else None
+    annotations, members = find_annotations(cells), read_division(division)
+    training, validation = (annotations_of(members[part], annotations) for part in ("train", "validate"))
+    data = CellData(cells, training, validation)
+    task = CellTask(data, options)
+    uri = default_uri(results_of(folder))
+    outcome = train_network(
+        Job(
+            task,
+            resolve_options(options, base, task),
+            options.name,
+            folder,
+            cell_fingerprint(options, data),
+            cell_fingerprint(options, data, "steps", "warmup"),
+            lambda facts: Tracker(folder, config.tracking, uri, dict(facts)),
+            base,
+            tuple(map(_name, training)),
+            tuple(map(_name, validation)),
+            {"train": list(map(_name, training)), "validate": list(map(_name, validation))},
+        )
+    )
+    if cells.library:
+        place = Path(cells.library) / options.name
+        _keep(folder, place)
+        say(f"kept as {place}")
+    return outcome
+
+
+def as_base(cells: Cells) -> Cells:
+    """The options with what a fine-tuning takes over from its base: how instances are told apart, channels,
+    normalisation and calibration.
+
+    Raises:
+        TomoscoutError: the base cannot be read, or the configuration asks for other channels.
+    """
+    if cells.train.base is None:
+        return cells
+    base = Path(cells.train.base)
+    model = CellModel.read(base.parent if base.name == "model.yaml" else base)
+    if cells.channels and len(cells.channels) != len(model.inputs):
+        raise TomoscoutError(
+            f"cells.channels: {', '.join(cells.channels)}, but {base} takes {len(model.inputs)}: "
+            f"{', '.join(model.inputs)}"
+        )
+    head = {"head": model.told_apart_by} | ({"rays": model.rays} if model.rays else {})
+    return cells.model_copy(
+        update={
+            "channels": cells.channels or list(model.inputs),
+            "normalisation": list(model.normalisations),
+            "calibration": model.calibration,
+            "rescale_tolerance": model.rescale_tolerance,
+            "train": cells.train.model_copy(update=head),
+        }
+    )
+
+
+def cell_fingerprint(options: CellTraining, data: CellData, *leave_out: str) -> str:
+    """The digest of everything that the weights depend on."""
+    return digest(
+        {
+            "version": STAGES["train_cells"].version,
+            "train": options.decisive(leave_out=leave_out),
+            "network_code": code_digest(options.network),
+            "base": base_digest(options),
+            "prepared": data.prepared,
+            "weights": data.weights,
+            "training": [entry.inputs for entry in data.training],
+            "validation": [entry.inputs for entry in data.validation],
+        }
+    )
+
+
+def _name(annotation: Annotation) -> str:
+    return f"{annotation.source}/{annotation.name}"
+
+
+def _keep(folder: Path, place: Path) -> None:
+    """Copy a model folder into the library; the folder appears there when it is whole."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    new, old = place.with_name(f".{place.name}.new"), place.with_name(f".{place.name}.old")
+    for left in (new, old):
+        shutil.rmtree(left, ignore_errors=True)
+    shutil.copytree(folder, new, ignore=shutil.ignore_patterns("checkpoint*", "volumes", ".lock"))
+    if place.exists():
+        place.rename(old)
+    new.rename(place)
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,1 @@
+"""Instances: each object of an image or a volume gets a number of its own."""

@@ -1,0 +1,61 @@
+"""A model applied to an image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tomoscout.learning.tiles import InputSizes, predict
+from tomoscout.models.folder import load_network
+from tomoscout.tasks.instances.model import CellModel
+from tomoscout.tasks.instances.prepare import prepare, rescale_factor, resize_labels
+from tomoscout.tasks.instances.task import TILE, HeadReadout
+
+OVERLAP = 0.25
+
+
+class AppliedModel:
+    """The network of a model folder on a device."""
+
+    def __init__(self, folder: Path, device: torch.device) -> None:
+        """Read a model folder.
+
+        Raises:
+            TomoscoutError: it is incomplete, or of another task.
+        """
+        self.model = CellModel.read(folder)
+        self.device = device
+        self._network = load_network(folder, self.model, device)
+        self._sizes = InputSizes.of([self.model.network], self.model.DIMENSIONS)
+
+    def labels(
+        self, image: NDArray[Any], numbers: Sequence[int | None], calibration: float | None
+    ) -> NDArray[np.int32]:
+        """Instances (*space), 1…N, in an image (channels, *space).
+
+        Args:
+            numbers: the channel of the image for each input of the network, None for black.
+            calibration: µm per voxel of the image, None to take it as it is.
+        """
+        factor = rescale_factor(calibration, self.model.calibration, self.model.rescale_tolerance)
+        prepared = prepare(image, numbers, self.model.normalisations, factor)
+        prediction = predict(
+            self._network,
+            prepared,
+            sizes=self._sizes,
+            tile=TILE,
+            overlap=OVERLAP,
+            flips=1,
+            device=self.device,
+            readout=HeadReadout(self.model.head),
+        )
+        labels = resize_labels(self.model.head.decode(prediction, self.model.thresholds), image.shape[1:])
+        # Small objects can get lost where the image is smaller than what the network saw.
+        values, ours = np.unique(labels, return_inverse=True)
+        renumbered: NDArray[np.int32] = (ours.reshape(labels.shape) + (values[0] != 0)).astype(np.int32)
+        return renumbered

@@ -1,0 +1,141 @@
+"""The flow head: each voxel of an object tells where the middle of its object lies; voxels that end in one place when
+they follow this field are one object. As in Cellpose (Stringer et al., Nature Methods 2021), with the direction of the
+shortest path in place of that of heat. For objects of any shape."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch import nn
+
+from tomoscout.tasks.instances.flow_field import flow_field
+from tomoscout.tasks.instances.heads import Decoder, Head, full_resolution
+
+SCALE = 5.0
+"""The network learns the field times this, so that it weighs as much as the probability (as in Cellpose)."""
+
+
+class FlowHead(Head):
+    """Probability that a voxel belongs to an object, and the unit vector towards the middle of the object."""
+
+    thresholds = {"probability": (0.5, 0.3, 0.4, 0.6, 0.7), "agreement": (0.0, 0.5, 0.7, 0.8)}
+
+    def __init__(self, dimensions: int) -> None:
+        self.dimensions = dimensions
+        self.names = tuple(f"flow {axis}" for axis in "zyx"[-dimensions:])
+
+    def targets(self, labels: torch.Tensor, ignore: int) -> tuple[torch.Tensor, ...]:
+        """Whether there is an object (batch, *space), −1 where that is not known, and the field (batch, dimensions,
+        *space)."""
+        known = labels != ignore
+        objects = torch.where(known, labels, 0)
+        inside = torch.where(known, (objects > 0).float(), -1.0)
+        return inside, flow_field(objects)
+
+    def loss(self) -> nn.Module:
+        """Cross-entropy of the probability and squared error of the field."""
+        return _FlowLoss()
+
+    def read_out(self, logits: torch.Tensor) -> torch.Tensor:
+        """Probability, and the field."""
+        return torch.cat([torch.sigmoid(logits[:1]), logits[1:] / SCALE])
+
+    def decoder(self, prediction: NDArray[np.floating], least: float | None = None) -> Decoder:
+        """Voxels above the threshold `probability`, joined where they flow to. Objects in which the predicted field
+        agrees less than `agreement` (cosine) with the field of their own shape are left out. `least`: the lowest
+        probability that is to be expected."""
+        lowest = min(self.thresholds["probability"]) if least is None else least
+        inside = prediction[0] > lowest
+        probability = prediction[0][inside]
+        ends = follow(prediction[1:], inside)
+
+        def decode(thresholds: Mapping[str, float]) -> NDArray[np.int32]:
+            if thresholds["probability"] < lowest:
+                return self.decoder(prediction, thresholds["probability"])(thresholds)
+            labels = np.zeros(inside.shape, np.int32)
+            chosen = probability > thresholds["probability"]
+            found = np.zeros(len(ends), np.int32)
+            found[chosen] = _gathered(ends[chosen], labels.shape)
+            labels[inside] = found
+            return _whole(_agreeing(labels, prediction[1:], thresholds["agreement"]))
+
+        return decode
+
+
+@torch.inference_mode()
+def follow(field: NDArray[np.floating], inside: NDArray[np.bool_], steps: int = 400) -> NDArray[np.float32]:
+    """Where the voxels `inside` end (voxels, dimensions) that follow a field (dimensions, *space), a step of the
+    field's own length at a time, until hardly any of them gets on."""
+    vectors = torch.from_numpy(field.astype(np.float32) * inside)[None]
+    places = torch.from_numpy(np.argwhere(inside).astype(np.float32))
+    far = torch.tensor([size - 1 for size in inside.shape], dtype=torch.float32)
+    form = (1, *[1] * (inside.ndim - 1), -1, inside.ndim)
+    before = places
+    for step in range(1, steps + 1):
+        # grid_sample takes x first.
+        grid = (places / far.clamp_min(1) * 2 - 1).flip(1).view(form)
+        moves = nn.functional.grid_sample(vectors, grid, align_corners=True).view(inside.ndim, -1).T
+        places = torch.minimum((places + moves).clamp_min(0), far)
+        if step % 10 == 0:
+            if ((places - before).norm(dim=1) > 1).float().mean() < 0.001:
+                break
+            before = places
+    return places.numpy()
+
+
+def _gathered(ends: NDArray[np.float32], space: tuple[int, ...], reach: int = 2) -> NDArray[np.int32]:
+    """Number of the object of each end (voxels,), 0 for none: ends nearest to one peak of their density."""
+    cells = np.rint(ends).astype(np.int64)
+    density = np.zeros(space, np.float32)
+    np.add.at(density, tuple(cells.T), 1)
+    smooth = ndimage.gaussian_filter(density, 1.0)
+    highest = ndimage.maximum_filter(smooth, 2 * reach + 1)
+    peaks = (smooth == highest) & (smooth > 0.5)
+    numbers, count = ndimage.label(peaks, np.ones((3,) * len(space)))
+    if not count:
+        return np.zeros(len(ends), np.int32)
+    distance, nearest = ndimage.distance_transform_edt(numbers == 0, return_indices=True)
+    found: NDArray[np.int32] = numbers[tuple(nearest)].astype(np.int32)
+    return np.where(distance[tuple(cells.T)] <= 3 * reach, found[tuple(cells.T)], 0)
+
+
+def _agreeing(labels: NDArray[np.int32], field: NDArray[np.floating], least: float) -> NDArray[np.int32]:
+    if not least or not labels.any():
+        return labels
+    own = flow_field(torch.from_numpy(labels)[None].long())[0].numpy()
+    length = np.linalg.norm(field.astype(np.float32), axis=0)
+    cosines = (own * field).sum(0) / np.maximum(length, 1e-3)
+    numbers = np.arange(labels.max() + 1)
+    means = ndimage.mean(cosines, labels, numbers)
+    return np.where(np.nan_to_num(means) >= least, numbers, 0).astype(np.int32)[labels]
+
+
+def _whole(labels: NDArray[np.int32], least: int = 9) -> NDArray[np.int32]:
+    """Objects with their holes filled, renumbered without gaps; smaller ones than `least` voxels are left out. What
+    lies in a hole of another object stays."""
+    result = np.zeros_like(labels)
+    count = 0
+    for number, window in enumerate(ndimage.find_objects(labels), 1):
+        if window is None:
+            continue
+        own = labels[window] == number
+        mask = own | (ndimage.binary_fill_holes(own) & (labels[window] == 0) & (result[window] == 0))
+        if mask.sum() >= least:
+            count += 1
+            result[window][mask] = count
+    return result
+
+
+class _FlowLoss(nn.Module):
+    def forward(
+        self, outputs: torch.Tensor | list[torch.Tensor], inside: torch.Tensor, field: torch.Tensor
+    ) -> torch.Tensor:
+        logits = full_resolution(outputs).float()
+        known = (inside >= 0).float()
+        errors = nn.functional.binary_cross_entropy_with_logits(logits[:, 0], inside.clamp_min(0), reduction="none")
+        squares = (logits[:, 1:] - SCALE * field).square().mean(1)
+        return ((errors + 0.5 * squares) * known).sum() / known.sum().clamp_min(1)

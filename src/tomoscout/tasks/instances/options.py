@@ -1,0 +1,91 @@
+"""Options of instance segmentation: annotations, training, and what is segmented."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from tomoscout.learning.augmentations import Augmentation
+from tomoscout.learning.options import Training
+from tomoscout.options.names import Name
+from tomoscout.options.sections import HOW_MANY, FilePath, NotSearched, Section
+from tomoscout.tasks.instances.annotation_options import Annotations, Division, Micrometres
+
+
+class CellAugmentation(Augmentation):
+    """Random changes to every crop, made on the training device; 0 or false turns one off. Images of cells may be
+    turned any way, and their brightness says little."""
+
+    rotate90: bool = True
+    """Quarter turns."""
+    rotate: float = Field(default=45.0, ge=0, le=180)
+    """Turn by up to ± this many degrees."""
+    tilt: float = Field(default=0.0, ge=0, le=0)
+    """For volumes alone."""
+    zoom: float = Field(default=0.2, ge=0, lt=1)
+    """Magnify by a factor from 1 ± this."""
+    intensity_scale: float = Field(default=0.4, ge=0, lt=1)
+    """Multiply intensities by a factor from 1 ± this."""
+    intensity_shift: float = Field(default=0.2, ge=0)
+    """Add an offset of up to ± this, where 0 and 1 are the percentiles of the normalisation."""
+    noise: float = Field(default=0.05, ge=0)
+    """Add Gaussian noise of up to this standard deviation."""
+    mixup: Annotated[float, Field(ge=0, le=0)] = 0.0
+    """Not for instances: a blend of two images has no instances of its own."""
+
+
+_FOR_TOMOGRAMS = ("augmentation.tilt", "augmentation.mixup")
+
+
+class CellTraining(Training):
+    """How a network learns to tell instances apart. A step is one optimiser update."""
+
+    DIMENSIONS = 2
+    SPACE: ClassVar[dict[str, Any]] = {
+        **{name: entry for name, entry in Training.SPACE.items() if name not in _FOR_TOMOGRAMS},
+        "head": {"choices": ["star", "flow"]},
+    }
+
+    name: Annotated[Name, HOW_MANY, NotSearched("trials have names of their own")] = "cells"
+    """Name of the model: `results/models/{name}/`."""
+    head: Literal["star", "flow"] = "flow"
+    """How instances are told apart. star: by their distance to the border along rays, for round objects such as nuclei
+    and vesicles. flow: by a field that leads to the middle of each object, for objects of any shape."""
+    rays: int = Field(default=32, ge=8, le=256)
+    """Rays of the star head."""
+    patch: list[int] | Literal["auto"] = [128, 128]
+    """Crop size in pixels, y, x: multiples of what the network halves, and larger than most objects."""
+    steps: int = Field(default=4000, ge=1, le=10**9)
+    """Optimiser updates."""
+    augmentation: CellAugmentation = CellAugmentation()
+
+
+class CellSegment(Section):
+    """What is segmented with a model."""
+
+    images: list[FilePath] = []
+    """Images, or folders of them, to be segmented by `snakemake segment_cells`."""
+    channels: list[str] = []
+    """Names of the images' channels, in order. Default: the model's first input, for images of one channel."""
+    calibration: Micrometres | None = None
+    """µm per pixel of the images."""
+    model: FilePath | None = None
+    """A model folder, or the name of one in the library. Default: that of `cells.train`."""
+    format: Literal["tif", "zarr"] = "tif"
+    """Labels are written as TIFF or OME-Zarr."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to segment."""
+
+
+class Cells(Annotations):
+    """Instance segmentation of cells in images, from folders of annotations. Without `annotations` there is none."""
+
+    dimensions: Literal[2] = 2
+    """Images have two dimensions."""
+    division: Division = Division()
+    train: CellTraining = CellTraining()
+    segment: CellSegment = CellSegment()
+    library: FilePath | None = None
+    """Folder of your models: each training that ends is copied there under its name. Default: `results/models`
+    alone."""

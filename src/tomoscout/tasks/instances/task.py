@@ -1,0 +1,156 @@
+"""The task of instances: its data, its targets and loss, and the scoring of its predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from tomoscout.learning.crops import crop_batches
+from tomoscout.learning.options import Training
+from tomoscout.learning.progression import Validation
+from tomoscout.learning.step_memory import Shape
+from tomoscout.learning.task import Task
+from tomoscout.learning.tiles import Readout
+from tomoscout.learning.trainer import Batches
+from tomoscout.learning.volumes import Storage, labelled_volumes
+from tomoscout.tasks.instances.data import LARGEST_LABEL, CellData
+from tomoscout.tasks.instances.head_of import head_of
+from tomoscout.tasks.instances.heads import Decoder, Head
+from tomoscout.tasks.instances.model import CellModel
+from tomoscout.tasks.instances.options import CellTraining
+from tomoscout.tasks.instances.scores import IOU, Overlaps, mean_ap, overlaps, score
+
+TILE = (1024, 1024)
+"""Pixels (y, x) that validation predicts at once."""
+
+
+class CellTask(Task):
+    """Instances in images: each object gets a number of its own."""
+
+    metric = "mean AP at IoU 0.5 to 0.9"
+    volume = "image"
+    validation_option = "cells.division.validate"
+    tile = TILE
+    prepared = True
+
+    def __init__(self, data: CellData, options: CellTraining) -> None:
+        self.data = data
+        self.options = options
+        self.head = head_of(options.head, options.rays, options.DIMENSIONS)
+        self.readout = HeadReadout(self.head)
+        self.class_names = self.head.names
+        self.channels = len(data.inputs)
+        self.training_shapes = data.training_shapes
+        self.validation_shapes = data.validation_shapes
+        # Labels, and what `Decoder` keeps of a prediction: float32 copies of it and positions of the voxels of objects.
+        self.decoding_memory = 8 * self.outputs + 64
+        self._annotated: Sequence[NDArray[np.int32]] = ()
+
+    @property
+    def predicted(self) -> int:
+        return self.outputs
+
+    @property
+    def largest_label(self) -> int:
+        return LARGEST_LABEL
+
+    @property
+    def score_names(self) -> Sequence[str]:
+        return [f"AP{round(100 * iou)}" for iou in IOU]
+
+    def loss(self) -> nn.Module:
+        """The loss of the head."""
+        return self.head.loss()
+
+    def example_targets(self, patch: Shape, mixup: bool) -> tuple[torch.Tensor, ...]:
+        """Targets of a crop without objects."""
+        return self.head.targets(torch.zeros((1, *patch), dtype=torch.int64), LARGEST_LABEL)
+
+    def batches(self, options: Training, storage: Storage) -> Batches:
+        """Batches of crops near objects and of background. Targets are made of the labels of a crop, after it was
+        augmented: so all augmentations suit all heads."""
+        volumes = labelled_volumes(self.data.volumes(), options.crop, storage)
+        crops = crop_batches(
+            volumes, self.data.centres(volumes, options.crop), options, storage.device, shares=self.data.weights
+        )
+
+        def batches(step: int, scores: Mapping[str, float]) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+            intensities, (labels,) = crops(step, scores)
+            return intensities, self.head.targets(labels, storage.ignore)
+
+        return batches
+
+    def validation_volumes(self) -> list[NDArray[np.float32]]:
+        """The prepared validation images (channels, y, x)."""
+        pairs = self.data.validation_images()
+        self._annotated = [labels for _, labels in pairs]
+        return [image for image, _ in pairs]
+
+    def measure(self, predictions: Sequence[NDArray[Any]]) -> Validation:
+        """AP over a range of IoU, with the thresholds that give the best of it."""
+        decoders = [self.head.decoder(prediction) for prediction in predictions]
+        thresholds, found = choose_thresholds(self.head, decoders, self._annotated)
+        scores = {name: score(found, iou).ap for name, iou in zip(self.score_names, IOU, strict=True)}
+        half = score(found, IOU[0])
+        details = {
+            "thresholds": thresholds,
+            "scores": scores,
+            "precision": half.precision,
+            "recall": half.recall,
+            "f1": half.f1,
+            "pq": half.pq,
+        }
+        return Validation(mean_ap(found), scores, details)
+
+    def model(self, common: Mapping[str, Any], options: Training, details: Mapping[str, Any]) -> CellModel:
+        """The model, with the thresholds chosen in validation."""
+        return CellModel(
+            **common,
+            told_apart_by=self.options.head,
+            rays=self.options.rays if self.options.head == "star" else None,
+            inputs=self.data.inputs,
+            normalisations=self.data.normalisations,
+            calibration=self.data.calibration,
+            rescale_tolerance=self.data.options.rescale_tolerance,
+            thresholds=details["thresholds"],
+            patch=options.crop,
+        )
+
+
+class HeadReadout(Readout):
+    """What a head reads out of the outputs of a network; distances are too large for whole 255ths."""
+
+    kind = torch.float16
+
+    def __init__(self, head: Head) -> None:
+        self.head = head
+
+    def values(self, outputs: torch.Tensor) -> torch.Tensor:
+        return self.head.read_out(outputs)
+
+    def stored(self, values: torch.Tensor) -> torch.Tensor:
+        return values.to(torch.float16)
+
+
+def choose_thresholds(
+    head: Head, decoders: Sequence[Decoder], annotated: Sequence[NDArray[np.int32]]
+) -> tuple[dict[str, float], list[Overlaps]]:
+    """The thresholds with the best mean AP, one after the other, and how well objects are found with them."""
+    thresholds = {name: values[0] for name, values in head.thresholds.items()}
+
+    def compare(chosen: Mapping[str, float]) -> list[Overlaps]:
+        return [overlaps(decode(chosen), labels) for decode, labels in zip(decoders, annotated, strict=True)]
+
+    best = compare(thresholds)
+    for name, (_, *others) in head.thresholds.items():
+        for value in others:
+            changed = {**thresholds, name: value}
+            found = compare(changed)
+            if mean_ap(found) > mean_ap(best):
+                thresholds, best = changed, found
+    return thresholds, best
