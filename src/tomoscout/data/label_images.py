@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tomoscout.data.image_names import ENDINGS, ending_of
 from tomoscout.data.ome_zarr import finest_level, first_image
-from tomoscout.data.zarr_files import write_volume
+from tomoscout.data.zarr_files import open_array, write_volume
 from tomoscout.machine.errors import TomoscoutError, cut
 from tomoscout.machine.files import atomic_path, read_json
 
@@ -252,14 +252,9 @@ def _open_png(path: Path) -> Iterator[_Stored]:
 
 @contextlib.contextmanager
 def _open_zarr(path: Path) -> Iterator[_Stored]:
-    import zarr
-
-    from tomoscout.data.whole_blosc import refuse_cut_chunks
-
-    refuse_cut_chunks()
     attributes = path / ".zattrs"
     image = first_image(read_json(attributes)) if attributes.exists() else {}
-    array = zarr.open_array(str(path / finest_level(image)), mode="r")
+    array = open_array(path / finest_level(image))
     names = [str(axis.get("name") if isinstance(axis, dict) else axis).upper() for axis in image.get("axes") or []]
     axes = "".join(names) if len(names) == array.ndim else "QQQYX"[-array.ndim :]
     yield _Stored(axes, array.shape, array.dtype, lambda: np.asarray(array[...]))

@@ -1,7 +1,6 @@
 """Volumes in zarr format 2: read in every layout that programs write, and written in one step.
 
-All that calls the interface of the zarr library (2.x) is in this module, but for the reading of images of cells
-(`label_images`).
+All that calls the interface of the zarr library (2.x) is in this module.
 """
 
 from __future__ import annotations
@@ -114,6 +113,16 @@ def open_volume(fs: Any, path: str, voxel_spacing: float, channels: int = 0) -> 
     check_axes(image)
     check_scale(image, voxel_spacing)
     return Volume(array, shape, (fs, f"{path}/{level}", separator))
+
+
+def open_array(path: Path) -> Any:
+    """An array that lies by itself, to be read."""
+    import zarr
+
+    from tomoscout.data.whole_blosc import refuse_cut_chunks
+
+    refuse_cut_chunks()
+    return zarr.open_array(str(path), mode="r")
 
 
 def _open_array(fs: Any, path: str, level: str, facts: Mapping[str, Any]) -> tuple[Any, str]:
