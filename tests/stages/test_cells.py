@@ -128,7 +128,7 @@ def test_the_page_shows_the_scores_and_pictures_that_exist(evaluated: Path) -> N
     assert f"{scores['scores'][0]['ap']:.3f}" in page
     assert 'class="warning"' not in page
     assert "data:image/png;base64," in page
-    pictures = sorted(path.name for path in (evaluated / "pictures").iterdir())
+    pictures = sorted(str(path.relative_to(evaluated / "pictures")) for path in (evaluated / "pictures").glob("*/*"))
     assert len(pictures) == scores["images"]
     for name in pictures:
         assert f'src="pictures/{name}"' in page
@@ -152,7 +152,7 @@ def test_the_worst_images_are_shown_first_and_empty_ones_that_are_right_last(
         output = tmp_path / str(shown) / "scores.json"
         run_evaluate_cells(config, tmp_path / "division.json", place / "trained", output)
         page = output.with_name("report.html").read_text()
-        order = re.findall(r'src="pictures/made-up-(.*)\.png"', page)
+        order = re.findall(r'src="pictures/made-up/(.*)\.png"', page)
         assert len(order) == min(shown, len(names) - 1)
     rows = {row["name"]: row for row in rows_of(output.with_name("images.csv"))}
     scores = {name: float(row["mean_ap"]) for name, row in rows.items() if row["mean_ap"]}

@@ -6,7 +6,16 @@ from pathlib import Path
 
 import click
 
-from tomoscout.cli.common import FILE, Commands, config_option, model_option, output_option, resumable, threads_option
+from tomoscout.cli.common import (
+    FILE,
+    Commands,
+    config_option,
+    model_option,
+    output_option,
+    resumable,
+    share_cores,
+    threads_option,
+)
 from tomoscout.machine.lease import leased_gpu
 from tomoscout.machine.locks import alone_in
 from tomoscout.networks.quick_monai import import_monai
@@ -82,6 +91,7 @@ def evaluate_cells(config: Path, division: Path, model: Path, output: Path, thre
 
     settings = load_config(config)
     with leased_gpu(settings.cells.segment.device):
+        share_cores()
         import_monai()
         from tomoscout.stages.evaluate_cells import run_evaluate_cells
 
@@ -99,6 +109,7 @@ def segment_cells(config: Path, model: Path, output: Path, threads: int | None) 
 
     options = load_config(config).cells.segment
     with leased_gpu(options.device):
+        share_cores()
         import_monai()
         from tomoscout.stages.segment_cells import run_segment_cells
 

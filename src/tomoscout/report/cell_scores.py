@@ -37,8 +37,8 @@ class Shown:
 
     @property
     def picture(self) -> str:
-        """The name of its picture."""
-        return f"{self.name.replace('/', '-')}.png"
+        """The name of its picture, in the folder of its source."""
+        return f"{self.name}.png"
 
     @property
     def text(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -59,8 +60,9 @@ def run_evaluate_cells(
         scores["base"] = summary(_found(of_base, scored, model.inputs)[0])
     for line in warnings(scores):
         warn(line)
+    shutil.rmtree(place / "pictures", ignore_errors=True)
     for entry in worst:
-        write_bytes(place / "pictures" / f"{entry.picture}", compared(entry))
+        write_bytes(place / "pictures" / entry.picture, compared(entry))
     write_text(place / "report.html", score_page(model, scores, warnings(scores), worst, folder))
     write_json(output, scores)
     half = scores["scores"][0]
