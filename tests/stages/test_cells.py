@@ -17,6 +17,8 @@ import yaml
 from numpy.typing import NDArray
 from PIL import Image
 
+from support import instances
+from support.instances import UNTRAINED
 from tomoscout.data.label_images import read_image, read_labels, write_image
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import read_json
@@ -37,17 +39,7 @@ from tomoscout.tasks.instances.scores import overlaps
 
 torch.set_num_threads(1)
 CPU = torch.device("cpu")
-TRAIN: dict[str, Any] = {
-    "head": "flow",
-    "network": {"channels": [8, 16, 32], "strides": [2, 2]},
-    "patch": [64, 64],
-    "steps": 60,
-    "validate_every": 20,
-    "batch_size": 4,
-    "learning_rate": 0.01,
-    "device": "cpu",
-}
-UNTRAINED = {"steps": 1, "validate_every": 1, "learning_rate": 1e-9}
+TRAIN = instances.TRAIN | {"steps": 60}
 
 
 def configure(folder: Path, annotations: Path, train: Mapping[str, Any] | None = None, **cells: Any) -> Config:

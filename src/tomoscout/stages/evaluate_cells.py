@@ -15,6 +15,7 @@ from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import write_bytes, write_json, write_table, write_text
 from tomoscout.machine.messages import say, warn
 from tomoscout.machine.progress import Progress
+from tomoscout.models.base import base_files
 from tomoscout.options.config import Config
 from tomoscout.report.cell_scores import Shown, compared, score_page
 from tomoscout.stages.train_cells import as_base
@@ -55,15 +56,15 @@ def run_evaluate_cells(
     scores = {"part": part, "images": len(scored), **summary(found)}
     scores["training"] = _on_training(applied, members["train"], annotations, model.inputs)
     if cells.train.base:
-        base = Path(cells.train.base)
-        of_base = AppliedModel(base.parent if base.name == "model.yaml" else base, device)
+        of_base = AppliedModel(base_files(cells.train)[0].parent, device)
         scores["base"] = summary(_found(of_base, scored, model.inputs)[0])
-    for line in warnings(scores):
+    lines = warnings(scores)
+    for line in lines:
         warn(line)
     shutil.rmtree(place / "pictures", ignore_errors=True)
     for entry in worst:
         write_bytes(place / "pictures" / entry.picture, compared(entry))
-    write_text(place / "report.html", score_page(model, scores, warnings(scores), worst, folder))
+    write_text(place / "report.html", score_page(model, scores, lines, worst, folder))
     write_json(output, scores)
     half = scores["scores"][0]
     say(f"{part}: AP50 {half['ap']:.3f}, mean AP {scores['mean_ap']:.3f} of {half['annotated']} objects")
@@ -83,7 +84,7 @@ def _found(
         ours = applied.labels(image, numbers, entry.calibration)
         shown = next((n for n in numbers if n is not None), 0)
         every.append(overlaps(ours, labels))
-        this = Shown(f"{entry.source}/{entry.name}", image[shown], ours, labels, every[-1])
+        this = Shown(entry.key, image[shown], ours, labels, every[-1])
         worst = sorted([*worst, this], key=_worst_first)[:SHOWN]
         progress.show(number, f"{number} of {len(annotations)} images scored")
     return every, worst

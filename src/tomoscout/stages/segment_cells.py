@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from tomoscout.data.image_names import ending_of
-from tomoscout.data.label_images import describe, read_image, write_labels
+from tomoscout.data.label_images import read_image, write_labels
 from tomoscout.machine.device import choose_device
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import read_json, write_json, write_table
@@ -72,7 +72,7 @@ def _claim(record: Path, places: Sequence[Path]) -> None:
 def _segment(applied: AppliedModel, path: Path, place: Path, options: CellSegment) -> dict[str, Any]:
     model = applied.model
     image = read_image(path, model.DIMENSIONS)
-    names = options.channels or ([] if describe(path, model.DIMENSIONS).channels > 1 else list(model.inputs[:1]))
+    names = options.channels or ([] if len(image) > 1 else list(model.inputs[:1]))
     if len(names) != len(image):
         raise TomoscoutError(
             f"cells.segment.channels: {', '.join(names) or 'none'}, but {path} has {len(image)} channels; name them in "

@@ -12,12 +12,12 @@ from tomoscout.learning.training import Job, resolve_options, train_network
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import digest
 from tomoscout.machine.messages import say
-from tomoscout.models.base import base_digest, read_base
+from tomoscout.models.base import base_digest, base_files, read_base
 from tomoscout.networks import code_digest
 from tomoscout.options.config import Config
 from tomoscout.plan.paths import results_of
 from tomoscout.plan.stages import STAGES
-from tomoscout.tasks.instances.annotations import Annotation, find_annotations
+from tomoscout.tasks.instances.annotations import find_annotations
 from tomoscout.tasks.instances.data import CellData
 from tomoscout.tasks.instances.division import annotations_of, read_division
 from tomoscout.tasks.instances.model import CellModel
@@ -45,6 +45,7 @@ def run_train_cells(config: Config, division: Path, folder: Path, threads: int |
     base = read_base(options, CellModel) if options.base else None
     annotations, members = find_annotations(cells), read_division(division)
     training, validation = (annotations_of(members[part], annotations) for part in ("train", "validate"))
+    names = {"train": [entry.key for entry in training], "validate": [entry.key for entry in validation]}
     data = CellData(cells, training, validation)
     task = CellTask(data, options)
     uri = default_uri(results_of(folder))
@@ -58,9 +59,9 @@ def run_train_cells(config: Config, division: Path, folder: Path, threads: int |
             cell_fingerprint(options, data, "steps", "warmup"),
             lambda facts: Tracker(folder, config.tracking, uri, dict(facts)),
             base,
-            tuple(map(_name, training)),
-            tuple(map(_name, validation)),
-            {"train": list(map(_name, training)), "validate": list(map(_name, validation))},
+            tuple(names["train"]),
+            tuple(names["validate"]),
+            names,
         )
     )
     if cells.library:
@@ -79,8 +80,8 @@ def as_base(cells: Cells) -> Cells:
     """
     if cells.train.base is None:
         return cells
-    base = Path(cells.train.base)
-    model = CellModel.read(base.parent if base.name == "model.yaml" else base)
+    base = base_files(cells.train)[0].parent
+    model = CellModel.read(base)
     if cells.channels and len(cells.channels) != len(model.inputs):
         raise TomoscoutError(
             f"cells.channels: {', '.join(cells.channels)}, but {base} takes {len(model.inputs)}: "
@@ -112,10 +113,6 @@ def cell_fingerprint(options: CellTraining, data: CellData, *leave_out: str) -> 
             "validation": [entry.inputs for entry in data.validation],
         }
     )
-
-
-def _name(annotation: Annotation) -> str:
-    return f"{annotation.source}/{annotation.name}"
 
 
 def _keep(folder: Path, place: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 
+from support.instances import TRAIN, UNTRAINED
 from support.model import MODEL, random_network
 from tomoscout.learning import training
 from tomoscout.learning.progression import Outcome, Progression
@@ -35,17 +36,6 @@ from tomoscout.tasks.instances.task import CellTask, choose_thresholds
 
 torch.set_num_threads(1)
 CPU = torch.device("cpu")
-TRAIN: dict[str, Any] = {
-    "head": "flow",
-    "network": {"channels": [8, 16, 32], "strides": [2, 2]},
-    "patch": [64, 64],
-    "steps": 40,
-    "validate_every": 20,
-    "batch_size": 4,
-    "learning_rate": 0.01,
-    "device": "cpu",
-}
-UNTRAINED = {"steps": 1, "validate_every": 1, "learning_rate": 1e-9}
 MADE = ("model.yaml", "weights.safetensors", "metrics.csv", "results.json")
 
 

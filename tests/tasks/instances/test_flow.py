@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -11,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.ndimage import label
 
+from support.instances import best_iou, ellipses
 from tomoscout.tasks.instances.flow import SCALE, FlowHead, follow
 from tomoscout.tasks.instances.flow_field import flow_field
 from tomoscout.tasks.instances.made_up import make_image
@@ -37,25 +37,6 @@ def prediction_of(image: NDArray[np.integer]) -> NDArray[np.float16]:
 
 def decoded(image: NDArray[np.integer], **thresholds: float) -> NDArray[np.int32]:
     return FlowHead(image.ndim).decode(prediction_of(image), {**DEFAULT, **thresholds})
-
-
-def ellipses(shape: Sequence[int], *objects: tuple[Sequence[float], Sequence[float]]) -> NDArray[np.int32]:
-    """Objects 1… of the given centres and radii; the first lie on top."""
-    image = np.zeros(shape, np.int32)
-    for number, (centre, radii) in reversed(list(enumerate(objects, 1))):
-        grids = zip(np.indices(shape), centre, radii, strict=True)
-        image[sum(((grid - middle) / radius) ** 2 for grid, middle, radius in grids) <= 1] = number
-    return image
-
-
-def best_iou(truth: NDArray[np.integer], found: NDArray[np.integer]) -> list[float]:
-    """For each object of the truth, the largest IoU with one that was found."""
-    best = []
-    for number in np.unique(truth[truth > 0]):
-        mask = truth == number
-        others = [found == other for other in np.unique(found[mask]) if other]
-        best.append(max(((mask & other).sum() / (mask | other).sum() for other in others), default=0.0))
-    return best
 
 
 def odd_shapes() -> NDArray[np.int32]:

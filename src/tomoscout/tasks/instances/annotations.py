@@ -45,6 +45,11 @@ class Annotation:
     shape: tuple[int, ...]
     label_type: str
 
+    @property
+    def key(self) -> str:
+        """Source and name, which tell it from all others."""
+        return f"{self.source}/{self.name}"
+
     @cached_property
     def inputs(self) -> str:
         """A digest of the content of both files and of what is known of the channels; it reads the files."""

@@ -11,12 +11,11 @@ import torch
 from numpy.typing import NDArray
 
 from tomoscout.learning.tiles import InputSizes, predict
+from tomoscout.learning.validation import OVERLAP
 from tomoscout.models.folder import load_network
 from tomoscout.tasks.instances.model import CellModel
-from tomoscout.tasks.instances.prepare import prepare, rescale_factor, resize_labels
+from tomoscout.tasks.instances.prepare import prepare, renumbered, rescale_factor, resize_labels
 from tomoscout.tasks.instances.task import TILE, HeadReadout
-
-OVERLAP = 0.25
 
 
 class AppliedModel:
@@ -56,6 +55,4 @@ class AppliedModel:
         )
         labels = resize_labels(self.model.head.decode(prediction, self.model.thresholds), image.shape[1:])
         # Small objects can get lost where the image is smaller than what the network saw.
-        values, ours = np.unique(labels, return_inverse=True)
-        renumbered: NDArray[np.int32] = (ours.reshape(labels.shape) + (values[0] != 0)).astype(np.int32)
-        return renumbered
+        return renumbered(labels)

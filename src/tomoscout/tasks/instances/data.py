@@ -60,9 +60,7 @@ class CellData:
     def volumes(self) -> list[VolumeSource]:
         """The training images, each with its labels."""
         return [
-            VolumeSource(
-                f"{entry.source}/{entry.name}", digest([entry.inputs, self.prepared]), partial(self.read, entry)
-            )
+            VolumeSource(entry.key, digest([entry.inputs, self.prepared]), partial(self.read, entry))
             for entry in self.training
         ]
 

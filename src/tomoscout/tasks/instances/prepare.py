@@ -94,6 +94,13 @@ def resize_labels(labels: NDArray[_Number], shape: Sequence[int]) -> NDArray[_Nu
     return labels[np.ix_(*nearest)]
 
 
+def renumbered(labels: NDArray[Any]) -> NDArray[np.int32]:
+    """Labels 1…N without gaps, in the same order."""
+    values, numbers = np.unique(labels, return_inverse=True)
+    result: NDArray[np.int32] = (numbers.reshape(labels.shape) + (values[0] != 0)).astype(np.int32)
+    return result
+
+
 def rescaled_shape(shape: Sequence[int], factor: float) -> tuple[int, ...]:
     """The sides of an image after rescaling, at least one voxel each."""
     return tuple(max(1, round(size * factor)) for size in shape)

@@ -17,6 +17,7 @@ from torch import nn
 
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.tasks.instances.heads import Decoder, Head, full_resolution
+from tomoscout.tasks.instances.prepare import renumbered
 
 SCALE = 8.0
 """Distances are learnt in units of this many voxels, so that a network need not grow large outputs first."""
@@ -43,7 +44,7 @@ class StarHead(Head):
         known = images != ignore
         images = np.where(known, images, 0)
         # Numbers of objects may be larger than what stardist takes.
-        images = np.stack([_renumbered(image).astype(np.uint16) for image in images])
+        images = np.stack([renumbered(image).astype(np.uint16) for image in images])
         probability = np.stack([edt_prob(image) if image.any() else np.zeros(image.shape) for image in images])
         probability[~known] = -1
         distances = np.stack([np.moveaxis(self._distances(image), -1, 0) for image in images])
@@ -108,7 +109,7 @@ class StarHead(Head):
             labels = geometry.polyhedron_to_label(
                 distances[kept], points[kept], rays, shape, prob=scores[kept], verbose=False
             )
-        return _renumbered(labels)
+        return renumbered(labels)
 
 
 def _stardist(module: str) -> Any:
@@ -124,13 +125,6 @@ def _stardist(module: str) -> Any:
             f"the star head needs the package stardist ({error}): `make .venv/cells`, or install tomoscout[cells]; the "
             "flow head (cells.train.head) needs nothing more"
         ) from None
-
-
-def _renumbered(image: NDArray[Any]) -> NDArray[np.int32]:
-    """Labels 1…N without gaps."""
-    values, numbers = np.unique(image, return_inverse=True)
-    renumbered: NDArray[np.int32] = (numbers.reshape(image.shape) + (values[0] != 0)).astype(np.int32)
-    return renumbered
 
 
 def _distance(logits: torch.Tensor) -> torch.Tensor:
