@@ -24,7 +24,7 @@ from tomoscout.models.base import base_files
 from tomoscout.options.config import Config, RuleGroup, parse_config
 from tomoscout.options.config_file import read_config_file
 from tomoscout.plan.containers import enter_images, image_of
-from tomoscout.plan.fingerprints import cell_options, training_targets
+from tomoscout.plan.fingerprints import annotated_tomograms, cell_options, training_targets
 from tomoscout.plan.folds import fold_number
 from tomoscout.plan.paths import Results
 from tomoscout.plan.plan import Plan
@@ -276,7 +276,24 @@ class Workflow:
 
     def depends_on_cells(self, stage: str) -> str:
         """Fingerprint of what a stage of instances of cells depends on besides its input files."""
-        return digest([STAGES[stage].version, cell_options(self.config.cells, stage)])
+        parts = [STAGES[stage].version, cell_options(self.config.cells, stage)]
+        if stage in ("check_annotations", "divide_cells"):
+            parts += annotated_tomograms(self.config.cells, lambda: self.records)
+        return digest(parts)
+
+    def instance_batches(self) -> list[str]:
+        """The batches of runs in whose tomograms instances are segmented.
+
+        Raises:
+            TomoscoutError: no kind of tomogram is named, or no run has it.
+        """
+        uri = self.config.cells.segment.tomogram
+        if uri is None:
+            raise TomoscoutError("cells.segment.tomogram: not given; name the kind of tomogram, algorithm@spacing")
+        batches = self.batches("segment_instances")
+        if not batches:
+            raise TomoscoutError(f"cells.segment.tomogram: no run has a tomogram {uri}")
+        return batches
 
     def cell_base_files(self) -> list[str]:
         """Files of the model that the training on annotated images starts from."""

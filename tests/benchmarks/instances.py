@@ -19,12 +19,13 @@ import numpy as np
 import torch
 from measure import machine
 
-from tomoscout.data.label_images import read_image, read_labels
+from tomoscout.data.label_images import read_labels
 from tomoscout.learning.progression import Outcome
 from tomoscout.options.config import Config, parse_config
 from tomoscout.stages.evaluate_cells import summary
 from tomoscout.stages.train_cells import run_train_cells
-from tomoscout.tasks.instances.annotations import Annotation, find_annotations
+from tomoscout.tasks.instances.annotation import Annotation
+from tomoscout.tasks.instances.annotations import find_annotations
 from tomoscout.tasks.instances.applied import AppliedModel
 from tomoscout.tasks.instances.division import write_division
 from tomoscout.tasks.instances.scores import overlaps
@@ -97,8 +98,8 @@ def ours(folder: Path, head: str, seed: int, seconds: float) -> dict[str, Any]:
         test = set(divided(folder)["test"])
         images = []
         for entry in (entry for entry in annotations if entry.name in test):
-            found = applied.labels(read_image(entry.image, 2), [0], None)
-            images.append(overlaps(found, read_labels(entry.labels, 2)))
+            found = applied.labels(entry.read_image(), [0], None)
+            images.append(overlaps(found, entry.read_labels()))
         return {"steps": steps, "seconds": taken, **summary(images)}
 
 

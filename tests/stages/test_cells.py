@@ -56,7 +56,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cells")
     make_annotations(folder / "annotations", 18, (80, 80), 0, cells=8, radius=9, empty=2)
     config = configure(folder, folder / "annotations")
-    run_divide_cells(config.cells, folder / "division.json")
+    run_divide_cells(config, folder / "division.json")
     for name, changes in (("trained", {}), ("untrained", UNTRAINED)):
         run_train_cells(configure(folder, folder / "annotations", changes), folder / "division.json", folder / name)
     return folder
@@ -207,7 +207,7 @@ def test_training_images_without_objects_raise_no_alarm() -> None:
 
 def test_without_test_images_those_of_the_validation_are_scored(place: Path, tmp_path: Path) -> None:
     config = configure(tmp_path, place / "annotations", division={"test": 0})
-    run_divide_cells(config.cells, tmp_path / "division.json")
+    run_divide_cells(config, tmp_path / "division.json")
     scores = run_evaluate_cells(config, tmp_path / "division.json", place / "trained", tmp_path / "scores.json")
     assert scores["part"] == "validate"
     assert "as there are none to test on" in (tmp_path / "report.html").read_text()
@@ -319,7 +319,7 @@ def test_by_tiles_it_finds_the_same_as_at_once(place: Path, monkeypatch: pytest.
     made = make_image((230, 200), np.random.default_rng(3), cells=60, radius=9)
     model = AppliedModel(place / "trained", CPU)
     at_once = model.labels(made.image, [0], CALIBRATION)
-    monkeypatch.setattr(applied, "TILE", (96, 96))
+    monkeypatch.setitem(applied.TILES, 2, (96, 96))
     tiled = model.labels(made.image, [0], CALIBRATION)
     assert at_once.max() > 20
     assert ((at_once > 0) == (tiled > 0)).mean() > 0.95

@@ -5,6 +5,7 @@
 CHECKED, DIVISION = str(MADE.checked_annotations), str(MADE.cell_division)
 CELL_MODEL = str(MADE.model(flow.config.cells.train.name))
 SEGMENTING_MODEL = flow.segmenting_cell_model("<results>")
+INSTANCES = str(MADE.instances(Path(SEGMENTING_MODEL).name))
 GPU_FOR_CELLS = int(flow.config.cells.train.device != "cpu")
 GPU_FOR_SEGMENTING_CELLS = int(flow.config.cells.segment.device != "cpu")
 
@@ -175,6 +176,34 @@ rule segment_cell_images:
         " --output {output:q} --threads {threads} 2>&1 | tee {log:q}"
 
 
+rule segment_instances_runs:
+    input:
+        model=f"{SEGMENTING_MODEL}/model.yaml",
+    output:
+        f"{INSTANCES}/batch-{{batch}}.json",
+    log:
+        "<logs>/segment_instances/{batch}.log",
+    benchmark:
+        "<benchmarks>/segment_instances/{batch}.tsv"
+    conda:
+        ENVIRONMENTS["network"]
+    container:
+        IMAGES["network"]
+    threads: 4
+    resources:
+        gpu=GPU_FOR_SEGMENTING_CELLS,
+        mem_mb=megabytes(16000),
+        runtime=minutes(4 * 60),
+    params:
+        settings=SETTINGS,
+        inventory=INVENTORY,
+        folder=lambda wildcards, input: os.path.dirname(input.model),
+        depends_on=depends_on("segment_instances"),
+    shell:
+        "tomoscout segment-instances --config {params.settings:q} --inventory {params.inventory:q}"
+        " --model {params.folder:q} --threads {threads} --batch {wildcards.batch} --output {output:q} > {log:q} 2>&1"
+
+
 rule phantom_cells:
     input:
         rules.phantom_cell_images.output,
@@ -211,9 +240,16 @@ rule segment_cells:
     localrule: True
 
 
+rule segment_instances:
+    input:
+        files(lambda wildcards: batch_files(INSTANCES, flow.instance_batches())),
+    localrule: True
+
+
 rule cells:
     input:
         CHECKED,
         rules.evaluate_cell_model.output,
         rules.segment_cell_images.output if flow.config.cells.segment.images else [],
+        rules.segment_instances.input if flow.config.cells.segment.tomogram else [],
     localrule: True

@@ -9,7 +9,10 @@ import click
 from tomoscout.cli.common import (
     FILE,
     Commands,
+    batch_option,
     config_option,
+    configured,
+    load,
     model_option,
     output_option,
     resumable,
@@ -49,7 +52,7 @@ def check_annotations(config: Path, output: Path) -> None:
     from tomoscout.options.config import load_config
     from tomoscout.stages.check_annotations import run_check_annotations
 
-    run_check_annotations(load_config(config).cells, output.parent)
+    run_check_annotations(load_config(config), output.parent)
 
 
 @commands.command()
@@ -60,7 +63,7 @@ def divide_cells(config: Path, output: Path) -> None:
     from tomoscout.options.config import load_config
     from tomoscout.stages.divide_cells import run_divide_cells
 
-    run_divide_cells(load_config(config).cells, output)
+    run_divide_cells(load_config(config), output)
 
 
 @commands.command()
@@ -114,3 +117,22 @@ def segment_cells(config: Path, model: Path, output: Path, threads: int | None) 
         from tomoscout.stages.segment_cells import run_segment_cells
 
         run_segment_cells(options, model, output, threads)
+
+
+@commands.command()
+@configured
+@model_option
+@batch_option
+@output_option
+@threads_option
+def segment_instances(
+    config: Path, inventory: Path, model: Path, batch: int, output: Path, threads: int | None
+) -> None:
+    """Find instances in the tomograms of a batch of runs, and write them as segmentations."""
+    plan = load(config, inventory)
+    with leased_gpu(plan.config.cells.segment.device):
+        share_cores()
+        import_monai()
+        from tomoscout.stages.segment_instances import run_segment_instances
+
+        run_segment_instances(plan, model, batch, output, threads)

@@ -93,7 +93,7 @@ def read_base(options: Training, kind: type[Model]) -> Base:
         model = kind.read(first.parent)
         labels = {name: channel for channel, name in enumerate(model.class_names, 1)}
         weights = load_weights(first.parent, model)
-        return Base(str(first.parent), model.network, labels, model.outputs, weights, model.channels, model.DIMENSIONS)
+        return Base(str(first.parent), model.network, labels, model.outputs, weights, model.channels, model.dimensions)
     from tomoscout.models.octopi import read_octopi_model
 
     theirs = read_octopi_model(first, second)

@@ -46,8 +46,6 @@ class Model:
 
     HEAD: ClassVar[str]
     """Name of the task in the file."""
-    DIMENSIONS: ClassVar[int]
-    """Spatial dimensions."""
     NORMALISATION: ClassVar[str] = "standardise"
     """How volumes are prepared."""
     FORM: ClassVar[type[Described]]
@@ -56,6 +54,11 @@ class Model:
     network: NetworkOptions
     made_from: dict[str, Any]
     weights_digest: str
+
+    @property
+    def dimensions(self) -> int:
+        """Spatial dimensions."""
+        return 3
 
     @property
     def channels(self) -> int:
@@ -200,7 +203,7 @@ def load_network(folder: Path, model: Model, device: torch.device) -> nn.Module:
     from tomoscout.networks import build_network
 
     weights = load_weights(folder, model)
-    network = build_network(model.network, model.outputs, inputs=model.channels, dimensions=model.DIMENSIONS)
+    network = build_network(model.network, model.outputs, inputs=model.channels, dimensions=model.dimensions)
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:

@@ -222,9 +222,9 @@ def _refuse_odd_values(value: Any, place: tuple[Any, ...], origin: str) -> None:
 def _describe_note(note: Note) -> str:
     section = note.section
     if isinstance(section, type):
-        section = dict(section_paths()).get(
-            section, "train.network" if issubclass(section, NetworkOptions) else "train.loss"
-        )
+        known = dict(section_paths())
+        other = "train.network" if issubclass(section, NetworkOptions) else "train.loss"
+        section = next((known[kind] for kind in section.__mro__ if kind in known), other)
     return f"{section}.{note.key}: {note.text}".removeprefix(".")
 
 

@@ -28,7 +28,8 @@ class Phantom(Section):
     defocus: list[Annotated[float, Field(gt=0, le=100)]] = Field(default=[2.0, 4.0], min_length=2, max_length=2)
     """Range of the defocus in µm; each run has its own."""
     membranes: int = Field(default=0, ge=0, le=10_000)
-    """Vesicles per tomogram, written as a segmentation named membrane."""
+    """Vesicles per tomogram: their membranes are written as a segmentation named membrane, the vesicles as one named
+    vesicles, in which each has a number of its own."""
     maps: dict[Name, FilePath] = {}
     """Density maps (MRC): object name → file. A map with the name of a built-in shape takes its place, others come
     beside the built-in ones."""

@@ -23,11 +23,13 @@ VESICLE_SIZE = (0.5, 0.9)
 
 @dataclass(frozen=True)
 class Membranes:
-    """The bilayers of a tomogram: their number, density and mask, both (z, y, x)."""
+    """The bilayers of a tomogram: their number, density and mask, and the vesicles that they enclose, bilayer and all,
+    numbered from 1 on; all (z, y, x)."""
 
     count: int
     density: NDArray[np.float32]
     mask: NDArray[np.bool_]
+    vesicles: NDArray[np.uint16]
 
 
 def scatter(
@@ -74,15 +76,18 @@ def vesicles(count: int, shape: Shape, voxel_spacing: float, random: np.random.G
     centres = scatter(semi_axes.max(axis=1) + HALF_THICKNESS, extent, random)
     density = np.zeros(shape, dtype=np.float32)
     mask = np.zeros(shape, dtype=bool)
+    enclosed = np.zeros(shape, dtype=np.uint16)
     found = ~np.isnan(centres[:, 0])
-    for centre, axes in zip(centres[found], semi_axes[found], strict=True):
+    for number, (centre, axes) in enumerate(zip(centres[found], semi_axes[found], strict=True), 1):
         box = box_around(centre, axes.max() + HALF_THICKNESS, shape, voxel_spacing)
         z, y, x = np.ogrid[box]
         offsets = [i * voxel_spacing - c for i, c in zip((x, y, z), centre, strict=True)]
-        depth = np.abs(_distance_to_ellipsoid(offsets, axes))
+        outwards = _distance_to_ellipsoid(offsets, axes)
+        depth = np.abs(outwards)
         density[box] += np.exp(-0.5 * ((depth - HEAD_GROUPS) / HEAD_GROUP_WIDTH) ** 2)
         mask[box] |= depth <= HALF_THICKNESS
-    return Membranes(int(found.sum()), density, mask)
+        enclosed[box][outwards <= HALF_THICKNESS] = number
+    return Membranes(int(found.sum()), density, mask, enclosed)
 
 
 def room_around(mask: NDArray[np.bool_], voxel_spacing: float) -> Callable[[Array], Array]:

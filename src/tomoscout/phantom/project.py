@@ -31,6 +31,7 @@ ALGORITHM = "wbp"
 USER = "phantom"
 SESSION = "0"
 MEMBRANE = "membrane"
+VESICLES = "vesicles"
 PROJECT = "phantom"
 
 
@@ -53,10 +54,11 @@ def make_phantom(folder: Path, options: Phantom, progress: Callable[[str], None]
     """Write a phantom project into `folder` and return its copick config, `copick.json`.
 
     Runs `phantom-000`, `phantom-001`, … each get a tomogram, picks of every kind (user `phantom`, session `0`) with the
-    orientation in their transforms, and with `options.membranes` a segmentation named membrane. `phantom.json`, written
-    last, holds the options, the number of particles of each kind that were placed, and the digest of each tomogram;
-    `progress` is called with a line per run. A run depends on the options and its own number, not on how many runs
-    there are, so runs can be added later. Equal options give equal bytes.
+    orientation in their transforms, and with `options.membranes` two segmentations: membrane, and vesicles, in which
+    each vesicle has a number of its own. `phantom.json`, written last, holds the options, the number of particles of
+    each kind that were placed, and the digest of each tomogram; `progress` is called with a line per run. A run depends
+    on the options and its own number, not on how many runs there are, so runs can be added later. Equal options give
+    equal bytes.
 
     Raises:
         TomoscoutError: a density map is missing or broken, an object has a name copick would change, or the folder
@@ -137,6 +139,8 @@ def _write_run(project: Project, run: str, result: Simulation, options: Phantom)
     if options.membranes:
         wanted = Segmentation(MEMBRANE, USER, SESSION, options.voxel_spacing, is_multilabel=False)
         project.write_segmentation(run, wanted, result.membranes.mask.astype(np.uint8), {})
+        instances = Segmentation(VESICLES, USER, SESSION, options.voxel_spacing, is_multilabel=True)
+        project.write_segmentation(run, instances, result.membranes.vesicles, {})
     return {
         "defocus": result.defocus,
         "vesicles": result.membranes.count,

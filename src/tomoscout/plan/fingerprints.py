@@ -6,7 +6,7 @@ They contain every option of a section that is not marked `LeftOut`.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -135,9 +135,35 @@ def cell_options(cells: Cells, stage: str) -> Any:
         "divide_cells": [images, cells.division.decisive()],
         "train_cells": [images, cells.train.decisive(), code_digest(cells.train.network)],
         "evaluate_cells": [images, cells.train.base],
-        "segment_cells": cells.segment.decisive(),
+        "segment_cells": cells.segment.decisive(leave_out=("tomogram", "segmentation")),
     }
     return options[stage]
+
+
+def annotated_tomograms(cells: Cells, records: Callable[[], Sequence[RunRecord]]) -> list[Any]:
+    """The content of the annotated tomograms of each source and of their segmentations. `records`: returns all runs;
+    not called where no tomogram is annotated."""
+    found = []
+    for source in cells.annotations.values():
+        if source.segmentation is None or source.tomogram is None:
+            continue
+        name = source.segmentation.partition(":")[0]
+        for record in records():
+            chosen = {uri: value for uri, value in record.segmentations.items() if uri.partition(":")[0] == name}
+            found.append([record.key, record.contents.get(source.tomogram), chosen])
+    return found
+
+
+def of_instances(plan: Plan, batch: str) -> str:
+    """Fingerprint of the instances in the tomograms of a batch, without the model."""
+    return digest({record.key: instances_fingerprint(plan, record) for record in plan.batch(batch)})
+
+
+def instances_fingerprint(plan: Plan, record: RunRecord) -> str:
+    """Fingerprint of the instances in the tomogram of a run, without the model."""
+    options = plan.config.cells.segment
+    content = record.contents.get(options.tomogram or "")
+    return digest([plan.version("segment_instances"), options.tomogram, options.segmentation, content])
 
 
 def of_report(plan: Plan, job: str = "") -> str:

@@ -120,6 +120,10 @@ class Results:
         """The list of the images that a model of cells segmented."""
         return self.folder / "cells" / "segment" / f"{model}.json"
 
+    def instances(self, model: str) -> Path:
+        """Folder of the manifests of the instances that a model found in tomograms."""
+        return self.folder / "segment_instances" / model
+
     def manifests(self, stage: str) -> list[Path]:
         """The manifests of all runs that a stage has written, for all names and sessions."""
         return sorted((self.folder / stage).glob("*/*/*.json"))

@@ -104,6 +104,12 @@ class Plan:
         return frozenset(record.key for record in self.segmented)
 
     @property
+    def with_instances(self) -> list[RunRecord]:
+        """The runs with tomograms in which instances are segmented: all that have the tomogram."""
+        uri = self.config.cells.segment.tomogram
+        return [record for record in self.records if uri in record.tomograms]
+
+    @property
     def shown(self) -> Sequence[RunRecord]:
         """The runs that the report shows: the scored runs, or all segmented runs if a model trained elsewhere is
         applied."""

@@ -68,6 +68,10 @@ def _written_picks(plan: Plan, manifest: dict[str, Any]) -> Iterator[Stated]:
         yield Stated("picks", picks["source"], picks["digest"])
 
 
+def _written_instances(plan: Plan, manifest: dict[str, Any]) -> Iterator[Stated]:
+    yield Stated("segmentation", manifest["segmentation"]["name"], manifest["segmentation"]["digest"])
+
+
 STAGES: dict[str, Stage] = {
     "phantom": Stage(version=1),
     "targets": Stage(2, fingerprints.of_targets, lambda plan: plan.ever_targeted, _written_targets),
@@ -85,5 +89,6 @@ STAGES: dict[str, Stage] = {
     "train_cells": Stage(1),
     "evaluate_cells": Stage(1),
     "segment_cells": Stage(1),
+    "segment_instances": Stage(1, fingerprints.of_instances, lambda plan: plan.with_instances, _written_instances),
 }
 """Stages by name, in the order of the workflow."""

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from tomoscout.data.label_images import read_image, read_labels
 from tomoscout.machine.device import choose_device
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import write_bytes, write_json, write_table, write_text
@@ -19,7 +18,8 @@ from tomoscout.models.base import base_files
 from tomoscout.options.config import Config
 from tomoscout.report.cell_scores import Shown, compared, score_page
 from tomoscout.stages.train_cells import as_base
-from tomoscout.tasks.instances.annotations import Annotation, channel_numbers, find_annotations
+from tomoscout.tasks.instances.annotation import Annotation
+from tomoscout.tasks.instances.annotations import channel_numbers, find_annotations
 from tomoscout.tasks.instances.applied import AppliedModel
 from tomoscout.tasks.instances.division import Member, annotations_of, read_division
 from tomoscout.tasks.instances.model import CellModel
@@ -46,7 +46,7 @@ def run_evaluate_cells(
     model = CellModel.read(folder)
     members = read_division(division)
     part = "test" if members["test"] else "validate"
-    annotations = find_annotations(cells)
+    annotations = find_annotations(cells, config.projects)
     scored = annotations_of(members[part], annotations)
     device = choose_device(cells.segment.device)
     applied = AppliedModel(folder, device)
@@ -79,7 +79,7 @@ def _found(
     every: list[Overlaps] = []
     worst: list[Shown] = []
     for number, entry in enumerate(annotations, 1):
-        image, labels = read_image(entry.image, len(entry.shape)), read_labels(entry.labels, len(entry.shape))
+        image, labels = entry.read_image(), entry.read_labels()
         numbers = channel_numbers(entry, inputs)
         ours = applied.labels(image, numbers, entry.calibration)
         shown = next((n for n in numbers if n is not None), 0)

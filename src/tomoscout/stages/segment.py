@@ -59,7 +59,7 @@ def run_segment(
         device = choose_device(config.segment.device)
         networks = [load_network(folder, member, device) for folder, member in zip(folders, members, strict=True)]
         network = networks[0] if len(networks) == 1 else Ensemble(networks)
-        sizes = InputSizes.of([member.network for member in members], model.DIMENSIONS)
+        sizes = InputSizes.of([member.network for member in members], model.dimensions)
         progress = Progress(len(pending))
         for number, record in enumerate(pending, 1):
             with work.attempt(record):

@@ -71,7 +71,7 @@ def _claim(record: Path, places: Sequence[Path]) -> None:
 
 def _segment(applied: AppliedModel, path: Path, place: Path, options: CellSegment) -> dict[str, Any]:
     model = applied.model
-    image = read_image(path, model.DIMENSIONS)
+    image = read_image(path, model.dimensions)
     names = options.channels or ([] if len(image) > 1 else list(model.inputs[:1]))
     if len(names) != len(image):
         raise TomoscoutError(

@@ -43,7 +43,7 @@ def run_train_cells(config: Config, division: Path, folder: Path, threads: int |
     cells = as_base(config.cells)
     options = cells.train
     base = read_base(options, CellModel) if options.base else None
-    annotations, members = find_annotations(cells), read_division(division)
+    annotations, members = find_annotations(cells, config.projects), read_division(division)
     training, validation = (annotations_of(members[part], annotations) for part in ("train", "validate"))
     names = {"train": [entry.key for entry in training], "validate": [entry.key for entry in validation]}
     data = CellData(cells, training, validation)

@@ -15,9 +15,9 @@ from PIL import Image
 from pydantic import ValidationError
 
 from tomoscout.machine.errors import TomoscoutError
+from tomoscout.tasks.instances.annotated_images import AnnotatedImage
 from tomoscout.tasks.instances.annotation_options import Annotations, Division, Normalisation, Source
 from tomoscout.tasks.instances.annotations import (
-    Annotation,
     channel_numbers,
     find_annotations,
     missing_channels,
@@ -70,16 +70,16 @@ def exported(tmp_path: Path) -> Path:
 def test_an_export_is_read_with_its_sidecars(exported: Path) -> None:
     found = find_annotations(options(exported))
     assert [entry.name for entry in found] == ["exp_W1_0000", "exp_W1_0003_roi_0_16_0_12", "exp_W2_0000"]
-    assert found[1] == Annotation(
+    assert found[1] == AnnotatedImage(
         "cells",
         "exp_W1_0003_roi_0_16_0_12",
-        exported / "exp_W1_0003_roi_0_16_0_12.tif",
-        exported / "exp_W1_0003_roi_0_16_0_12_labelled.tif",
         ("nuclei", "cytoplasm"),
         0.5,
         "exp_W1",
         SHAPE,
         "int16",
+        exported / "exp_W1_0003_roi_0_16_0_12.tif",
+        exported / "exp_W1_0003_roi_0_16_0_12_labelled.tif",
     )
     assert [entry.group for entry in found] == ["exp_W1", "exp_W1", "exp_W2"]
 

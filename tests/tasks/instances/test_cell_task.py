@@ -64,7 +64,7 @@ def configure(folder: Path, annotations: object, train: Mapping[str, Any] | None
 
 
 def train(config: Config, folder: Path) -> Outcome:
-    run_divide_cells(config.cells, folder / "division.json")
+    run_divide_cells(config, folder / "division.json")
     return run_train_cells(config, folder / "division.json", folder)
 
 

@@ -13,8 +13,10 @@ from PIL import Image
 
 from tomoscout.data.label_images import read_labels, write_image, write_labels
 from tomoscout.machine.errors import TomoscoutError
+from tomoscout.tasks.instances.annotated_images import AnnotatedImage
+from tomoscout.tasks.instances.annotation import Annotation
 from tomoscout.tasks.instances.annotation_options import Annotations
-from tomoscout.tasks.instances.annotations import Annotation, find_annotations
+from tomoscout.tasks.instances.annotations import find_annotations
 from tomoscout.tasks.instances.brightness import contrast, has_structure, unlabelled_areas
 from tomoscout.tasks.instances.check_pictures import PROBLEM, UNLABELLED, picture
 from tomoscout.tasks.instances.checks import Finding, check, run_check
@@ -29,7 +31,7 @@ def made(shape: tuple[int, ...], seed: int) -> MadeUp:
 
 
 def annotation(shape: tuple[int, ...]) -> Annotation:
-    return Annotation("cells", "a", Path(), Path(), ("nuclei", "cytoplasm"), 0.5, "g", shape, "int16")
+    return AnnotatedImage("cells", "a", ("nuclei", "cytoplasm"), 0.5, "g", shape, "int16", Path(), Path())
 
 
 def checked(labels: np.ndarray, image: np.ndarray | None = None, channels: tuple[str, ...] = ("nuclei",)) -> Finding:
@@ -152,9 +154,7 @@ def test_the_check_writes_a_table_pictures_and_a_page(tmp_path: Path, capsys: py
     with (tmp_path / "check" / "annotations.tsv").open() as handle:
         rows = list(csv.DictReader(handle, delimiter="\t"))
     assert [row["name"] for row in rows] == [entry.name for entry in found]
-    assert [int(row["objects"]) for row in rows] == [
-        len(np.unique(read_labels(entry.labels, 2))) - 1 for entry in found
-    ]
+    assert [int(row["objects"]) for row in rows] == [len(np.unique(entry.read_labels())) - 1 for entry in found]
     assert rows[-1]["looks"] == findings[-1].looks == "empty"
     page = (tmp_path / "check" / "index.html").read_text()
     sources = re.findall(r'src="([^"]+)"', page)

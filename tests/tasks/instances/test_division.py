@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tomoscout.machine.errors import TomoscoutError
+from tomoscout.tasks.instances.annotated_images import AnnotatedImage
+from tomoscout.tasks.instances.annotation import Annotation
 from tomoscout.tasks.instances.annotation_options import Annotations, Division
-from tomoscout.tasks.instances.annotations import Annotation, find_annotations
+from tomoscout.tasks.instances.annotations import find_annotations
 from tomoscout.tasks.instances.division import annotations_of, divide, read_division, write_division
 from tomoscout.tasks.instances.made_up import make_annotations
 
@@ -23,7 +25,7 @@ divisions = st.builds(Division, validate=st.floats(0.01, 0.5), test=st.floats(0,
 def images(sizes: list[int]) -> list[Annotation]:
     """Images of groups of these sizes."""
     return [
-        Annotation("s", f"{group}-{n}", Path(), Path(), ("1",), 1.0, f"exp_W{group}", (8, 8), "uint16")
+        AnnotatedImage("s", f"{group}-{n}", ("1",), 1.0, f"exp_W{group}", (8, 8), "uint16", Path(), Path())
         for group, size in enumerate(sizes)
         for n in range(size)
     ]

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from scipy.ndimage import label
 
-from tomoscout.data.label_images import read_image, read_labels
 from tomoscout.tasks.instances.annotation_options import Annotations
 from tomoscout.tasks.instances.annotations import find_annotations
 from tomoscout.tasks.instances.made_up import CHANNELS, make_annotations, make_image
@@ -53,8 +52,8 @@ def test_images_are_written_as_an_export_writes_them(tmp_path: Path) -> None:
     }
     found = find_annotations(Annotations(annotations={"cells": str(tmp_path)}, channels=CHANNELS))
     assert [entry.group for entry in found] == ["demo_W1"] * 3 + ["demo_W2"] * 3 + ["demo_W3"]
-    assert read_image(found[0].image, 2).shape == (2, 64, 80)
-    assert [bool(read_labels(entry.labels, 2).any()) for entry in found] == [True] * 5 + [False] * 2
+    assert found[0].read_image().shape == (2, 64, 80)
+    assert [bool(entry.read_labels().any()) for entry in found] == [True] * 5 + [False] * 2
 
 
 def test_volumes_are_written_into_plain_folders(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ WRITTEN = ".written.json"
 
 
 def annotation_files(options: Annotations) -> list[str]:
-    """All files of the folders of annotated images, sorted.
+    """All files of the folders of annotated images, sorted; tomograms are in the inventory.
 
     Raises:
         TomoscoutError: there is no such folder, or no folder at all.
@@ -28,6 +28,8 @@ def annotation_files(options: Annotations) -> list[str]:
         raise TomoscoutError("cells.annotations: no folder; give name: folder")
     files: list[str] = []
     for name, source in options.annotations.items():
+        if source.folder is None:
+            continue
         folder = Path(source.folder)
         if not folder.is_dir():
             raise TomoscoutError(f"cells.annotations.{name}: {folder}: no such folder")

@@ -7,21 +7,27 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
+from tomoscout.options import names as copick
 from tomoscout.options.names import Named
 from tomoscout.options.sections import FilePath, Fraction, Section, as_meant, note_change
 
 SourceName = Annotated[str, Field(pattern=r"^[^/\s.][^/\s]*$"), Named(by_copick=False)]
-"""The name of a folder of annotations in the configuration; a folder of pictures gets this name, too."""
+"""The name of a source of annotated images in the configuration; a folder of pictures gets this name, too."""
 Micrometres = Annotated[float, Field(gt=0, le=10_000)]
 """µm per voxel."""
 
 
 class Source(Section):
-    """A folder of annotated images: that of an export (`X.tif`, `X_labelled.tif`, `X.json`), pairs with other endings
-    (`_labels`, `_mask`), or the folders `images` and `labels` (or `masks`)."""
+    """Annotated images: a folder of them, or annotated tomograms of the projects."""
 
-    folder: FilePath
-    """The folder."""
+    folder: FilePath | None = None
+    """The folder: that of an export (`X.tif`, `X_labelled.tif`, `X.json`), pairs with other endings (`_labels`,
+    `_mask`), or the folders `images` and `labels` (or `masks`)."""
+    segmentation: str | None = None
+    """In place of a folder: a segmentation of tomograms, `name` or `name:user/session`, in which every object has a
+    number of its own. Runs without it are passed over."""
+    tomogram: str | None = None
+    """The kind of these tomograms, `algorithm@spacing in Å`."""
     weight: float = Field(default=1.0, gt=0, le=1e6)
     """How often its images are drawn, against those of other folders."""
     channels: list[str] | None = None
@@ -33,6 +39,24 @@ class Source(Section):
     """Regular expression, searched for in the name of an image: images with the same match (that of its first group,
     where it has one) are never divided between training, validation and test. Default: experiment, well and position
     of exported images, else each image alone."""
+
+    @field_validator("segmentation")
+    @classmethod
+    def _check_segmentation(cls, value: str | None) -> str | None:
+        return value if value is None else str(copick.Source.parse(value))
+
+    @field_validator("tomogram")
+    @classmethod
+    def _check_tomogram(cls, value: str | None) -> str | None:
+        return value if value is None else str(copick.TomogramUri.parse(value))
+
+    @model_validator(mode="after")
+    def _check_kind(self) -> Self:
+        if (self.folder is None) == (self.segmentation is None):
+            raise ValueError("give either folder, or segmentation and tomogram")
+        if (self.segmentation is None) != (self.tomogram is None):
+            raise ValueError("segmentation and tomogram belong together; give both, or folder alone")
+        return self
 
     @field_validator("group")
     @classmethod
@@ -66,7 +90,7 @@ class Annotations(Section):
     """The annotated images, and what the network sees of them."""
 
     annotations: dict[SourceName, Source] = {}
-    """Name → folder of annotated images, or a mapping of its options."""
+    """Name → folder of annotated images, or a mapping of options, for tomograms too."""
     channels: list[str] = []
     """The inputs of the network: names of channels in order, in capitals or not. None is black, as is a channel that
     some images lack. Default: the only channel of the images."""
@@ -79,7 +103,7 @@ class Annotations(Section):
     uncalibrated: bool = False
     """Accept images without a calibration; these are never rescaled."""
     dimensions: Literal[2, 3] = 2
-    """2: images. 3: volumes."""
+    """2: images. 3: volumes and tomograms."""
 
     @field_validator("annotations", mode="before", json_schema_input_type=dict[SourceName, str | Source])
     @classmethod

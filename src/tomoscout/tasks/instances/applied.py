@@ -15,7 +15,7 @@ from tomoscout.learning.validation import OVERLAP
 from tomoscout.models.folder import load_network
 from tomoscout.tasks.instances.model import CellModel
 from tomoscout.tasks.instances.prepare import prepare, renumbered, rescale_factor, resize_labels
-from tomoscout.tasks.instances.task import TILE, HeadReadout
+from tomoscout.tasks.instances.task import TILES, HeadReadout
 
 
 class AppliedModel:
@@ -30,7 +30,7 @@ class AppliedModel:
         self.model = CellModel.read(folder)
         self.device = device
         self._network = load_network(folder, self.model, device)
-        self._sizes = InputSizes.of([self.model.network], self.model.DIMENSIONS)
+        self._sizes = InputSizes.of([self.model.network], self.model.dimensions)
 
     def labels(
         self, image: NDArray[Any], numbers: Sequence[int | None], calibration: float | None
@@ -47,7 +47,7 @@ class AppliedModel:
             self._network,
             prepared,
             sizes=self._sizes,
-            tile=TILE,
+            tile=TILES[self.model.dimensions],
             overlap=OVERLAP,
             flips=1,
             device=self.device,

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tomoscout.data.label_images import read_image, read_labels
 from tomoscout.machine.errors import TomoscoutError, cut
 from tomoscout.machine.files import write_bytes, write_table, write_text
 from tomoscout.machine.progress import Progress
-from tomoscout.tasks.instances.annotations import Annotation, channel_numbers, missing_channels
+from tomoscout.tasks.instances.annotation import Annotation
+from tomoscout.tasks.instances.annotations import channel_numbers, missing_channels
 from tomoscout.tasks.instances.brightness import has_structure, unlabelled_areas
 from tomoscout.tasks.instances.check_pictures import OBJECTS, PROBLEM, UNLABELLED, picture
 
@@ -116,8 +116,7 @@ def run_check(annotations: Sequence[Annotation], channels: Sequence[str], folder
     findings = []
     progress = Progress(len(annotations))
     for done, entry in enumerate(annotations, 1):
-        dimensions = len(entry.shape)
-        image, labels = read_image(entry.image, dimensions), read_labels(entry.labels, dimensions)
+        image, labels = entry.read_image(), entry.read_labels()
         finding, channel, unlabelled = _check(entry, image, labels, channels)
         problems = {*finding.in_pieces, *finding.tiny}
         write_bytes(folder / finding.picture, picture(channel, labels, problems, unlabelled))

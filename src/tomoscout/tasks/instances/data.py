@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from tomoscout.data.label_images import read_image, read_labels
 from tomoscout.learning.sampling import Centres, largest_jitter
 from tomoscout.learning.volumes import LabelledVolume, VolumeSource
 from tomoscout.machine.files import digest
+from tomoscout.tasks.instances.annotation import Annotation
 from tomoscout.tasks.instances.annotation_options import Annotations
-from tomoscout.tasks.instances.annotations import Annotation, channel_numbers, network_calibration
+from tomoscout.tasks.instances.annotations import channel_numbers, network_calibration
 from tomoscout.tasks.instances.prepare import prepare, rescale_factor, rescale_labels, rescaled_shape
 
 LARGEST_LABEL = 2**31 - 2
@@ -76,10 +76,9 @@ class CellData:
 
     def read(self, annotation: Annotation) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
         """A prepared image (channels, y, x) and its labels (y, x)."""
-        dimensions = self.options.dimensions
         factor = self.factor(annotation)
-        image = read_image(annotation.image, dimensions)
-        labels = rescale_labels(read_labels(annotation.labels, dimensions), factor)
+        image = annotation.read_image()
+        labels = rescale_labels(annotation.read_labels(), factor)
         return prepare(image, channel_numbers(annotation, self.options.channels), self.normalisations, factor), labels
 
     def validation_images(self) -> list[tuple[NDArray[np.float32], NDArray[np.int32]]]:

@@ -11,8 +11,8 @@ from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import write_json
 from tomoscout.options.forms import read_form
 from tomoscout.plan.folds import PARTS
+from tomoscout.tasks.instances.annotation import Annotation
 from tomoscout.tasks.instances.annotation_options import Division
-from tomoscout.tasks.instances.annotations import Annotation
 
 Name = tuple[str, str]
 """The source and the name of an image."""
@@ -124,6 +124,6 @@ def annotations_of(members: Iterable[Member], annotations: Iterable[Annotation])
         if entry is None:
             raise TomoscoutError(f"{member.source}/{member.name}: no such image; divide the annotations again")
         if entry.inputs != member.inputs:
-            raise TomoscoutError(f"{entry.image}: it or its labels have changed; divide the annotations again")
+            raise TomoscoutError(f"{entry.place}: it or its labels have changed; divide the annotations again")
         found.append(entry)
     return found

@@ -23,20 +23,19 @@ class _CellForm(Described):
     calibration: PositiveFloat | None
     rescale_tolerance: float
     thresholds: dict[str, float]
-    patch: list[PositiveInt]
+    patch: list[PositiveInt] = Field(min_length=2, max_length=3)
 
 
 @dataclass(frozen=True)
 class CellModel(Model):
-    """A model of instances in images.
+    """A model of instances in images or volumes.
 
     `inputs`: names of the channels that the network takes, in order. `normalisations`: one for each. `calibration`: µm
-    per pixel at which it works; None if images are taken as they are. `patch`: the crop (y, x) of the training in
-    pixels.
+    per voxel at which it works; None if images are taken as they are. `patch`: the crop ((z,) y, x) of the training
+    in voxels.
     """
 
     HEAD = "cells"
-    DIMENSIONS = 2
     NORMALISATION = "per channel"
     FORM = _CellForm
 
@@ -50,9 +49,13 @@ class CellModel(Model):
     patch: tuple[int, ...]
 
     @property
+    def dimensions(self) -> int:
+        return len(self.patch)
+
+    @property
     def head(self) -> Head:
         """What decodes its predictions."""
-        return head_of(self.told_apart_by, self.rays, self.DIMENSIONS)
+        return head_of(self.told_apart_by, self.rays, self.dimensions)
 
     @property
     def channels(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from tomoscout.learning.augmentations import Augmentation
 from tomoscout.learning.options import Training
@@ -53,12 +53,36 @@ class CellTraining(Training):
     """How instances are told apart. star: by their distance to the border along rays, for round objects such as nuclei
     and vesicles. flow: by a field that leads to the middle of each object, for objects of any shape."""
     rays: int = Field(default=32, ge=8, le=256)
-    """Rays of the star head."""
+    """Rays of the star head. Default: 96 in volumes."""
     patch: list[int] | Literal["auto"] = [128, 128]
-    """Crop size in pixels, y, x: multiples of what the network halves, and larger than most objects."""
+    """Crop size in voxels, (z,) y, x: multiples of what the network halves, and larger than most objects."""
     steps: int = Field(default=4000, ge=1, le=10**9)
     """Optimiser updates."""
     augmentation: CellAugmentation = CellAugmentation()
+
+
+class CellVolumeAugmentation(CellAugmentation):
+    """Random changes to every crop of a volume, made on the training device; 0 or false turns one off. None of the
+    defaults moves the missing wedge of a tomogram to another axis."""
+
+    rotate90: bool = False
+    """Quarter turns about z."""
+    rotate: float = Field(default=10.0, ge=0, le=180)
+    """Turn about z by up to ± this many degrees."""
+    tilt: float = Field(default=5.0, ge=0, le=90)
+    """Tilt about y and x by up to ± this many degrees."""
+
+
+class CellVolumeTraining(CellTraining):
+    """How a network learns to tell instances in volumes apart: `cells.train` where `cells.dimensions` is 3."""
+
+    DIMENSIONS = 3
+    SPACE: ClassVar[dict[str, Any]] = {**CellTraining.SPACE, "augmentation.tilt": Training.SPACE["augmentation.tilt"]}
+
+    rays: int = Field(default=96, ge=8, le=256)
+    patch: list[int] | Literal["auto"] = [48, 96, 96]
+    batch_size: int = Field(default=2, ge=1, le=100_000)
+    augmentation: CellVolumeAugmentation = CellVolumeAugmentation()
 
 
 class CellSegment(Section):
@@ -74,18 +98,31 @@ class CellSegment(Section):
     """A model folder, or the name of one in the library. Default: that of `cells.train`."""
     format: Literal["tif", "zarr"] = "tif"
     """Labels are written as TIFF or OME-Zarr."""
+    tomogram: str | None = None
+    """Kind of the tomograms of the projects to be segmented by `snakemake segment_instances`, `algorithm@spacing`."""
+    segmentation: Name = "instances"
+    """Name of the segmentation that is written for each of these; its user is
+    `localize.user`, its session the name of the model."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to segment."""
 
 
 class Cells(Annotations):
-    """Instance segmentation of cells in images, from folders of annotations. Without `annotations` there is none."""
+    """Instance segmentation of cells in images, and of organelles and vesicles in volumes. Without `annotations` there
+    is none."""
 
-    dimensions: Literal[2] = 2
-    """Images have two dimensions."""
     division: Division = Division()
     train: CellTraining = CellTraining()
     segment: CellSegment = CellSegment()
     library: FilePath | None = None
     """Folder of your models: each training that ends is copied there under its name. Default: `results/models`
     alone."""
+
+    @field_validator("train", mode="before")
+    @classmethod
+    def _read_train(cls, value: Any, info: ValidationInfo) -> Any:
+        """A training in volumes has other defaults."""
+        kind = CellVolumeTraining if info.data.get("dimensions") == CellVolumeTraining.DIMENSIONS else CellTraining
+        if type(value) is kind or not isinstance(value, dict | CellTraining):
+            return value
+        return kind.model_validate(value if isinstance(value, dict) else value.model_dump(exclude_unset=True))

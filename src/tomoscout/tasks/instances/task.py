@@ -25,8 +25,8 @@ from tomoscout.tasks.instances.model import CellModel
 from tomoscout.tasks.instances.options import CellTraining
 from tomoscout.tasks.instances.scores import IOU, Overlaps, mean_ap, overlaps, score
 
-TILE = (1024, 1024)
-"""Pixels (y, x) that validation predicts at once."""
+TILES = {2: (1024, 1024), 3: (64, 192, 192)}
+"""Voxels ((z,) y, x) that are predicted at once in images, and in volumes."""
 
 
 class CellTask(Task):
@@ -35,7 +35,6 @@ class CellTask(Task):
     metric = "mean AP at IoU 0.5 to 0.9"
     volume = "image"
     validation_option = "cells.division.validate"
-    tile = TILE
     prepared = True
 
     def __init__(self, data: CellData, options: CellTraining) -> None:
@@ -44,6 +43,7 @@ class CellTask(Task):
         self.head = head_of(options.head, options.rays, options.DIMENSIONS)
         self.readout = HeadReadout(self.head)
         self.class_names = self.head.names
+        self.tile = TILES[options.DIMENSIONS]
         self.channels = len(data.inputs)
         self.training_shapes = data.training_shapes
         self.validation_shapes = data.validation_shapes
@@ -86,7 +86,7 @@ class CellTask(Task):
         return batches
 
     def validation_volumes(self) -> list[NDArray[np.float32]]:
-        """The prepared validation images (channels, y, x)."""
+        """The prepared validation images (channels, (z,) y, x)."""
         pairs = self.data.validation_images()
         self._annotated = [labels for _, labels in pairs]
         return [image for image, _ in pairs]

@@ -65,7 +65,6 @@ class PickingModel(Model):
     `patch` is the crop (z, y, x) of the training in voxels."""
 
     HEAD = "picking"
-    DIMENSIONS = 3
     FORM = _PickingForm
 
     classes: tuple[TargetClass, ...]
