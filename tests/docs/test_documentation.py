@@ -100,6 +100,9 @@ ELSEWHERE_ALL = {
         )
         for target in ("check_annotations", "evaluate_cells", "segment_cells", "cells")
     },
+    "snakemake segment_instances --cores 4 --configfile vesicles.yaml": Elsewhere(
+        "needs annotated tomograms", "tests/workflow/test_cells.py", "def test_vesicles_in_tomograms("
+    ),
     "docker build ": Elsewhere(
         "needs a registry",
         "tests/test_environments.py",

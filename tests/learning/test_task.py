@@ -5,7 +5,7 @@ One channel shows where something is, the other of which kind it is: neither is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -125,12 +125,13 @@ class Spots(Task):
     def validation_volumes(self) -> list[NDArray[np.float32]]:
         return [np.stack([standardise(channel) for channel in channels]) for channels, _ in self.validation]
 
-    def measure(self, predictions: Sequence[NDArray[np.uint8]]) -> Validation:
+    def measure(self, predictions: Iterable[NDArray[np.uint8]]) -> Validation:
+        every = list(predictions)
         scores = {}
         for label, name in enumerate(CLASSES, 1):
             pairs = [
                 (argmax_labels(found) == label, labels == label)
-                for found, (_, labels) in zip(predictions, self.validation, strict=True)
+                for found, (_, labels) in zip(every, self.validation, strict=True)
             ]
             shared = sum(int((found & truth).sum()) for found, truth in pairs)
             scores[name] = 2 * shared / max(1, sum(int(found.sum() + truth.sum()) for found, truth in pairs))

@@ -83,6 +83,51 @@ def test_from_annotations_to_labels(session: Session) -> None:
     assert jobs == {"train_cell_model", "evaluate_cell_model", "segment_cell_images"}
 
 
+VESICLES: dict[str, Any] = {
+    "projects": {"phantom": "results/phantom/copick.json"},
+    "tomograms": ["wbp@20.0"],
+    "phantom": {"runs": 3, "shape": [16, 48, 48], "voxel_spacing": 20.0, "membranes": 3, "particles": 0},
+    "cells": {
+        "dimensions": 3,
+        "annotations": {"vesicles": {"segmentation": "vesicles:phantom/0", "tomogram": "wbp@20.0"}},
+        "train": {
+            **CELLS["cells"]["train"],
+            "name": "vesicles",
+            "steps": 4,
+            "validate_every": 2,
+            "patch": [16, 32, 32],
+        },
+        "segment": {"tomogram": "wbp@20.0", "segmentation": "vesicles", "device": "cpu"},
+    },
+    "tracking": {"enabled": False},
+}
+
+
+@pytest.mark.long
+def test_vesicles_in_tomograms(tmp_path: Path) -> None:
+    session = Session(tmp_path / "vesicles", VESICLES)
+    session.snakemake("phantom")
+    session.snakemake("segment_instances")
+    manifests = sorted((session.folder / "results/segment_instances/vesicles/phantom").glob("*.json"))
+    assert [json.loads(path.read_text())["run"] for path in manifests] == [f"phantom-00{n}" for n in range(3)]
+    assert session.would_run("segment_instances") == []
+    session.snakemake("cells")
+    assert (session.folder / "results/cells/check/index.html").exists()
+    # An option of the segmentation does not train again; another kind of tomogram that no run has is one line.
+    section = VESICLES["cells"]
+    with configured(
+        session, {**VESICLES, "cells": {**section, "segment": {**section["segment"], "segmentation": "v"}}}
+    ):
+        assert {job.split()[0] for job in session.would_run("segment_instances")} == {
+            "segment_instances_runs",
+            "segment_instances",
+        }
+    with configured(session, {**VESICLES, "cells": {**section, "segment": {"tomogram": "wbp@10.0"}}}):
+        output = session.snakemake("segment_instances", check=False)
+    assert "cells.segment.tomogram: no run has a tomogram wbp@10.0" in output
+    assert NO_TRACEBACK not in output
+
+
 @pytest.mark.long
 def test_killed_again_and_again_the_weights_are_the_same(session: Session, tmp_path: Path) -> None:
     alone = Session(tmp_path / "alone", CELLS)

@@ -52,7 +52,7 @@ rule check_annotated_images:
         runtime=minutes(120),
     params:
         settings=SETTINGS,
-        depends_on=flow.depends_on_cells("check_annotations"),
+        depends_on=guarded(lambda wildcards: flow.depends_on_cells("check_annotations")),
     shell:
         "tomoscout check-annotations --config {params.settings:q} --output {output:q} 2>&1 | tee {log:q}"
 
@@ -75,7 +75,7 @@ rule divide_cells:
         runtime=minutes(60),
     params:
         settings=SETTINGS,
-        depends_on=flow.depends_on_cells("divide_cells"),
+        depends_on=guarded(lambda wildcards: flow.depends_on_cells("divide_cells")),
     shell:
         "tomoscout divide-cells --config {params.settings:q} --output {output:q} 2>&1 | tee {log:q}"
 

@@ -164,6 +164,7 @@ def plan_training(
         task.prepared,
         task.volume,
         task.validation_option,
+        task.one_by_one,
     )
     if limits is None:
         limits = Limits.here(options, device, folder)

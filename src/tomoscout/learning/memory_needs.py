@@ -101,8 +101,9 @@ class Workload:
     prediction, of `stored` bytes each. `largest_label`: in the labels of the volumes. `prepared`: whether the task
     prepares channels itself. `tile`: voxels that validation predicts at once, with this `overlap`. `sizes`: input sizes
     that the network takes. `parts`: number of parts of a batch (gradient accumulation). `labelled`: whether validation
-    needs labels. `decoding`: bytes per voxel that decoding a prediction takes. `volume`: what a volume is called.
-    `validation_option`: the option that says which volumes validate.
+    needs labels. `one_by_one`: whether it keeps one volume at a time. `decoding`: bytes per voxel that decoding a
+    prediction takes. `volume`: what a volume is called. `validation_option`: the option that says which volumes
+    validate.
     """
 
     training: Sequence[Shape]
@@ -123,6 +124,13 @@ class Workload:
     prepared: bool = False
     volume: str = "tomogram"
     validation_option: str = "split.validate"
+    one_by_one: bool = False
+
+    @property
+    def kept(self) -> int:
+        """Voxels of the validation volumes that are in memory at the same time."""
+        sizes = [math.prod(shape) for shape in self.validation]
+        return max(sizes, default=0) if self.one_by_one else sum(sizes)
 
     @property
     def less_validation(self) -> str:
@@ -159,10 +167,10 @@ class MemoryPlan:
         places: dict[Tier, Place] = {"device": self.device, "memory": "main memory", "files": "disk"}
         size = sum(self.storage.size(shape, work.patch) for shape in work.training)
         yield Use(f"{len(work.training)} training {work.volume}s", places[self.storage.tier], size)
-        voxels = sum(math.prod(shape) for shape in work.validation)
         per_voxel = 4 * work.channels + self.storage.label_kind.itemsize * work.labelled
-        what = f"{len(work.validation)} validation {work.volume}s"
-        yield Use(what, "main memory", voxels * per_voxel, remedy=work.less_validation)
+        at_once = ", one at a time" if work.one_by_one else ""
+        what = f"{len(work.validation)} validation {work.volume}s{at_once}"
+        yield Use(what, "main memory", work.kept * per_voxel, remedy=work.less_validation)
         yield Use("network and optimiser", self.device, work.step.state, remedy=_SMALLER_STEP)
         # The new weights are copied before the old ones are freed.
         yield Use("best weights", "main memory", work.step.state * 2 // 5, remedy=_SMALLER_STEP)
@@ -196,7 +204,7 @@ class MemoryPlan:
         quantised = padded * (_BEING_QUANTISED + work.predicted * work.stored)
         yield Use(f"a tile of {_text(self.tile)} voxels", self.device, network, "predicting", _SMALLER_STEP)
         yield Use("blended tiles", self.device, sums + quantised, "predicting", work.less_validation)
-        kept = sum(math.prod(shape) for shape in work.validation) * work.predicted * work.stored
+        kept = work.kept * work.predicted * work.stored
         copies = padded * _PADDED * work.channels
         if self.device == "GPU":
             # Pinned memory is allocated in powers of two.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,7 @@ class Task(ABC):
         readout: what the outputs of the network mean.
         tile: voxels (*space) that validation predicts at once, if memory suffices.
         prepared: whether the task's volumes are as the network takes them; otherwise their channels are standardised.
+        one_by_one: whether validation reads, predicts and decodes one volume at a time; otherwise all stay in memory.
         labelled: whether validation keeps label volumes in memory.
         decoding_memory: bytes of main memory per voxel that decoding a prediction takes.
     """
@@ -49,6 +50,7 @@ class Task(ABC):
     readout: Readout = PROBABILITIES
     tile: Shape
     prepared: bool = False
+    one_by_one: bool = False
     labelled: bool = True
     decoding_memory: int = 0
 
@@ -98,8 +100,9 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def measure(self, predictions: Sequence[NDArray[Any]]) -> Validation:
-        """Decode predictions of the validation volumes (channels, *space) and score the result."""
+    def measure(self, predictions: Iterable[NDArray[Any]]) -> Validation:
+        """Decode predictions of the validation volumes (channels, *space) and score the result. A task that works
+        `one_by_one` keeps none of them."""
 
     @abstractmethod
     def model(self, common: Mapping[str, Any], options: Training, details: Mapping[str, Any]) -> Model:

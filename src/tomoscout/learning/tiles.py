@@ -67,9 +67,11 @@ def blending_weights(shape: Sequence[int], device: torch.device) -> torch.Tensor
 
 
 class Readout(ABC):
-    """What the outputs of a network mean. `kind`: dtype of a stored prediction."""
+    """What the outputs of a network mean. `kind`: dtype of a stored prediction. `every`: it has a value for one of so
+    many voxels along each axis."""
 
     kind: torch.dtype
+    every: int = 1
 
     @abstractmethod
     def values(self, outputs: torch.Tensor) -> torch.Tensor:
@@ -110,7 +112,7 @@ def predict(
     progress: Callable[[str], None] | None = None,
 ) -> NDArray[Any]:
     """The prediction for a volume (channels, *space) as `readout` stores it, by default probabilities of every class
-    but background.
+    but background. A readout of every n-th voxel gives a prediction with that many times shorter sides, rounded up.
 
     `volume` is a prepared volume, (*space) or (channels, *space). If the device runs out of memory, tiles are halved
     along the longest side that can be reduced, until they fit. `flips`: so many mirrored copies of each tile are
@@ -151,35 +153,40 @@ def _predict(
     device: torch.device,
     readout: Readout,
 ) -> NDArray[Any]:
-    space = volume.shape[1:]
+    every = readout.every
+    # Tiles begin and end at voxels that are read out.
+    sizes = InputSizes(tuple(math.lcm(step, every) for step in sizes.step), sizes.smallest)
+    space = [math.ceil(size / every) * every for size in volume.shape[1:]]
     plans = sizes.tiles(space, tile, overlap)
     lengths = [length for _, length in plans]
-    padding = [(0, max(0, length - n)) for n, length in zip(space, lengths, strict=True)]
+    padding = [(0, max(n, length) - had) for had, n, length in zip(volume.shape[1:], space, lengths, strict=True)]
     mode: Literal["reflect", "edge"] = "edge"
-    if all(after < n for (_, after), n in zip(padding, space, strict=True)):
+    if all(after < n for (_, after), n in zip(padding, volume.shape[1:], strict=True)):
         mode = "reflect"
     padded = np.pad(volume, [(0, 0), *padding], mode=mode)
     kind = torch.float16 if device.type == "cuda" else torch.float32
     total: torch.Tensor | None = None
-    norm = torch.zeros(padded.shape[1:], dtype=kind, device=device)
-    weights = blending_weights(lengths, device)
+    read = [size // every for size in padded.shape[1:]]
+    norm = torch.zeros(read, dtype=kind, device=device)
+    weights = blending_weights([length // every for length in lengths], device)
     source = torch.from_numpy(padded)
     if device.type == "cuda":
         source = source.pin_memory()
     network.eval()
-    for start in itertools.product(*(starts for starts, _ in plans)):
+    for start in itertools.product(*([at // every * every for at in starts] for starts, _ in plans)):
         window = tuple(slice(a, a + n) for a, n in zip(start, lengths, strict=True))
         crop = source[(slice(None), *window)].to(device, torch.float32, non_blocking=True)[None]
         values = _values(network, crop, flips, readout) * weights
+        window = tuple(slice(part.start // every, part.stop // every) for part in window)
         if total is None:
-            total = torch.zeros((len(values), *padded.shape[1:]), dtype=kind, device=device)
+            total = torch.zeros((len(values), *read), dtype=kind, device=device)
         total[(slice(None), *window)] += values.to(kind)
         norm[window] += weights.to(kind)
     assert total is not None
     stored = torch.empty(total.shape, dtype=readout.kind, device=device)
     for channel, values in enumerate(total):
         stored[channel] = readout.stored(values.float() / norm.float())
-    return stored.cpu().numpy()[(slice(None), *(slice(0, n) for n in space))]
+    return stored.cpu().numpy()[(slice(None), *(slice(0, n // every) for n in space))]
 
 
 def _values(network: nn.Module, crop: torch.Tensor, flips: int, readout: Readout) -> torch.Tensor:

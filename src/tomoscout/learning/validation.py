@@ -4,7 +4,7 @@ validations."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -64,10 +64,10 @@ class Validator:
         """Score a network."""
         return self.task.measure(self.predict(network))
 
-    def predict(self, network: nn.Module) -> list[NDArray[Any]]:
-        """The prediction of every volume (channels, *space), as the task reads it out."""
-        return [
-            predict(
+    def predict(self, network: nn.Module) -> Iterator[NDArray[Any]]:
+        """The prediction of every volume (channels, *space), one after the other, as the task reads it out."""
+        for volume in self.volumes:
+            yield predict(
                 network,
                 volume,
                 sizes=self.sizes,
@@ -77,8 +77,6 @@ class Validator:
                 device=self.device,
                 readout=self.task.readout,
             )
-            for volume in self.volumes
-        ]
 
 
 def score_base(base: Base, validator: Validator) -> Callable[[nn.Module], Validation]:

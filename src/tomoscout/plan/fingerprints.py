@@ -6,6 +6,7 @@ They contain every option of a section that is not marked `LeftOut`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -147,9 +148,10 @@ def annotated_tomograms(cells: Cells, records: Callable[[], Sequence[RunRecord]]
     for source in cells.annotations.values():
         if source.segmentation is None or source.tomogram is None:
             continue
-        name = source.segmentation.partition(":")[0]
+        # `name`, or `name:user/session`: the inventory has both and the voxel spacing.
+        start = re.compile(re.escape(source.segmentation) + "[:@]")
         for record in records():
-            chosen = {uri: value for uri, value in record.segmentations.items() if uri.partition(":")[0] == name}
+            chosen = {uri: value for uri, value in record.segmentations.items() if start.match(uri)}
             found.append([record.key, record.contents.get(source.tomogram), chosen])
     return found
 

@@ -16,7 +16,7 @@ from tomoscout.machine.messages import say, warn
 from tomoscout.machine.progress import Progress
 from tomoscout.models.base import base_files
 from tomoscout.options.config import Config
-from tomoscout.report.cell_scores import Shown, compared, score_page
+from tomoscout.report.cell_scores import compared, score_page
 from tomoscout.stages.train_cells import as_base
 from tomoscout.tasks.instances.annotation import Annotation
 from tomoscout.tasks.instances.annotations import channel_numbers, find_annotations
@@ -24,6 +24,7 @@ from tomoscout.tasks.instances.applied import AppliedModel
 from tomoscout.tasks.instances.division import Member, annotations_of, read_division
 from tomoscout.tasks.instances.model import CellModel
 from tomoscout.tasks.instances.scores import IOU, Overlaps, intervals, mean_ap, overlaps, score
+from tomoscout.tasks.instances.shown import Shown
 
 SHOWN = 12
 """Images on the page, the worst first."""
@@ -84,7 +85,7 @@ def _found(
         ours = applied.labels(image, numbers, entry.calibration)
         shown = next((n for n in numbers if n is not None), 0)
         every.append(overlaps(ours, labels))
-        this = Shown(entry.key, image[shown], ours, labels, every[-1])
+        this = Shown.of(entry.key, image[shown], ours, labels, every[-1])
         worst = sorted([*worst, this], key=_worst_first)[:SHOWN]
         progress.show(number, f"{number} of {len(annotations)} images scored")
     return every, worst

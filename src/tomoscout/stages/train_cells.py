@@ -10,13 +10,14 @@ import torch
 from tomoscout.learning.progression import Outcome
 from tomoscout.learning.training import Job, resolve_options, train_network
 from tomoscout.machine.errors import TomoscoutError
-from tomoscout.machine.files import digest
+from tomoscout.machine.files import digest, write_bytes
 from tomoscout.machine.messages import say
 from tomoscout.models.base import base_digest, base_files, read_base
 from tomoscout.networks import code_digest
 from tomoscout.options.config import Config
 from tomoscout.plan.paths import results_of
 from tomoscout.plan.stages import STAGES
+from tomoscout.report.cell_scores import side_by_side
 from tomoscout.tasks.instances.annotations import find_annotations
 from tomoscout.tasks.instances.data import CellData
 from tomoscout.tasks.instances.division import annotations_of, read_division
@@ -25,6 +26,9 @@ from tomoscout.tasks.instances.options import Cells, CellTraining
 from tomoscout.tasks.instances.task import CellTask
 from tomoscout.tracking.store import default_uri
 from tomoscout.tracking.tracker import Tracker
+
+VALIDATION = "validation.png"
+"""The picture of a few validation images, drawn again at every validation."""
 
 
 def run_train_cells(config: Config, division: Path, folder: Path, threads: int | None = None) -> Outcome:
@@ -47,6 +51,7 @@ def run_train_cells(config: Config, division: Path, folder: Path, threads: int |
     training, validation = (annotations_of(members[part], annotations) for part in ("train", "validate"))
     names = {"train": [entry.key for entry in training], "validate": [entry.key for entry in validation]}
     data = CellData(cells, training, validation)
+    options = options.in_steps(len(training))
     task = CellTask(data, options)
     uri = default_uri(results_of(folder))
     outcome = train_network(
@@ -62,13 +67,20 @@ def run_train_cells(config: Config, division: Path, folder: Path, threads: int |
             tuple(names["train"]),
             tuple(names["validate"]),
             names,
-        )
+        ),
+        lambda progression: _draw(task, folder),
     )
     if cells.library:
         place = Path(cells.library) / options.name
         _keep(folder, place)
         say(f"kept as {place}")
     return outcome
+
+
+def _draw(task: CellTask, folder: Path) -> None:
+    """Draw what the last validation found in a few images."""
+    if task.shown:
+        write_bytes(folder / VALIDATION, side_by_side(task.shown))
 
 
 def as_base(cells: Cells) -> Cells:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from support.instances import TRAIN, UNTRAINED
 from support.model import MODEL, random_network
@@ -19,19 +21,23 @@ from tomoscout.learning import training
 from tomoscout.learning.progression import Outcome, Progression
 from tomoscout.learning.sampling import Crop, CropSampler
 from tomoscout.learning.training import plan_of, resolve_options, train_network
+from tomoscout.learning.validation import Validator
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import read_json
-from tomoscout.models.folder import load_weights, save_weights
+from tomoscout.models.folder import load_network, load_weights, save_weights
 from tomoscout.options.config import Config, load_config
+from tomoscout.report.cell_scores import FOUND
 from tomoscout.stages import train_cells
 from tomoscout.stages.divide_cells import run_divide_cells
 from tomoscout.stages.train_cells import as_base, run_train_cells
+from tomoscout.tasks.instances import task as task_module
 from tomoscout.tasks.instances.annotations import find_annotations
+from tomoscout.tasks.instances.check_pictures import LONGEST_SIDE
 from tomoscout.tasks.instances.data import CellData
 from tomoscout.tasks.instances.flow import FlowHead
 from tomoscout.tasks.instances.made_up import make_annotations
 from tomoscout.tasks.instances.model import CellModel
-from tomoscout.tasks.instances.options import Cells
+from tomoscout.tasks.instances.options import Cells, CellTraining
 from tomoscout.tasks.instances.task import CellTask, choose_thresholds
 
 torch.set_num_threads(1)
@@ -87,7 +93,7 @@ def test_a_star_head_learns_too(annotations: Path, tmp_path: Path) -> None:
     outcome = train(configure(tmp_path, annotations, {"head": "star", "rays": 16, "steps": 20}), tmp_path)
     assert outcome.progression.best_details["scores"]["AP50"] > 0.5
     model = CellModel.read(tmp_path)
-    assert (model.told_apart_by, model.rays, model.outputs) == ("star", 16, 17)
+    assert (model.told_apart_by, model.rays, model.outputs) == ("star", 16, 18)
 
 
 def test_a_training_that_is_stopped_ends_the_same(
@@ -256,3 +262,56 @@ def test_thresholds_are_chosen_by_the_score_and_stay_where_nothing_is_better() -
     chosen, found = choose_thresholds(FlowHead(2), [decode], [truth])
     assert chosen == {"probability": 0.7, "agreement": 0.0}
     assert found[0].matched.tolist() == [1.0]
+
+
+@pytest.mark.parametrize(("factor", "steps"), [(1.0, 30), (2.0, 60), (0.5, 15)])
+def test_an_epoch_draws_a_crop_for_each_image_times_the_factor(factor: float, steps: int) -> None:
+    options = CellTraining(epochs=10, augmentation_factor=factor, batch_size=4)
+    assert options.in_steps(12).steps == steps
+    assert CellTraining(steps=7).in_steps(12).steps == 7
+
+
+def test_a_length_in_epochs_trains_as_many_steps(annotations: Path, folder: Path, tmp_path: Path) -> None:
+    images = len(read_json(folder / "division.json")["train"])
+    config = configure(tmp_path, annotations, {**UNTRAINED, "epochs": 2, "augmentation_factor": 1.5, "steps": 999})
+    assert train(config, tmp_path).progression.step == math.ceil(2 * 1.5 * images / 4)
+
+
+def test_validation_images_beyond_those_that_choose_thresholds_count_too(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cells, model = load_config(folder / "config.yaml").cells, CellModel.read(folder)
+    found = find_annotations(cells)
+    instances = CellTask(CellData(cells, found[6:], found[:6]), cells.train)
+    validator = Validator(instances, model.network, 2, (1024, 1024), CPU)
+    monkeypatch.setattr(FlowHead, "thresholds", {name: (value,) for name, value in model.thresholds.items()})
+    scores = []
+    for choosing in (2, 6):
+        monkeypatch.setattr(task_module, "CHOOSING", choosing)
+        scores.append(validator(load_network(folder, model, CPU)).score)
+    assert scores[0] == scores[1] > 0.3
+
+
+def test_a_picture_of_validation_images_is_drawn(folder: Path) -> None:
+    picture = np.asarray(Image.open(folder / "validation.png"))
+    assert picture.shape[0] == LONGEST_SIDE and picture.shape[1] >= 3 * LONGEST_SIDE
+    assert (picture == FOUND).all(-1).any()
+
+
+def test_the_order_of_validation_images_begins_everywhere(annotations: Path, folder: Path) -> None:
+    cells = load_config(folder / "config.yaml").cells
+    found = find_annotations(cells)[:8]
+    order = [found.index(entry) for entry in CellData(cells, found, found).validation]
+    assert sorted(order) == list(range(8))
+    assert order[:4] == [0, 4, 2, 6]
+
+
+def test_a_sample_is_mixed_in(annotations: Path, tmp_path: Path) -> None:
+    sources = {"mine": str(annotations), "sample": {"sample": "nuclei", "calibration": 0.65}}
+    cells = configure(tmp_path, sources, channels=["nuclei", "1"]).cells
+    sample = next(entry for entry in find_annotations(cells) if entry.source == "sample")
+    assert (sample.shape, sample.channels, sample.group) == ((512, 512), ("1",), "nuclei")
+    assert sample.read_image().shape == (1, 512, 512) and sample.read_labels().max() == 183
+    unknown = configure(tmp_path, {**sources, "sample": {"sample": "nuclei"}}, channels=["nuclei", "1"]).cells
+    with pytest.raises(TomoscoutError, match=r"^cells\.annotations\.sample: no calibration; give "):
+        find_annotations(unknown)

@@ -36,7 +36,7 @@ def prediction_of(image: NDArray[np.integer]) -> NDArray[np.float16]:
 
 
 def decoded(image: NDArray[np.integer], **thresholds: float) -> NDArray[np.int32]:
-    return FlowHead(image.ndim).decode(prediction_of(image), {**DEFAULT, **thresholds})
+    return FlowHead(image.ndim).decode(prediction_of(image), image.shape, {**DEFAULT, **thresholds})
 
 
 def odd_shapes() -> NDArray[np.int32]:
@@ -103,7 +103,7 @@ def test_the_field_of_the_targets_is_that_of_the_labels() -> None:
 
 @pytest.mark.parametrize("shape", [(20, 26), (13, 17), (8, 10, 12), (1, 1)])
 def test_an_empty_prediction_decodes_to_nothing(shape: tuple[int, ...]) -> None:
-    found = FlowHead(len(shape)).decode(np.zeros((1 + len(shape), *shape), np.float16), DEFAULT)
+    found = FlowHead(len(shape)).decode(np.zeros((1 + len(shape), *shape), np.float16), shape, DEFAULT)
     assert found.shape == shape and found.dtype == np.int32
     assert not found.any()
 
@@ -113,7 +113,7 @@ def test_whatever_is_predicted_labels_have_no_gaps(seed: int) -> None:
     random = np.random.default_rng(seed)
     prediction = random.normal(0.5, 0.5, (3, 50, 60)).astype(np.float32)
     for agreement in (0.0, 0.5):
-        found = FlowHead(2).decode(prediction, {"probability": 0.5, "agreement": agreement})
+        found = FlowHead(2).decode(prediction, prediction.shape[1:], {"probability": 0.5, "agreement": agreement})
         assert np.array_equal(np.unique(found), np.arange(found.max() + 1))
 
 
@@ -138,16 +138,18 @@ def test_a_higher_threshold_of_the_probability_finds_less() -> None:
     prediction = prediction_of(image)
     prediction[0][image == 3] = 0.55
     prediction[0][image == 2] = 0.15
-    decode = FlowHead(2).decoder(prediction)
+    decode = FlowHead(2).decoder(prediction, prediction.shape[1:], 0.1)
     assert [decode({**DEFAULT, "probability": value}).max() for value in (0.1, 0.3, 0.5, 0.6)] == [3, 2, 2, 1]
 
 
 def test_decoding_with_one_threshold_after_the_other_is_decoding_with_each() -> None:
     prediction = prediction_of(IMAGES["many"]).astype(np.float32)
     prediction[1:] += np.random.default_rng(0).normal(0, 0.7, prediction[1:].shape)
-    decode = FlowHead(2).decoder(prediction)
+    decode = FlowHead(2).decoder(prediction, prediction.shape[1:], 0.1)
     for thresholds in ({"probability": 0.3, "agreement": 0.7}, DEFAULT, {"probability": 0.7, "agreement": 0.0}):
-        np.testing.assert_array_equal(decode(thresholds), FlowHead(2).decode(prediction, thresholds))
+        np.testing.assert_array_equal(
+            decode(thresholds), FlowHead(2).decode(prediction, prediction.shape[1:], thresholds)
+        )
 
 
 def test_objects_whose_field_is_another_are_left_out() -> None:
@@ -155,7 +157,7 @@ def test_objects_whose_field_is_another_are_left_out() -> None:
     prediction = prediction_of(image).astype(np.float32)
     # In the third one all voxels flow to a corner.
     prediction[1:, image == 3] = -(0.5**0.5)
-    decode = FlowHead(2).decoder(prediction)
+    decode = FlowHead(2).decoder(prediction, prediction.shape[1:], 0.1)
     before, after = decode(DEFAULT), decode({**DEFAULT, "agreement": 0.7})
     assert before.max() > 2
     assert after.max() == 2
@@ -255,7 +257,7 @@ def test_some_noise_in_the_field_changes_little(name: str) -> None:
     truth = IMAGES[name]
     prediction = prediction_of(truth).astype(np.float32)
     prediction[1:] += np.random.default_rng(0).normal(0, 0.3, prediction[1:].shape)
-    found = FlowHead(2).decode(prediction, DEFAULT)
+    found = FlowHead(2).decode(prediction, prediction.shape[1:], DEFAULT)
     assert np.mean(np.array(best_iou(truth, found)) > 0.75) > 0.9
 
 

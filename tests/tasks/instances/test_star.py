@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from scipy import ndimage
 from scipy.ndimage import label
 
 from support.instances import best_iou, ellipses
 from tomoscout.tasks.instances.made_up import make_image
-from tomoscout.tasks.instances.star import EVERY, SCALE, StarHead
+from tomoscout.tasks.instances.star import SCALE, StarHead, _folded, _unfolded
 
 torch.set_num_threads(1)
 IGNORE = 2**31 - 1
+EVERY = StarHead.every
 DEFAULT = {"probability": 0.5, "overlap": 0.4}
 
 
@@ -27,24 +29,26 @@ def head_for(image: NDArray[np.integer]) -> StarHead:
     return StarHead(rays_of(image.ndim), image.ndim)
 
 
-def targets_of(image: NDArray[np.integer]) -> tuple[torch.Tensor, torch.Tensor]:
-    probability, distances = head_for(image).targets(torch.from_numpy(image.astype(np.int64))[None], IGNORE)
-    return probability, distances
+def targets_of(image: NDArray[np.integer]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Probability, what lies inside, and distances."""
+    probability, inside, distances = head_for(image).targets(torch.from_numpy(image.astype(np.int64))[None], IGNORE)
+    return probability, inside, distances
 
 
 def logits_of(image: NDArray[np.integer]) -> torch.Tensor:
     """Outputs (1, channels, *space) of a network that knows the truth; distances between are those of the nearest."""
-    probability, distances = targets_of(image)
+    probability, inside, distances = targets_of(image)
     for axis in range(2, 2 + image.ndim):
         distances = distances.repeat_interleave(EVERY, axis).narrow(axis, 0, image.shape[axis - 2])
     softplus = torch.where(distances > 1e-3, distances / SCALE, 1e-3)
-    return torch.cat([torch.logit(probability.clamp(1e-4, 1 - 1e-4))[:, None], torch.expm1(softplus).log()], 1)
+    certain = [torch.logit(values.clamp(1e-4, 1 - 1e-4))[:, None] for values in (probability, inside)]
+    return torch.cat([*certain, torch.expm1(softplus).log()], 1)
 
 
 def decoded(image: NDArray[np.integer], **thresholds: float) -> NDArray[np.int32]:
     head = head_for(image)
     prediction = head.read_out(logits_of(image)[0]).to(torch.float16).numpy()
-    return head.decode(prediction, {**DEFAULT, **thresholds})
+    return head.decode(prediction, image.shape, {**DEFAULT, **thresholds})
 
 
 TOUCHING = ellipses((64, 64), ((30, 18), (14, 11)), ((30, 41), (12, 13)), ((50, 30), (9, 9)))
@@ -71,7 +75,7 @@ def test_the_truth_decodes_to_the_same_objects(name: str) -> None:
 @pytest.mark.parametrize("name", ["touching", "many"])
 def test_distances_are_those_of_walks_along_the_rays(name: str) -> None:
     image = IMAGES[name]
-    distances = targets_of(image)[1]
+    distances = targets_of(image)[2]
     assert distances.shape == (1, 32, *(-(-size // EVERY) for size in image.shape))
     coarse = image[::EVERY, ::EVERY]
     random = np.random.default_rng(0)
@@ -103,6 +107,25 @@ def test_the_probability_is_highest_in_the_middle_of_each_object_alone() -> None
         np.testing.assert_allclose(probability[mask], distance / distance.max(), atol=1e-4)
 
 
+@pytest.mark.parametrize("shape", [(8, 6), (4, 6, 10)])
+def test_what_lies_inside_is_folded_and_unfolded(shape: tuple[int, ...]) -> None:
+    values = torch.arange(float(np.prod(shape))).reshape(shape)
+    folded = _folded(values, 2)
+    assert folded.shape == (2 ** len(shape), *(size // 2 for size in shape))
+    assert torch.equal(folded[0], values[(slice(None, None, 2),) * len(shape)])
+    np.testing.assert_array_equal(_unfolded(folded.numpy(), 2), values.numpy())
+
+
+def test_borders_are_those_of_what_lies_inside() -> None:
+    image = IMAGES["touching"]
+    head, larger = head_for(image), ndimage.grey_dilation(image, 3)
+    logits = logits_of(image)[0]
+    logits[1] = logits_of(larger)[0][1]
+    found = head.decode(head.read_out(logits).numpy(), image.shape, DEFAULT)
+    np.testing.assert_array_equal(found > 0, larger > 0)
+    assert min(best_iou(larger, found)) > 0.9
+
+
 def test_large_numbers_and_gaps_change_nothing() -> None:
     large = np.where(TOUCHING > 0, 2**31 - 1 - 70_000 * TOUCHING.astype(np.int64), 0)
     for ours, theirs in zip(targets_of(TOUCHING), targets_of(large), strict=True):
@@ -112,18 +135,19 @@ def test_large_numbers_and_gaps_change_nothing() -> None:
 def test_images_of_a_batch_are_apart() -> None:
     other = TOUCHING[::-1, ::-1].copy()
     batch = torch.from_numpy(np.stack([TOUCHING, np.zeros_like(TOUCHING), other]).astype(np.int64))
-    probability, distances = StarHead(32, 2).targets(batch, IGNORE)
+    found = StarHead(32, 2).targets(batch, IGNORE)
     for number, image in enumerate(batch.numpy()):
         alone = targets_of(image)
-        torch.testing.assert_close(probability[number], alone[0][0])
-        torch.testing.assert_close(distances[number], alone[1][0])
+        for together, values in zip(found, alone, strict=True):
+            torch.testing.assert_close(together[number], values[0])
 
 
 @pytest.mark.parametrize("shape", [(20, 26), (13, 17), (8, 10, 12)])
 def test_an_empty_prediction_decodes_to_nothing(shape: tuple[int, ...]) -> None:
     head = StarHead(rays_of(len(shape)), len(shape))
     for value in (0.0, 0.5):
-        found = head.decode(np.full((1 + head.rays, *shape), value, np.float16), DEFAULT)
+        coarse = [-(-size // EVERY) for size in shape]
+        found = head.decode(np.full((head.values, *coarse), value, np.float16), shape, DEFAULT)
         assert found.shape == shape and found.dtype == np.int32
         assert not found.any()
 
@@ -139,7 +163,7 @@ def test_a_higher_threshold_of_the_probability_finds_fewer_objects() -> None:
     logits = logits_of(image)[0]
     # The third object is uncertain: no more than 0.55.
     logits[0][torch.from_numpy(image == 3)] = logits[0][torch.from_numpy(image == 3)].clamp_max(0.2)
-    decode = head.decoder(head.read_out(logits).numpy())
+    decode = head.decoder(head.read_out(logits).numpy(), image.shape)
     assert [decode({**DEFAULT, "probability": value}).max() for value in (0.3, 0.5, 0.7)] == [3, 3, 2]
 
 
@@ -150,7 +174,8 @@ def test_a_lower_threshold_of_the_overlap_leaves_out_the_less_probable() -> None
     both = [head.read_out(logits_of(part)[0]).numpy() for part in parts]
     both[1][0] *= 0.9
     merged = np.where(both[0][0] >= both[1][0], *both)
-    found = [head.decode(merged, {"probability": 0.5, "overlap": value}).max() for value in (0.1, 0.8)]
+    merged[1:5] = np.maximum(both[0][1:5], both[1][1:5])
+    found = [head.decode(merged, shape, {"probability": 0.5, "overlap": value}).max() for value in (0.1, 0.8)]
     assert found == [1, 2]
 
 
@@ -172,7 +197,7 @@ def test_the_loss_falls_with_steps_along_its_gradient(name: str) -> None:
     image = IMAGES[name]
     head, targets = head_for(image), targets_of(image)
     loss = head.loss()
-    logits = torch.zeros((1, 1 + head.rays, *image.shape), requires_grad=True)
+    logits = torch.zeros((1, 2 + head.rays, *image.shape), requires_grad=True)
     optimiser = torch.optim.Adam([logits], lr=0.2)
     values = []
     for _ in range(40):
@@ -190,7 +215,7 @@ def test_what_is_not_known_gives_no_gradient() -> None:
     image[:, 40:] = IGNORE
     targets = targets_of(image)
     assert (targets[0][..., 40:] == -1).all()
-    logits = torch.randn((1, 33, *image.shape), requires_grad=True)
+    logits = torch.randn((1, 34, *image.shape), requires_grad=True)
     StarHead(32, 2).loss()(logits, *targets).backward()
     assert logits.grad is not None
     assert not logits.grad[..., 40:].any()
@@ -199,7 +224,7 @@ def test_what_is_not_known_gives_no_gradient() -> None:
 
 def test_crops_that_nothing_is_known_of_give_no_loss() -> None:
     targets = targets_of(np.full((16, 16), IGNORE, np.int64))
-    logits = torch.randn((1, 33, 16, 16), requires_grad=True)
+    logits = torch.randn((1, 34, 16, 16), requires_grad=True)
     value = StarHead(32, 2).loss()(logits, *targets)
     value.backward()
     assert value.item() == 0

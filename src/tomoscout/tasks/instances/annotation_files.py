@@ -19,7 +19,7 @@ WRITTEN = ".written.json"
 
 
 def annotation_files(options: Annotations) -> list[str]:
-    """All files of the folders of annotated images, sorted; tomograms are in the inventory.
+    """All files of the folders of annotated images, sorted; tomograms are in the inventory, and samples in a package.
 
     Raises:
         TomoscoutError: there is no such folder, or no folder at all.

@@ -28,6 +28,8 @@ class Source(Section):
     number of its own. Runs without it are passed over."""
     tomogram: str | None = None
     """The kind of these tomograms, `algorithm@spacing in Å`."""
+    sample: Literal["nuclei"] | None = None
+    """In place of a folder: the annotated image, or volume, of nuclei that comes with the package stardist."""
     weight: float = Field(default=1.0, gt=0, le=1e6)
     """How often its images are drawn, against those of other folders."""
     channels: list[str] | None = None
@@ -52,10 +54,10 @@ class Source(Section):
 
     @model_validator(mode="after")
     def _check_kind(self) -> Self:
-        if (self.folder is None) == (self.segmentation is None):
-            raise ValueError("give either folder, or segmentation and tomogram")
+        if sum(entry is not None for entry in (self.folder, self.segmentation, self.sample)) != 1:
+            raise ValueError("give one of folder, segmentation (with tomogram), and sample")
         if (self.segmentation is None) != (self.tomogram is None):
-            raise ValueError("segmentation and tomogram belong together; give both, or folder alone")
+            raise ValueError("segmentation and tomogram belong together; give both, or neither")
         return self
 
     @field_validator("group")

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.tasks.instances.annotated_images import annotated_images
+from tomoscout.tasks.instances.annotated_sample import annotated_sample
 from tomoscout.tasks.instances.annotated_tomograms import annotated_tomograms
 from tomoscout.tasks.instances.annotation import Annotation
 from tomoscout.tasks.instances.annotation_options import Annotations
@@ -30,7 +31,9 @@ def find_annotations(options: Annotations, projects: Mapping[str, str] | None = 
         raise TomoscoutError("cells.annotations: no folder; give name: folder")
     found: list[Annotation] = []
     for name, source in sorted(options.annotations.items()):
-        if source.folder is None:
+        if source.sample is not None:
+            found.append(annotated_sample(name, source, options))
+        elif source.segmentation is not None:
             found += annotated_tomograms(name, source, options, projects or {})
         else:
             found += annotated_images(name, source, options)

@@ -53,6 +53,6 @@ class AppliedModel:
             device=self.device,
             readout=HeadReadout(self.model.head),
         )
-        labels = resize_labels(self.model.head.decode(prediction, self.model.thresholds), image.shape[1:])
+        labels = self.model.head.decode(prediction, prepared.shape[1:], self.model.thresholds)
         # Small objects can get lost where the image is smaller than what the network saw.
-        return renumbered(labels)
+        return renumbered(resize_labels(labels, image.shape[1:]))

@@ -29,10 +29,11 @@ class CellData:
     """Reads the annotated images of a training, and scales and normalises them alike."""
 
     def __init__(self, options: Annotations, training: Sequence[Annotation], validation: Sequence[Annotation]) -> None:
-        """Take the annotated images that train, and those that choose the model."""
+        """Take the annotated images that train, and those that choose the model. The first of the latter are spread
+        over all of them, as neighbours resemble each other."""
         self.options = options
         self.training = list(training)
-        self.validation = list(validation)
+        self.validation = _spread(validation)
         everything = [*training, *validation]
         self.inputs = tuple(options.channels) or everything[0].channels[:1]
         self.normalisations = tuple(options.normalisations())
@@ -75,15 +76,17 @@ class CellData:
         }
 
     def read(self, annotation: Annotation) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-        """A prepared image (channels, y, x) and its labels (y, x)."""
-        factor = self.factor(annotation)
-        image = annotation.read_image()
-        labels = rescale_labels(annotation.read_labels(), factor)
-        return prepare(image, channel_numbers(annotation, self.options.channels), self.normalisations, factor), labels
+        """A prepared image (channels, (z,) y, x) and its labels ((z,) y, x)."""
+        return self.read_image(annotation), self.read_labels(annotation)
 
-    def validation_images(self) -> list[tuple[NDArray[np.float32], NDArray[np.int32]]]:
-        """The validation images with their labels."""
-        return [self.read(entry) for entry in self.validation]
+    def read_image(self, annotation: Annotation) -> NDArray[np.float32]:
+        """A prepared image (channels, (z,) y, x)."""
+        numbers = channel_numbers(annotation, self.options.channels)
+        return prepare(annotation.read_image(), numbers, self.normalisations, self.factor(annotation))
+
+    def read_labels(self, annotation: Annotation) -> NDArray[np.int32]:
+        """The labels of a prepared image ((z,) y, x)."""
+        return rescale_labels(annotation.read_labels(), self.factor(annotation))
 
     def centres(self, volumes: Sequence[LabelledVolume], patch: Sequence[int]) -> Mapping[str, Centres]:
         """The middles of objects, by the name of the folder that the images are from."""
@@ -94,6 +97,13 @@ class CellData:
         nothing = np.empty((0, 1 + len(patch)), np.int64)
         jitter = largest_jitter(patch, MARGIN)
         return {name: Centres(np.concatenate([nothing, *parts]), jitter) for name, parts in places.items()}
+
+
+def _spread(annotations: Sequence[Annotation]) -> list[Annotation]:
+    """The images in an order whose beginning is spread evenly over all: the order of reversed binary digits."""
+    digits = max(1, (len(annotations) - 1).bit_length())
+    order = sorted(range(len(annotations)), key=lambda number: f"{number:0{digits}b}"[::-1])
+    return [annotations[number] for number in order]
 
 
 def _middles(labels: NDArray[np.int32], ignore: int) -> NDArray[np.int64]:

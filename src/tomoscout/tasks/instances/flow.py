@@ -5,6 +5,7 @@ shortest path in place of that of heat. For objects of any shape."""
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 
 import numpy as np
 import torch
@@ -44,24 +45,34 @@ class FlowHead(Head):
         """Probability, and the field."""
         return torch.cat([torch.sigmoid(logits[:1]), logits[1:] / SCALE])
 
-    def decoder(self, prediction: NDArray[np.floating], least: float | None = None) -> Decoder:
+    def decoder(self, prediction: NDArray[np.floating], shape: tuple[int, ...], least: float | None = None) -> Decoder:
         """Voxels above the threshold `probability`, joined where they flow to. Objects in which the predicted field
-        agrees less than `agreement` (cosine) with the field of their own shape are left out. `least`: the lowest
-        probability that is to be expected."""
+        agrees less than `agreement` (cosine) with the field of their own shape are left out."""
         lowest = min(self.thresholds["probability"]) if least is None else least
         inside = prediction[0] > lowest
         probability = prediction[0][inside]
         ends = follow(prediction[1:], inside)
 
-        def decode(thresholds: Mapping[str, float]) -> NDArray[np.int32]:
-            if thresholds["probability"] < lowest:
-                return self.decoder(prediction, thresholds["probability"])(thresholds)
-            labels = np.zeros(inside.shape, np.int32)
-            chosen = probability > thresholds["probability"]
+        @cache
+        def joined(least: float) -> NDArray[np.int32]:
+            chosen = probability > least
             found = np.zeros(len(ends), np.int32)
-            found[chosen] = _gathered(ends[chosen], labels.shape)
+            found[chosen] = _gathered(ends[chosen], inside.shape)
+            labels = np.zeros(inside.shape, np.int32)
             labels[inside] = found
-            return _whole(_agreeing(labels, prediction[1:], thresholds["agreement"]))
+            return labels
+
+        @cache
+        def agreements(least: float) -> NDArray[np.floating]:
+            return _agreements(joined(least), prediction[1:])
+
+        def decode(thresholds: Mapping[str, float]) -> NDArray[np.int32]:
+            assert thresholds["probability"] >= lowest
+            labels = joined(thresholds["probability"])
+            if thresholds["agreement"]:
+                agree = agreements(thresholds["probability"]) >= thresholds["agreement"]
+                labels = np.where(agree, np.arange(len(agree), dtype=np.int32), 0)[labels]
+            return _whole(labels)
 
         return decode
 
@@ -103,15 +114,14 @@ def _gathered(ends: NDArray[np.float32], space: tuple[int, ...], reach: int = 2)
     return np.where(distance[tuple(cells.T)] <= 3 * reach, found[tuple(cells.T)], 0)
 
 
-def _agreeing(labels: NDArray[np.int32], field: NDArray[np.floating], least: float) -> NDArray[np.int32]:
-    if not least or not labels.any():
-        return labels
+def _agreements(labels: NDArray[np.int32], field: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Mean cosine between a field (dimensions, *space) and the field of the shape of each object 0…N; 0 for those that
+    do not exist."""
     own = flow_field(torch.from_numpy(labels)[None].long())[0].numpy()
     length = np.linalg.norm(field.astype(np.float32), axis=0)
     cosines = (own * field).sum(0) / np.maximum(length, 1e-3)
-    numbers = np.arange(labels.max() + 1)
-    means = ndimage.mean(cosines, labels, numbers)
-    return np.where(np.nan_to_num(means) >= least, numbers, 0).astype(np.int32)[labels]
+    means: NDArray[np.floating] = np.nan_to_num(ndimage.mean(cosines, labels, np.arange(labels.max() + 1)))
+    return means
 
 
 def _whole(labels: NDArray[np.int32], least: int = 9) -> NDArray[np.int32]:

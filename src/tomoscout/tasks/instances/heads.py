@@ -20,10 +20,12 @@ class Head(ABC):
 
     Attributes:
         names: names of the channels after the first.
+        every: a prediction has a value for one of so many voxels along each axis.
         thresholds: the values of each threshold that `decode` takes, of which validation chooses; the middle one first.
     """
 
     names: tuple[str, ...]
+    every: int = 1
     thresholds: ClassVar[Mapping[str, tuple[float, ...]]]
 
     @abstractmethod
@@ -37,16 +39,29 @@ class Head(ABC):
 
     @abstractmethod
     def read_out(self, logits: torch.Tensor) -> torch.Tensor:
-        """Logits (channels, *space) as a prediction (channels, *space): the probability of an object, then the rest."""
+        """Logits (channels, *space) as a prediction (values, *space / every): the probability of an object, then the
+        rest."""
+
+    @property
+    def values(self) -> int:
+        """Values of a prediction at each place."""
+        return 1 + len(self.names)
 
     @abstractmethod
-    def decoder(self, prediction: NDArray[np.floating]) -> Decoder:
-        """A function from thresholds to labels (*space), 1…N without gaps, of a prediction (channels, *space). What is
-        the same for all thresholds is done once."""
+    def decoder(self, prediction: NDArray[np.floating], shape: tuple[int, ...], least: float | None = None) -> Decoder:
+        """A function from thresholds to labels, 1…N without gaps. What is the same for all thresholds is done once.
 
-    def decode(self, prediction: NDArray[np.floating], thresholds: Mapping[str, float]) -> NDArray[np.int32]:
+        Args:
+            prediction: as `read_out` gives it.
+            shape: that of the image and of the labels.
+            least: the lowest probability that it will be given as a threshold, by default that of `thresholds`.
+        """
+
+    def decode(
+        self, prediction: NDArray[np.floating], shape: tuple[int, ...], thresholds: Mapping[str, float]
+    ) -> NDArray[np.int32]:
         """Labels of a prediction; see `decoder`."""
-        return self.decoder(prediction)(thresholds)
+        return self.decoder(prediction, shape, thresholds["probability"])(thresholds)
 
 
 def full_resolution(outputs: torch.Tensor | list[torch.Tensor]) -> torch.Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+import math
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator
 
@@ -57,8 +58,25 @@ class CellTraining(Training):
     patch: list[int] | Literal["auto"] = [128, 128]
     """Crop size in voxels, (z,) y, x: multiples of what the network halves, and larger than most objects."""
     steps: int = Field(default=4000, ge=1, le=10**9)
-    """Optimiser updates."""
+    """Optimiser updates, unless `epochs` says how long to train."""
+    epochs: Annotated[int | None, NotSearched("trials have the steps of cells.train")] = Field(
+        default=None, ge=1, le=10**6
+    )
+    """Length of the training in epochs. An epoch draws as many crops as there are training images, times
+    augmentation_factor."""
+    augmentation_factor: Annotated[float, NotSearched("it is the length of an epoch")] = Field(
+        default=1.0, gt=0, le=1000
+    )
+    """Crops that an epoch draws for each training image, on average. Every crop is changed anew whenever it is drawn:
+    2 shows the network twice as many different ones in an epoch."""
     augmentation: CellAugmentation = CellAugmentation()
+
+    def in_steps(self, images: int) -> Self:
+        """The options with the length of the training in steps, for so many training images."""
+        if self.epochs is None:
+            return self
+        steps = math.ceil(self.epochs * self.augmentation_factor * images / self.batch_size)
+        return self.model_copy(update={"steps": steps, "epochs": None, "augmentation_factor": 1.0})
 
 
 class CellVolumeAugmentation(CellAugmentation):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,9 +25,16 @@ from tomoscout.tasks.instances.heads import Decoder, Head
 from tomoscout.tasks.instances.model import CellModel
 from tomoscout.tasks.instances.options import CellTraining
 from tomoscout.tasks.instances.scores import IOU, Overlaps, mean_ap, overlaps, score
+from tomoscout.tasks.instances.shown import Shown
 
 TILES = {2: (1024, 1024), 3: (64, 192, 192)}
 """Voxels ((z,) y, x) that are predicted at once in images, and in volumes."""
+
+CHOOSING = 16
+"""Validation images by which the thresholds are chosen: their predictions are compared with every threshold."""
+
+SHOWN = 3
+"""Validation images of which a validation keeps what it found, to be drawn."""
 
 
 class CellTask(Task):
@@ -35,6 +43,7 @@ class CellTask(Task):
     metric = "mean AP at IoU 0.5 to 0.9"
     volume = "image"
     validation_option = "cells.division.validate"
+    one_by_one = True
     prepared = True
 
     def __init__(self, data: CellData, options: CellTraining) -> None:
@@ -49,11 +58,11 @@ class CellTask(Task):
         self.validation_shapes = data.validation_shapes
         # Labels, and what `Decoder` keeps of a prediction: float32 copies of it and positions of the voxels of objects.
         self.decoding_memory = 8 * self.outputs + 64
-        self._annotated: Sequence[NDArray[np.int32]] = ()
+        self.shown: list[Shown] = []
 
     @property
     def predicted(self) -> int:
-        return self.outputs
+        return math.ceil(self.head.values / int(self.head.every**self.options.DIMENSIONS))
 
     @property
     def largest_label(self) -> int:
@@ -85,16 +94,28 @@ class CellTask(Task):
 
         return batches
 
-    def validation_volumes(self) -> list[NDArray[np.float32]]:
-        """The prepared validation images (channels, (z,) y, x)."""
-        pairs = self.data.validation_images()
-        self._annotated = [labels for _, labels in pairs]
-        return [image for image, _ in pairs]
+    def validation_volumes(self) -> Sequence[NDArray[np.float32]]:
+        """The prepared validation images (channels, (z,) y, x), each read when it is asked for."""
+        return _Images(self.data)
 
-    def measure(self, predictions: Sequence[NDArray[Any]]) -> Validation:
-        """AP over a range of IoU, with the thresholds that give the best of it."""
-        decoders = [self.head.decoder(prediction) for prediction in predictions]
-        thresholds, found = choose_thresholds(self.head, decoders, self._annotated)
+    def measure(self, predictions: Iterable[NDArray[Any]]) -> Validation:
+        """AP over a range of IoU. The thresholds are those that give the best of it on the first images."""
+        rest = iter(predictions)
+        annotated, decoders = [], []
+        for entry, prediction in zip(self.data.validation[:CHOOSING], rest, strict=False):
+            annotated.append(self.data.read_labels(entry))
+            decoders.append(self.head.decoder(prediction, annotated[-1].shape))
+        thresholds, found = choose_thresholds(self.head, decoders, annotated)
+        self.shown = [
+            Shown.of(entry.key, self.data.read_image(entry)[0], decode(thresholds), labels, overlap)
+            for entry, decode, labels, overlap in zip(
+                self.data.validation[:SHOWN], decoders, annotated, found, strict=False
+            )
+        ]
+        del decoders, annotated
+        for entry, prediction in zip(self.data.validation[len(found) :], rest, strict=True):
+            labels = self.data.read_labels(entry)
+            found.append(overlaps(self.head.decode(prediction, labels.shape, thresholds), labels))
         scores = {name: score(found, iou).ap for name, iou in zip(self.score_names, IOU, strict=True)}
         half = score(found, IOU[0])
         details = {
@@ -122,6 +143,19 @@ class CellTask(Task):
         )
 
 
+class _Images(Sequence[NDArray[np.float32]]):
+    """The prepared validation images, read one at a time."""
+
+    def __init__(self, data: CellData) -> None:
+        self._data = data
+
+    def __len__(self) -> int:
+        return len(self._data.validation)
+
+    def __getitem__(self, number: Any) -> Any:
+        return self._data.read_image(self._data.validation[number])
+
+
 class HeadReadout(Readout):
     """What a head reads out of the outputs of a network; distances are too large for whole 255ths."""
 
@@ -129,6 +163,7 @@ class HeadReadout(Readout):
 
     def __init__(self, head: Head) -> None:
         self.head = head
+        self.every = head.every
 
     def values(self, outputs: torch.Tensor) -> torch.Tensor:
         return self.head.read_out(outputs)

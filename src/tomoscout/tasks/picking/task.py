@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -81,9 +81,9 @@ class PickingTask(Task):
         self.head.check_references(self._references, self.data.runs.validate)
         return [volume for volume, _ in pairs]
 
-    def measure(self, predictions: Sequence[NDArray[np.uint8]]) -> Validation:
+    def measure(self, predictions: Iterable[NDArray[np.uint8]]) -> Validation:
         """See `PickingHead.measure`."""
-        return self.head.measure(predictions, self._references)
+        return self.head.measure(list(predictions), self._references)
 
     def model(self, common: Mapping[str, Any], options: Training, details: Mapping[str, Any]) -> PickingModel:
         """The picking model, with the thresholds chosen in validation."""
