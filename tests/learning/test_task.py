@@ -60,10 +60,13 @@ class SpotModel(Model):
     """What a model of spots keeps."""
 
     HEAD = "spots"
-    DIMENSIONS = 2
     FORM = _SpotForm
 
     threshold: float
+
+    @property
+    def dimensions(self) -> int:
+        return 2
 
     @property
     def channels(self) -> int:
@@ -231,7 +234,7 @@ def test_the_memory_plan_counts_both_channels(tmp_path: Path) -> None:
 def test_the_model_folder_is_applied_by_tiles(folder: Path) -> None:
     model = SpotModel.read(folder)
     network = load_network(folder, model, CPU)
-    sizes = InputSizes.of([model.network], model.DIMENSIONS)
+    sizes = InputSizes.of([model.network], model.dimensions)
     channels, labels = image(9)
     volume = np.stack([standardise(channel) for channel in channels])
     found = [

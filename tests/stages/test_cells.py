@@ -23,7 +23,7 @@ from tomoscout.data.label_images import read_image, read_labels, write_image
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import read_json
 from tomoscout.options.config import Config, load_config
-from tomoscout.report.cell_scores import ANNOTATED, FALSE, FOUND, MISSED, Shown, compared
+from tomoscout.report.cell_scores import ANNOTATED, FALSE, FOUND, MISSED, compared
 from tomoscout.stages import evaluate_cells
 from tomoscout.stages.divide_cells import run_divide_cells
 from tomoscout.stages.evaluate_cells import run_evaluate_cells, summary, warnings
@@ -36,6 +36,7 @@ from tomoscout.tasks.instances.division import write_division
 from tomoscout.tasks.instances.made_up import CALIBRATION, CHANNELS, make_annotations, make_image
 from tomoscout.tasks.instances.options import CellSegment
 from tomoscout.tasks.instances.scores import overlaps
+from tomoscout.tasks.instances.shown import Shown
 
 torch.set_num_threads(1)
 CPU = torch.device("cpu")
@@ -157,7 +158,7 @@ def test_pictures_show_what_is_found_missed_and_false_in_their_colours() -> None
     annotated, found = np.zeros((2, 60, 60), np.int32)
     annotated[5:15, 5:15], annotated[5:15, 40:50] = 1, 2
     found[6:15, 5:15], found[40:50, 40:50] = 4, 9
-    shown = Shown("a/b", np.ones((60, 60)), found, annotated, overlaps(found, annotated))
+    shown = Shown.of("a/b", np.ones((60, 60)), found, annotated, overlaps(found, annotated))
     picture = np.asarray(Image.open(io.BytesIO(compared(shown))))
 
     def colours(rows: slice, columns: slice) -> set[tuple[int, ...]]:

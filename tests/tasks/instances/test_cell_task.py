@@ -24,7 +24,7 @@ from tomoscout.learning.training import plan_of, resolve_options, train_network
 from tomoscout.learning.validation import Validator
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import read_json
-from tomoscout.models.folder import load_network, load_weights, save_weights
+from tomoscout.models.folder import load_network, load_weights, read_description, save_weights
 from tomoscout.options.config import Config, load_config
 from tomoscout.report.cell_scores import FOUND
 from tomoscout.stages import train_cells
@@ -105,7 +105,7 @@ def test_a_training_that_is_stopped_ends_the_same(
 
     config = configure(tmp_path, annotations, {"checkpoint_seconds": 0})
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(train_cells, "train_network", lambda job: train_network(job, stop))
+        patch.setattr(train_cells, "train_network", lambda job, _: train_network(job, stop))
         train(config, tmp_path)
     assert (tmp_path / "checkpoint.pt").exists()
     assert not (tmp_path / "model.yaml").exists()
@@ -315,3 +315,16 @@ def test_a_sample_is_mixed_in(annotations: Path, tmp_path: Path) -> None:
     unknown = configure(tmp_path, {**sources, "sample": {"sample": "nuclei"}}, channels=["nuclei", "1"]).cells
     with pytest.raises(TomoscoutError, match=r"^cells\.annotations\.sample: no calibration; give "):
         find_annotations(unknown)
+
+
+def test_a_model_says_what_made_it(folder: Path) -> None:
+    values = read_description(folder)
+    assert {"tomoscout", "torch", "monai"} <= values["made_with"].keys()
+    assert values["made_from"]["train"] and values["made_from"]["validate"]
+    assert read_json(folder / "training.json")["options"]["seed"] == 42
+
+
+def test_networks_take_more_than_two_channels(annotations: Path, tmp_path: Path) -> None:
+    config = configure(tmp_path, annotations, UNTRAINED, channels=["nuclei", "Cytoplasm", "None", "nuclei"])
+    train(config, tmp_path)
+    assert CellModel.read(tmp_path).channels == 4

@@ -41,7 +41,7 @@ class FlowHead(Head):
         """Cross-entropy of the probability and squared error of the field."""
         return _FlowLoss()
 
-    def read_out(self, logits: torch.Tensor) -> torch.Tensor:
+    def activated(self, logits: torch.Tensor) -> torch.Tensor:
         """Probability, and the field."""
         return torch.cat([torch.sigmoid(logits[:1]), logits[1:] / SCALE])
 

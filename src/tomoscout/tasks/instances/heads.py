@@ -38,9 +38,12 @@ class Head(ABC):
         """The loss, called with the network's outputs and the targets."""
 
     @abstractmethod
+    def activated(self, logits: torch.Tensor) -> torch.Tensor:
+        """Logits (channels, …) as what they mean: the probability of an object, then what `names` says."""
+
     def read_out(self, logits: torch.Tensor) -> torch.Tensor:
-        """Logits (channels, *space) as a prediction (values, *space / every): the probability of an object, then the
-        rest."""
+        """Logits (channels, *space) as a prediction (values, *space / every), by default `activated`."""
+        return self.activated(logits)
 
     @property
     def values(self) -> int:

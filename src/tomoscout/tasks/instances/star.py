@@ -89,11 +89,15 @@ class StarHead(Head):
     def values(self) -> int:
         return 1 + int(self.every**self.dimensions) + self.rays
 
+    def activated(self, logits: torch.Tensor) -> torch.Tensor:
+        """Probability, whether a voxel lies inside, and distances in voxels."""
+        return torch.cat([torch.sigmoid(logits[:2]), _distance(logits[2:])])
+
     def read_out(self, logits: torch.Tensor) -> torch.Tensor:
         """Probability; whether each of the voxels around lies inside, as so many values; and distances in voxels."""
-        places = (slice(None), *(slice(None, None, self.every),) * self.dimensions)
+        coarse = self.activated(logits[(slice(None), *(slice(None, None, self.every),) * self.dimensions)])
         inside = _folded(torch.sigmoid(logits[1]), self.every)
-        return torch.cat([torch.sigmoid(logits[:1][places]), inside, _distance(logits[2:][places])])
+        return torch.cat([coarse[:1], inside, coarse[2:]])
 
     def decoder(self, prediction: NDArray[np.floating], shape: tuple[int, ...], least: float | None = None) -> Decoder:
         """Candidates above the threshold `probability`, without those that share more than `overlap` of the smaller one
