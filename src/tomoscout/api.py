@@ -156,18 +156,18 @@ def explore(config: Configuration, results: Path | str = "results", **options: A
         TomoscoutError: as for `train`, or the search space is invalid, or too few trials were completed.
     """
     from tomoscout.explore.summary import run_summary as summarise
-    from tomoscout.stages.explore import start_study, study_of, suggest_trial, train_trial
+    from tomoscout.stages.explore import Picking, start_study, suggest_trial, train_trial
 
     plan = _plan(config, results, options)
-    settings = plan.config
-    folder = plan.results.study(study_of(plan).name)
-    start_study(plan, folder)
+    subject, settings = Picking(plan), plan.config
+    folder = plan.results.study(subject.study().name)
+    start_study(subject, folder)
     trials, top = settings.explore.trials, settings.explore.top
     found = []
     for number in range(trials):
-        suggest_trial(plan, folder, number)
+        suggest_trial(subject, folder, number)
         with alone_in(trial_folder(folder, number)):
-            found.append(train_trial(plan, folder, number))
+            found.append(train_trial(subject, folder, number))
     summarise(folder, trials, top, settings.report.title, type(settings.train))
     return Explored(folder, found, [folder / name for name in best_names(top)])
 

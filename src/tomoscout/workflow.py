@@ -16,7 +16,9 @@ from typing import Any
 
 from tomoscout.data.inventory import RunRecord, read_inventory
 from tomoscout.data.inventory_refresh import read_fresh
-from tomoscout.explore.records import best_names, trial_name
+from tomoscout.explore.options import Explore
+from tomoscout.explore.records import best_names
+from tomoscout.explore.search import Search
 from tomoscout.explore.study import Study
 from tomoscout.machine.errors import TomoscoutError, printing_never_fails
 from tomoscout.machine.files import digest, to_json, write_text
@@ -31,6 +33,7 @@ from tomoscout.plan.plan import Plan
 from tomoscout.plan.stages import STAGES
 from tomoscout.stages.applied_models import applied_models, fold_models, imported_files, imported_models
 from tomoscout.stages.explore import study_of
+from tomoscout.stages.explore_cells import cell_study
 from tomoscout.tasks.instances.annotation_files import annotation_files, images_of
 
 
@@ -208,53 +211,30 @@ class Workflow:
         """Files of the model that fine-tuning starts from."""
         return [str(path) for path in base_files(self.config.train)]
 
-    # The exploration
+    # Explorations
 
     @cached_property
-    def study(self) -> Study:
-        """The study of this configuration and data.
+    def search(self) -> Search:
+        """The search of the task of picking."""
+        return self._search(self.config.explore, lambda: study_of(self.plan))
 
-        Raises:
-            TomoscoutError: the search space is invalid.
-        """
-        return study_of(self.plan)
+    @cached_property
+    def cell_search(self) -> Search:
+        """The search of the task of instances of cells."""
+        return self._search(self.config.cells.explore, lambda: cell_study(self.config.cells))
 
-    @property
-    def study_folder(self) -> str:
-        """Folder of the study."""
-        return str(self.results.study(self.study.name))
+    def _search(self, options: Explore, make_study: Callable[[], Study]) -> Search:
+        return Search(options, self.results, self.config.tracking, make_study)
 
-    def best_models(self) -> list[str]:
-        """Folders of the best models of the study, best first."""
-        return [f"{self.study_folder}/{name}" for name in self.best_names]
-
-    @property
-    def best_names(self) -> list[str]:
-        """Names of the folders of the best models."""
-        return best_names(self.config.explore.top)
-
-    def recorded_study(self) -> list[str]:
-        """The file that is written once the study is recorded in MLflow. None where tracking is off, or where the
-        trials record themselves on a tracking server."""
-        tracking = self.config.tracking
-        if not tracking.enabled or tracking.uri:
+    def started_studies(self) -> list[str]:
+        """Names of the studies that have a study.json."""
+        if not self._main:  # Used only in the main process.
             return []
-        return [str(self.results.tracked_study(self.study.name))]
+        return sorted(path.parent.name for path in self.results.studies.glob("*/study.json"))
 
     def tracked_studies(self) -> list[str]:
         """Names of the studies that have a table of trials."""
         return sorted(path.parent.name for path in self.results.studies.glob("*/trials.csv"))
-
-    def trials(self) -> list[str]:
-        """Names of the trials of the study."""
-        return [trial_name(number) for number in range(self.config.explore.trials)]
-
-    def trials_before(self, trial: str) -> tuple[str | None, str | None]:
-        """The trials that the proposal of `trial` waits for: the previous proposal, and the last result that is passed
-        to the sampler; None where there is none. All other trials precede these two, and listing them all would keep
-        Snakemake busy for minutes."""
-        number, told = int(trial), self.study.told(int(trial))
-        return trial_name(number - 1) if number else None, trial_name(told[-1]) if told else None
 
     # Instances of cells
 
@@ -300,10 +280,12 @@ class Workflow:
         return [str(path) for path in base_files(self.config.cells.train)]
 
     def segmenting_cell_model(self, results: str) -> str:
-        """Folder of the model that segments images: one that is named, or that of the training. `results`: the folder
-        of the results, as rules write it."""
+        """Folder of the model that segments images: one that is named, the best of the exploration, or that of the
+        training. `results`: the folder of the results, as rules write it."""
         cells = self.config.cells
         named = cells.segment.model
+        if named == "explored":
+            return str(Results(Path(results)).study(self.cell_search.study.name) / best_names(1)[0])
         if named is None:
             return str(Results(Path(results)).model(cells.train.name))
         return named if "/" in named or cells.library is None else str(Path(cells.library) / named)

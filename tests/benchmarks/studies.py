@@ -22,7 +22,7 @@ from tomoscout.explore.study import Study
 from tomoscout.machine.files import write_json
 from tomoscout.options.config import Config, load_config
 from tomoscout.plan.plan import Plan
-from tomoscout.stages.explore import picking_misfit, study_of
+from tomoscout.stages.explore import Picking, study_of
 from tomoscout.tasks.picking.options import Train
 from tomoscout.workflow import Workflow
 
@@ -85,7 +85,7 @@ def _parts(config: Config, records: list[RunRecord], folder: Path, number: int) 
     clock.append(time.perf_counter())
     rebuild(study, folder, number)
     clock.append(time.perf_counter())
-    propose(study, folder, number, picking_misfit(plan))
+    propose(study, folder, number, Picking(plan).misfit())
     clock.append(time.perf_counter())
     settings, reading, proposing = np.diff(clock).tolist()
     return [settings, reading, proposing - reading]
@@ -103,7 +103,7 @@ def _write_config(place: Path, project: Path, trials: int, train: dict[str, obje
 def _start(config: Path, place: Path) -> tuple[Path, Study]:
     """The folder of the study, and the study; its targets count as made."""
     flow = Workflow(json.loads(config.read_text()), str(place / "results"), main=False)
-    folder = Path(flow.study_folder)
+    folder = flow.search.folder
     study = study_of(Plan(load_config(config), flow.records))
     write_json(folder / "study.json", study.settings)
     for batch in flow.study_batches():

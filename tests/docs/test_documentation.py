@@ -103,6 +103,11 @@ ELSEWHERE_ALL = {
     "snakemake segment_instances --cores 4 --configfile vesicles.yaml": Elsewhere(
         "needs annotated tomograms", "tests/workflow/test_cells.py", "def test_vesicles_in_tomograms("
     ),
+    "snakemake explore_cells --profile slurm ": Elsewhere(
+        "needs annotated images and Slurm",
+        "tests/workflow/test_slurm.py",
+        "def test_trials_of_cells_have_a_gpu_each_and_go_on(",
+    ),
     "docker build ": Elsewhere(
         "needs a registry",
         "tests/test_environments.py",

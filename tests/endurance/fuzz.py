@@ -178,8 +178,8 @@ def _dry_run() -> None:
             flow.depends_on(stage)
         flow.base_files()
         flow.depends_on("train", flow.config.train.name)
-        for trial in flow.trials():
-            flow.trials_before(trial)
+        for trial in flow.search.trials():
+            flow.search.trials_before(trial)
     except TomoscoutError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)

@@ -40,7 +40,7 @@ from tomoscout.explore.summary import MODEL_FILES, run_summary
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import digest_folder, write_json
 from tomoscout.plan.plan import Plan
-from tomoscout.stages.explore import picking_misfit, start_study, study_of, suggest_trial
+from tomoscout.stages.explore import Picking, start_study, study_of, suggest_trial
 from tomoscout.tasks.picking.options import Train
 
 SAMPLERS = ("tpe", "random", "cmaes", "qmc")
@@ -365,7 +365,7 @@ def run_result(folder: Path, number: int) -> None:
 
 def misfit(project: SmallProject) -> Misfit:
     config, records = project.config, project.refresh()
-    return picking_misfit(Plan(config, records))
+    return Picking(Plan(config, records)).misfit()
 
 
 def test_what_does_not_fit_the_stated_gpu_is_refused_without_one(project: SmallProject) -> None:
@@ -479,14 +479,14 @@ def test_validations_are_those_that_take_place(project: SmallProject) -> None:
 def test_a_study_read_again_proposes_the_same(project: SmallProject, tmp_path: Path) -> None:
     study = configure(project)
     folder = tmp_path / study.name
-    start_study(Plan(project.config, project.refresh()), folder)
+    start_study(Picking(Plan(project.config, project.refresh())), folder)
     read = Study.read(folder, Train)
     assert read.name == study.name
     assert read.space == study.space
     assert read.base == study.base
     assert run(read, tmp_path / "read", 6) == run(study, tmp_path / "made", 6)
     content = (folder / "study.json").read_bytes()
-    start_study(Plan(project.config, project.refresh()), folder)
+    start_study(Picking(Plan(project.config, project.refresh())), folder)
     assert (folder / "study.json").read_bytes() == content
 
 
@@ -518,7 +518,7 @@ def test_the_commands_write_what_the_functions_say(project: SmallProject) -> Non
     assert asks == run(study, project.folder / "again", 2)
     content = (folder / "0001/ask.json").read_bytes()
     (folder / "0001/ask.json").unlink()
-    suggest_trial(Plan(project.config, project.refresh()), folder, 1)
+    suggest_trial(Picking(Plan(project.config, project.refresh())), folder, 1)
     assert (folder / "0001/ask.json").read_bytes() == content
 
 

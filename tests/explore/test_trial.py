@@ -35,7 +35,7 @@ from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import digest_folder, read_json
 from tomoscout.machine.locks import owner_of
 from tomoscout.plan.plan import Plan
-from tomoscout.stages.explore import start_study, study_of, suggest_trial, train_trial
+from tomoscout.stages.explore import Picking, start_study, study_of, suggest_trial, train_trial
 from tomoscout.tasks.picking.model import PickingModel
 from tomoscout.tasks.picking.options import Train
 from tomoscout.tracking.options import Tracking
@@ -85,14 +85,14 @@ class Made:
         config = workspace.configure(explore={**EXPLORE, **(explore or {})}, **values)
         study = study_of(Plan(config, workspace.records()))
         folder = workspace.folder / "results/explore" / study.name
-        start_study(Plan(config, workspace.records()), folder)
+        start_study(Picking(Plan(config, workspace.records())), folder)
         return cls(workspace, folder)
 
     def suggest(self, number: int) -> Ask:
-        return suggest_trial(Plan(self.config, self.workspace.records()), self.folder, number)
+        return suggest_trial(Picking(Plan(self.config, self.workspace.records())), self.folder, number)
 
     def run(self, number: int) -> Result:
-        return train_trial(Plan(self.config, self.workspace.records()), self.folder, number)
+        return train_trial(Picking(Plan(self.config, self.workspace.records())), self.folder, number)
 
     @property
     def config(self) -> Any:
@@ -421,7 +421,7 @@ def test_missing_data_is_not_the_trials_fault(made: Made, lost: str) -> None:
     for path in found:
         path.rename(path.with_name("lost"))
     with pytest.raises(TomoscoutError, match="phantom-000") as caught:
-        train_trial(Plan(made.config, records), made.folder, 0)
+        train_trial(Picking(Plan(made.config, records)), made.folder, 0)
     assert "\n" not in str(caught.value)
     assert error_of(tomoscout("trial", "run", "0", *made.options)) == str(caught.value)
     assert not made.file(0).exists()

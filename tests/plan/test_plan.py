@@ -67,7 +67,7 @@ def test_every_command_plans_once(workspace: Workspace, calls: Counter[str]) -> 
     segmented, localized = results.segment(config.session), results.localize(config.session)
     study = (
         "--study",
-        Workflow(yaml.safe_load(workspace.config_path.read_text()), str(results.folder), main=True).study_folder,
+        Workflow(yaml.safe_load(workspace.config_path.read_text()), str(results.folder), main=True).search.folder,
     )
     names = list(read_objects(Path(config.projects["phantom"])))[:3]
     octopi = write_model(workspace.folder, UNET, labels={name: label for label, name in enumerate(names, 1)})
@@ -120,7 +120,7 @@ def test_the_workflow_plans_once(workspace: Workspace, calls: Counter[str]) -> N
                     flow.depends_on(name, job)
         assert flow.training_batches("unet") == flow.study_batches() == ["0000"]
         assert flow.applied_models == [str(workspace.model)]
-        assert flow.trials_before("0001")[0] == "0000"
+        assert flow.search.trials_before("0001")[0] == "0000"
         assert calls == ONCE
         calls.clear()
 

@@ -24,7 +24,15 @@ TARGETS = ["all", "targets", "splits", "train", "segment", "localize", "evaluate
 # Those that need options of their own.
 OTHER_TARGETS = ["finetune", "cross_validate", "explore", "track"]
 # Those of instances of cells.
-CELL_TARGETS = ["check_annotations", "split_cells", "train_cells", "evaluate_cells", "segment_cells", "cells"]
+CELL_TARGETS = [
+    "check_annotations",
+    "split_cells",
+    "train_cells",
+    "evaluate_cells",
+    "segment_cells",
+    "explore_cells",
+    "cells",
+]
 NO_TRACEBACK = "Traceback (most recent call last)"
 
 CONFIG: dict[str, Any] = {

@@ -52,8 +52,9 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
 def test_a_configuration_of_cells_alone_is_planned(session: Session, target: str) -> None:
     jobs = session.would_run(target)
     assert any(job.startswith("divide_cells") for job in jobs) == (target != "check_annotations")
-    trains = target not in ("check_annotations", "split_cells")
+    trains = target not in ("check_annotations", "split_cells", "explore_cells")
     assert any(job.startswith("train_cell_model") for job in jobs) == trains
+    assert any(job.startswith("cell_trial") for job in jobs) == (target == "explore_cells")
     assert not any(job.startswith(("targets", "segment_runs", "report_page")) for job in jobs)
 
 

@@ -27,13 +27,10 @@ CLOUDS = ["kubernetes", "aws-batch"]
 # Of the long tests: for these alone the plugins of clouds are installed, which each start of Snakemake would import.
 PLANNED = [pytest.param(name, marks=pytest.mark.long if name in CLOUDS else ()) for name in PROFILES if name != "slurm"]
 
-RULES = dict(
-    re.findall(
-        r"^rule (\w+):(.*?)(?=^\S|\Z)",
-        "".join(path.read_text() for path in (ROOT / "workflow/rules").glob("*.smk")),
-        re.M | re.S,
-    )
-)
+TEXT = "".join(path.read_text() for path in (ROOT / "workflow/rules").glob("*.smk"))
+RULES = dict(re.findall(r"^rule (\w+):(.*?)(?=^\S|\Z)", TEXT, re.M | re.S))
+# Those made of others have their resources.
+RULES |= {name: RULES[other] for other, name in re.findall(r"^use rule (\w+) as (\w+) with:", TEXT, re.M)}
 # Rules whose jobs leave the machine.
 SENT = {rule for rule, text in RULES.items() if "mem_mb=" in text}
 

@@ -19,6 +19,13 @@ from typing import IO, Any, TypeVar
 import psutil
 import pytest
 
+from support.exploration import (
+    CELL_STUDY,
+    cell_session,
+    cells_explored_in_one_process,
+    digest_of,
+    explored,
+)
 from support.slurm import SOON, running_slurm, site_profile
 from support.snakemake_session import CONFIG, ROOT, Session
 
@@ -294,3 +301,27 @@ def test_jobs_that_outlive_snakemake_are_waited_for(
         assert not failed, output.read()
     assert "training search" not in log_of(session, "0000")
     assert outcome_of(session).items() <= undisturbed.items()
+
+
+def test_trials_of_cells_have_a_gpu_each_and_go_on(slurm: Path, tmp_path: Path) -> None:
+    cells = CELL_STUDY["cells"]
+    train = cells["train"] | {"device": "auto", "checkpoint_seconds": 10**6}
+    study = CELL_STUDY | {"cells": cells | {"train": train, "explore": cells["explore"] | {"trials": 2}}}
+    session = cell_session(tmp_path / "cells", study)
+    session.snakemake("split_cells")
+    with (tmp_path / "output").open("w+") as output:
+        omitted = ("--omit-from", "summarise_cell_study")
+        running = start(session, site_profile(tmp_path), output, "explore_cells", *omitted, *SOON)
+        [trial, *_] = wait_for(running, lambda: Trial.all_of(session))
+        requeued(trial)
+        failed = running.wait()
+        output.seek(0)
+        assert not failed, output.read()
+    assert "resumed at step" in log_of(session, trial.number)
+    jobs = {name: attempts for name, attempts in jobs_by_name().items() if name.startswith("cell_trial")}
+    assert jobs.keys() == {"cell_trial 0000", "cell_trial 0001"}
+    for name, [job] in jobs.items():
+        assert (job["JobState"], job["Restarts"]) == ("COMPLETED", "1" if name.endswith(trial.number) else "0")
+        assert (job["Partition"], job["TresPerJob"]) == ("gpu", "gres:gpu:pretended:1")
+    alone = cells_explored_in_one_process(tmp_path / "alone", study)
+    assert digest_of(explored(session), 2) == digest_of(alone, 2)

@@ -4,7 +4,7 @@
 
 CHECKED, DIVISION = str(MADE.checked_annotations), str(MADE.cell_division)
 CELL_MODEL = str(MADE.model(flow.config.cells.train.name))
-SEGMENTING_MODEL = flow.segmenting_cell_model("<results>")
+SEGMENTING_MODEL = guarded(flow.segmenting_cell_model)("<results>")
 INSTANCES = str(MADE.instances(Path(SEGMENTING_MODEL).name))
 GPU_FOR_CELLS = int(flow.config.cells.train.device != "cpu")
 GPU_FOR_SEGMENTING_CELLS = int(flow.config.cells.segment.device != "cpu")

@@ -126,21 +126,25 @@ def model_files(folders):
     return [f"{folder}/model.yaml" for folder in folders]
 
 
-def study_files(*names):
-    """Files of the configuration's study."""
-    return files(lambda wildcards: [f"{flow.study_folder}/{name}" for name in names])
+def study_files(search, *names):
+    """Files of the study of a search."""
+    return files(lambda wildcards: [f"{search.folder}/{name}" for name in names])
 
 
-def before_trial(wildcards):
-    """What a proposal waits for. Its trial reads the same, which a user may have removed."""
-    folder = flow.results.study(wildcards.study)
-    ask, result = flow.trials_before(wildcards.trial)
-    found = {}
-    if ask:
-        found["before"] = ancient(whole([f"{folder}/{ask}/ask.json"]))
-    if result:
-        found["told"] = ancient(whole([f"{folder}/{result}/result.json"]))
-    return found
+def before_trial(search):
+    """An input function: what a proposal waits for. Its trial reads the same, which a user may have removed."""
+
+    def find(wildcards):
+        folder = flow.results.study(wildcards.study)
+        ask, result = search.trials_before(wildcards.trial)
+        found = {}
+        if ask:
+            found["before"] = ancient(whole([f"{folder}/{ask}/ask.json"]))
+        if result:
+            found["told"] = ancient(whole([f"{folder}/{result}/result.json"]))
+        return found
+
+    return guarded(find)
 
 
 def folders_of(paths):

@@ -3,8 +3,12 @@
 # change it have a folder of their own.
 
 
+# Folders of studies of cells, which have rules of their own.
+CELL_STUDIES = flow.cell_search.folders if flow.config.cells.annotations else r"(?!)"
+
+
 wildcard_constraints:
-    study=r"[^/]+",
+    study=rf"(?!{CELL_STUDIES}/)[^/]+",
     trial=r"\d\d\d\d+",
 
 
@@ -50,7 +54,7 @@ rule gather_study_targets:
 
 rule suggest:
     input:
-        unpack(guarded(before_trial)),
+        unpack(before_trial(flow.search)),
         study=ancient(f"{STUDY}/study.json"),
     output:
         # Not removed before the job: what was asked once stays.
@@ -73,7 +77,7 @@ rule suggest:
 
 rule trial:
     input:
-        unpack(guarded(before_trial)),
+        unpack(before_trial(flow.search)),
         ask=ancient(f"{STUDY}/{{trial}}/ask.json"),
         targets=ancient(f"{STUDY}/targets.made"),
     output:
@@ -105,7 +109,7 @@ rule trial:
 
 rule summarise_study:
     input:
-        study_files(*(f"{trial}/result.json" for trial in flow.trials())),
+        study_files(flow.search, *(f"{trial}/result.json" for trial in flow.search.trials())),
     output:
         report(
             f"{STUDY}/report.html",
@@ -123,8 +127,8 @@ rule summarise_study:
             labels={"shows": "{kind}", "figure": "{figure}"},
         ),
         f"{STUDY}/trials.csv",
-        [f"{STUDY}/{name}/model.yaml" for name in flow.best_names],
-        [f"{STUDY}/{name}/weights.safetensors" for name in flow.best_names],
+        [f"{STUDY}/{name}/model.yaml" for name in flow.search.best_names],
+        [f"{STUDY}/{name}/weights.safetensors" for name in flow.search.best_names],
     log:
         "<logs>/explore/{study}/summary.log",
     benchmark:
@@ -173,8 +177,8 @@ rule track_study:
 
 rule explore:
     input:
-        study_files("report.html", "trials.csv"),
-        files(lambda wildcards: model_files(flow.best_models())),
-        files(lambda wildcards: flow.recorded_study()),
+        study_files(flow.search, "report.html", "trials.csv"),
+        files(lambda wildcards: model_files(flow.search.best_models())),
+        files(lambda wildcards: flow.search.recorded()),
         SPLIT,
     localrule: True

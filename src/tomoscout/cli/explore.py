@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -20,9 +22,36 @@ from tomoscout.cli.common import (
 from tomoscout.machine.lease import leased_gpu
 from tomoscout.machine.locks import alone_in
 
+if TYPE_CHECKING:
+    from tomoscout.stages.explore import Subject
+
 commands = Commands()
 
+division_option = click.option(
+    "--division", type=FILE, help="Of a study of cells, in place of an inventory: the division of the annotated images."
+)
 study_option = click.option("--study", type=FILE, required=True, help="Folder of the study.")
+
+
+def of_study(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options that say which study it works on."""
+    return configured(division_option(study_option(command)))
+
+
+def load_subject(config: Path, inventory: Path, division: Path | None) -> Subject:
+    """Read the configuration and what is explored.
+
+    Raises:
+        TomoscoutError: a file is missing or not valid.
+    """
+    if division is None:
+        from tomoscout.stages.explore import Picking
+
+        return Picking(load(config, inventory))
+    from tomoscout.options.config import load_config
+    from tomoscout.stages.explore_cells import InstancesOfCells
+
+    return InstancesOfCells(load_config(config), division)
 
 
 @commands.group(cls=Commands)
@@ -32,36 +61,41 @@ def explore() -> None:
 
 @explore.command()
 @click.option("--config", type=FILE, help="Configuration (YAML). Default: what is searched by default.")
-def space(config: Path | None) -> None:
+@click.option("--cells", is_flag=True, help="What is searched for instances of cells, in place of picking.")
+def space(config: Path | None, cells: bool) -> None:
     """Print what is searched, as YAML to put changes under `explore` in a configuration."""
     from tomoscout.explore.options import Explore
     from tomoscout.explore.space import SearchSpace, describe_space
     from tomoscout.options.config import load_config
+    from tomoscout.tasks.instances.options import CellExplore, CellTraining
     from tomoscout.tasks.picking.options import Train
 
-    options = load_config(config).explore if config else Explore()
-    echo_file(describe_space(SearchSpace.of(options, Train), list(options.networks), Train))
+    train = CellTraining if cells else Train
+    if config:
+        settings = load_config(config)
+        options = settings.cells.explore if cells else settings.explore
+    else:
+        options = CellExplore() if cells else Explore()
+    echo_file(describe_space(SearchSpace.of(options, train), options, train))
 
 
 @explore.command()
-@configured
-@study_option
-def start(config: Path, inventory: Path, study: Path) -> None:
-    """Write study.json: all that the proposals of a study depend on."""
+@of_study
+def start(config: Path, inventory: Path, division: Path | None, study: Path) -> None:
+    """Write study.json: all that proposals depend on. A study of cells that is there already refuses other images."""
     from tomoscout.stages.explore import start_study
 
-    start_study(load(config, inventory), study)
+    start_study(load_subject(config, inventory, division), study)
 
 
 @explore.command()
 @click.argument("number", type=int)
-@configured
-@study_option
-def suggest(number: int, config: Path, inventory: Path, study: Path) -> None:
+@of_study
+def suggest(number: int, config: Path, inventory: Path, division: Path | None, study: Path) -> None:
     """Propose trial NUMBER from what is known of the ones before; where nothing is, those after it, too."""
     from tomoscout.stages.explore import suggest_trial
 
-    suggest_trial(load(config, inventory), study, number)
+    suggest_trial(load_subject(config, inventory, division), study, number)
 
 
 @explore.command()
@@ -71,10 +105,13 @@ def suggest(number: int, config: Path, inventory: Path, study: Path) -> None:
 @click.option("--title", default="tomoscout", help="Heading of the page.")
 def summarise(folder: Path, trials: int, top: int, title: str) -> None:
     """Write table, page, journal and best models of the study in FOLDER."""
+    from tomoscout.explore.records import section_of
     from tomoscout.explore.summary import format_best, run_summary
+    from tomoscout.tasks.instances.options import CellExplore, CellTraining
     from tomoscout.tasks.picking.options import Train
 
-    click.echo(format_best(run_summary(folder, trials, top, title, Train)), nl=False)
+    train = CellTraining if section_of(folder) == CellExplore.SECTION else Train
+    click.echo(format_best(run_summary(folder, trials, top, title, train)), nl=False)
 
 
 @explore.command("track")
@@ -114,9 +151,8 @@ def trial() -> None:
 
 @trial.command()
 @click.argument("number", type=int)
-@configured
-@study_option
-def run(number: int, config: Path, inventory: Path, study: Path) -> None:
+@of_study
+def run(number: int, config: Path, inventory: Path, division: Path | None, study: Path) -> None:
     """Train what trial NUMBER was asked for. Stopped or killed, the same command goes on.
 
     A training that cannot succeed with its options ends the trial as pruned; what is the machine's fault ends this
@@ -124,12 +160,12 @@ def run(number: int, config: Path, inventory: Path, study: Path) -> None:
     """
     from tomoscout.explore.records import trial_folder
 
-    plan = load(config, inventory)
+    subject = load_subject(config, inventory, division)
     folder = trial_folder(study, number)
-    with alone_in(folder), leased_gpu(plan.config.train.device), resumable(folder):
+    with alone_in(folder), leased_gpu(subject.shared.device), resumable(folder):
         from tomoscout.stages.explore import train_trial
 
-        result = train_trial(plan, study, number)
+        result = train_trial(subject, study, number)
         click.echo(f"{result.state.lower()}: {result.reason or f'{result.value:.4f}'}", err=True)
 
 

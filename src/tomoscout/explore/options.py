@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 from decimal import Decimal
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, model_validator
 
@@ -126,6 +126,11 @@ class Fixed(Section):
     """Set only where the entries named here have one of the values listed."""
 
 
+def key_in(section: str, key: str) -> str:
+    """The whole key of an option in a configuration. `section`: see `Explore.SECTION`."""
+    return f"{section}.{key}" if section else key
+
+
 def parse_entry(value: Any) -> Any:
     """Parse an entry of a search space: a mapping with `low` and `high`, or with `choices`; null for an option that is
     not searched; any other value for one that is the same in every trial.
@@ -185,6 +190,9 @@ class Proposals(Section):
 class Explore(Pruning, Sampling, Proposals):
     """A search for the best training: many short trainings, each with what the ones before it suggest. Same settings
     and data, same trials, however many run at once; other settings or data make another study."""
+
+    SECTION: ClassVar[str] = ""
+    """The section of the configuration that holds this one and `train`; empty for the configuration itself."""
 
     budget: Literal["voxels", "steps"] = "voxels"
     """What trials have in common. voxels: crops of as many voxels in all as `train.steps` steps of the training as

@@ -65,7 +65,7 @@ def write_exploration(
             name=study["name"],
             total=len(results),
             counts=Counter(map(_outcome, results)),
-            **_best(results, axes, configured or {}),
+            **_best(study, results, axes, configured or {}),
             **figures,
             **_tables(asks, results, axes, configured or {}),
             sentences=_sentences(study, asks, results),
@@ -76,11 +76,14 @@ def write_exploration(
     )
 
 
-def _best(results: Sequence[Result], axes: Sequence[Axis], configured: Params) -> dict[str, Any]:
+def _best(
+    study: Mapping[str, Any], results: Sequence[Result], axes: Sequence[Axis], configured: Params
+) -> dict[str, Any]:
     best = best_of(results)
     return {
         "best": best,
         "best_name": trial_name(best.number) if best else None,
+        "scored_by": "by measure" if study.get("section") else "on each class",
         "best_facts": _facts(best, [axis.name for axis in axes], configured, 6) if best else [],
     }
 

@@ -95,8 +95,8 @@ def train_options(values: Mapping[str, Any], base: Training, settings: Mapping[s
     Args:
         values: the point: values by name of the entry.
         base: the options that all trials share.
-        settings: content of study.json, of which are used: `shape`, the voxels (z, y, x) of the median training
-            tomogram, which limits the size of a cubic patch; `budget`; and `validations`, the number of validations of
+        settings: content of study.json, of which are used: `shape`, the voxels (*space) of the median training volume,
+            which limits the size of a cubic patch, or None; `budget`; and `validations`, the number of validations of
             a trial.
 
     Raises:
@@ -122,7 +122,9 @@ def with_validations(options: Training, validations: int) -> Training:
     return options.model_copy(update={"validate_every": interval})
 
 
-def _options(values: Mapping[str, Any], base: Training, network: NetworkOptions, shape: Sequence[int]) -> Training:
+def _options(
+    values: Mapping[str, Any], base: Training, network: NetworkOptions, shape: Sequence[int] | None
+) -> Training:
     options = base.model_dump(mode="json")
     options["network"] = network.model_dump(mode="json")
     loss = _below("loss", values)
@@ -138,14 +140,14 @@ def _options(values: Mapping[str, Any], base: Training, network: NetworkOptions,
         else:
             options[group] = value
     if isinstance(values.get("patch"), int):
-        options["patch"] = _cube(values["patch"], network, shape)
+        options["patch"] = _cube(values["patch"], network, base.DIMENSIONS, shape)
     trained = type(base).model_validate(options)
     if trained.patch != "auto":
         trained.check_patch_of(network)
     return trained
 
 
-def _with_budget(options: Training, base: Training, shape: Sequence[int], validations: int) -> Training:
+def _with_budget(options: Training, base: Training, shape: Sequence[int] | None, validations: int) -> Training:
     """The options with the number of steps that makes a trial see as many voxels as the training that all trials share.
     It is a multiple of the number of validations, so that all trials have equally many of these."""
     share = _voxels(base, shape) / _voxels(options, shape)
@@ -153,10 +155,18 @@ def _with_budget(options: Training, base: Training, shape: Sequence[int], valida
     return options.model_copy(update={"steps": base.steps if share == 1 else validations * interval})
 
 
-def _voxels(options: Training, shape: Sequence[int]) -> int:
-    """Number of voxels in the crops of a step."""
-    planned = options.patch == "auto"
-    patch = options.network.plan(shape, options.plan_memory_gb)[1] if planned else options.crop
+def _voxels(options: Training, shape: Sequence[int] | None) -> int:
+    """Number of voxels in the crops of a step.
+
+    Raises:
+        ValueError: the patch is planned from the volumes, whose shape is not known.
+    """
+    if options.patch != "auto":
+        patch = options.crop
+    elif shape is None:
+        raise ValueError("patch auto is planned from images that are not read yet; give its size, or budget: steps")
+    else:
+        patch = options.network.plan(shape, options.plan_memory_gb)[1]
     return options.batch_size * math.prod(patch)
 
 
@@ -189,8 +199,9 @@ def _network(values: Mapping[str, Any], base: Training) -> dict[str, Any]:
     return {**made, "family": family}
 
 
-def _cube(size: int, network: NetworkOptions, shape: Sequence[int]) -> list[int]:
-    """A cube with sides of about `size` voxels, cut to the tomogram and to multiples that the network takes."""
-    dimensions = len(shape)
-    sides = zip(network.size_step(dimensions), network.smallest_size(dimensions), shape, strict=True)
+def _cube(size: int, network: NetworkOptions, dimensions: int, shape: Sequence[int] | None) -> list[int]:
+    """A cube with sides of about `size` voxels, cut to the volume, if its shape is known, and to multiples that the
+    network takes."""
+    most = shape or [size] * dimensions
+    sides = zip(network.size_step(dimensions), network.smallest_size(dimensions), most, strict=True)
     return [max(least, min(size, side) // step * step) for step, least, side in sides]

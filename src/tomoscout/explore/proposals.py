@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tomoscout.explore.options import key_in
 from tomoscout.explore.optuna_trials import rebuild, suggest_value
 from tomoscout.explore.points import known_values, with_validations
 from tomoscout.explore.records import Ask, Refused, trial_folder
@@ -73,7 +74,8 @@ def _baseline(study: Study, misfit: Misfit) -> Ask:
     train = with_validations(study.base, study.settings["validations"])
     reason = misfit(train)
     if reason:
-        raise TomoscoutError(f"explore.baseline: the training as `train` has it cannot be made: {reason}")
+        place = key_in(study.section, "explore.baseline")
+        raise TomoscoutError(f"{place}: the training as `train` has it cannot be made: {reason}")
     return Ask(0, {}, {}, _asked(train))
 
 

@@ -211,6 +211,20 @@ def best_names(top: int) -> list[str]:
     return ["best", *(f"best-{number}" for number in range(2, top + 1))]
 
 
+def section_of(study: Path) -> str:
+    """The section of the configuration that a study is of; see `Explore.SECTION`. `study`: its folder.
+
+    Raises:
+        TomoscoutError: there is no study.json, or it cannot be read.
+    """
+    return section_in(read_json(study / "study.json"))
+
+
+def section_in(settings: object) -> str:
+    """The same in the content of study.json."""
+    return str(settings.get("section", "")) if isinstance(settings, dict) else ""
+
+
 def short(value: object) -> str:
     """The value of a parameter as text; a float with three significant digits."""
     return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, get_args
 import yaml
 from pydantic.fields import FieldInfo
 
-from tomoscout.explore.options import Choice, Explore, Fixed, Number, Space, parse_entry
+from tomoscout.explore.options import Choice, Explore, Fixed, Number, Space, key_in, parse_entry
 from tomoscout.learning.losses import LOSSES
 from tomoscout.learning.options import Training
 from tomoscout.machine.errors import TomoscoutError
@@ -85,13 +85,14 @@ class SearchSpace:
             changes = explore.networks[family]
             built_in = getattr(family_module(family), "SPACE", {})
             fields = family_module(family).Options.model_fields
-            place = f"explore.networks.{family}"
-            entries += _of_family(family, list(_merge(built_in, changes, {"network": [family]}, fields, place)))
+            place = key_in(explore.SECTION, f"explore.networks.{family}")
+            merged = list(_merge(built_in, changes, {"network": [family]}, fields, place))
+            entries += _of_family(family, merged, place)
         known = searchable(options)
         for name in explore.space:
-            _check_name(name, options, known)
-        entries += _merge(options.SPACE, explore.space, {}, known, "explore.space")
-        return cls(tuple(_in_order(entries)))
+            _check_name(name, options, known, explore.SECTION)
+        entries += _merge(options.SPACE, explore.space, {}, known, key_in(explore.SECTION, "explore.space"))
+        return cls(tuple(_in_order(entries, key_in(explore.SECTION, "explore"))))
 
     @classmethod
     def parse(cls, values: Sequence[Mapping[str, Any]]) -> SearchSpace:
@@ -150,26 +151,27 @@ def _takes_fractions(annotation: Any) -> bool:
     return any(map(_takes_fractions, parts)) if parts else annotation is float
 
 
-def _of_family(family: str, entries: Sequence[Entry]) -> Iterator[Entry]:
-    """The entries of a network family with full names, `{family}.{option}`, also in their conditions."""
+def _of_family(family: str, entries: Sequence[Entry], place: str) -> Iterator[Entry]:
+    """The entries of a network family with full names, `{family}.{option}`, also in their conditions. `place`: where
+    the changes to them are, for messages."""
     module = family_module(family)
     own = {entry.name for entry in entries}
     known = {**getattr(module, "SPACE", {}), **module.Options.model_fields}
     for name, domain, when in entries:
         if name not in known or name == "family":
-            raise TomoscoutError(f"explore.networks.{family}.{name}: no option of {family}; {_nearest(name, known)}")
+            raise TomoscoutError(f"{place}.{name}: no option of {family}; {_nearest(name, known)}")
         yield Entry(f"{family}.{name}", domain, {f"{family}.{n}" if n in own else n: v for n, v in when.items()})
 
 
-def _check_name(name: str, options: type[Training], known: Mapping[str, FieldInfo]) -> None:
-    top = name.partition(".")[0]
+def _check_name(name: str, options: type[Training], known: Mapping[str, FieldInfo], section: str) -> None:
+    top, place = name.partition(".")[0], key_in(section, f"explore.space.{name}")
     if reason := options.marked(NotSearched).get(top):
-        raise TomoscoutError(f"explore.space.{name}: not to be searched: {reason.why}")
+        raise TomoscoutError(f"{place}: not to be searched: {reason.why}")
     field = known.get(top)
     if name in known or (field and isinstance(field.default, dict)):
         return
     near = [option for option in known if option.startswith(f"{top}.")] or known
-    raise TomoscoutError(f"explore.space.{name}: no option of train; {_nearest(name, near)}")
+    raise TomoscoutError(f"{place}: no option of {key_in(section, 'train')}; {_nearest(name, near)}")
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
@@ -177,18 +179,19 @@ def _nearest(name: str, known: Iterable[str]) -> str:
     return f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}"
 
 
-def _in_order(entries: Sequence[Entry]) -> Iterator[Entry]:
-    """The entries in topological order: each after those that its conditions name."""
+def _in_order(entries: Sequence[Entry], place: str) -> Iterator[Entry]:
+    """The entries in topological order: each after those that its conditions name. `place`: the key of the section, for
+    messages."""
     names = {entry.name for entry in entries}
     for dependent, name in ((entry.name, name) for entry in entries for name in entry.when):
         if name not in names and name not in KNOWN:
             hint = _nearest(name, sorted(names))
-            raise TomoscoutError(f"explore: the condition of {dependent} names {name}, which is no entry; {hint}")
+            raise TomoscoutError(f"{place}: the condition of {dependent} names {name}, which is no entry; {hint}")
     waiting, placed = list(entries), set[str]()
     while waiting:
         ready = next((e for e in waiting if all(name in placed or name not in names for name in e.when)), None)
         if ready is None:
-            raise TomoscoutError(f"explore.space: {waiting[0].name} depends on itself: {', '.join(waiting[0].when)}")
+            raise TomoscoutError(f"{place}.space: {waiting[0].name} depends on itself: {', '.join(waiting[0].when)}")
         waiting.remove(ready)
         placed.add(ready.name)
         yield ready
@@ -199,8 +202,9 @@ def label(value: Any) -> Any:
     return value if value is None or isinstance(value, bool | int | float | str) else json.dumps(value)
 
 
-def describe_space(space: SearchSpace, families: Sequence[str], options: type[Training]) -> str:
+def describe_space(space: SearchSpace, explore: Explore, options: type[Training]) -> str:
     """The search space as YAML: the section of a configuration that gives the same space."""
+    families = list(explore.networks)
 
     def part(entries: Iterable[Entry], prefix: str, built_in: Iterable[str]) -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -225,4 +229,6 @@ def describe_space(space: SearchSpace, families: Sequence[str], options: type[Tr
         for family in families
     }
     rest = part((e for e in space.entries if e.name != "network" and of_family(e) is None), "", options.SPACE)
-    return yaml.safe_dump({"explore": {"networks": networks, "space": rest}}, sort_keys=False, default_flow_style=None)
+    section = {"explore": {"networks": networks, "space": rest}}
+    values = {explore.SECTION: section} if explore.SECTION else section
+    return yaml.safe_dump(values, sort_keys=False, default_flow_style=None)

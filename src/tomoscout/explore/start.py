@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from tomoscout.explore.options import key_in
 from tomoscout.explore.proposals import Misfit, propose
 from tomoscout.explore.records import Ask, trial_folder, trial_name
-from tomoscout.explore.study import Study
+from tomoscout.explore.study import IMAGES, Study
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import write_json
 from tomoscout.machine.messages import say
@@ -17,10 +18,17 @@ def check_study(study: Study, folder: Path) -> None:
     """Check that a folder belongs to the study.
 
     Raises:
-        TomoscoutError: it belongs to another study.
+        TomoscoutError: it belongs to another study, or was started with other images.
     """
     if study.name != folder.name:
         raise TomoscoutError(f"{folder}: not the study of these settings and data, which is {study.name}")
+    images = study.settings.get(IMAGES)
+    started = images is not None and (folder / "study.json").exists()
+    if started and Study.read(folder, study.options).settings.get(IMAGES) != images:
+        raise TomoscoutError(
+            f"{folder}: started with other annotated images, or another division of them, and trials are compared on "
+            f"the same ones: put these back, or set {key_in(study.section, 'explore.name')} to another name"
+        )
 
 
 def start(study: Study, folder: Path) -> None:

@@ -10,7 +10,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from tomoscout.explore.records import BASELINE, Ask, Result, short, trial_folder, trial_name, trial_numbers
+from tomoscout.explore.records import (
+    BASELINE,
+    Ask,
+    Result,
+    section_of,
+    short,
+    trial_folder,
+    trial_name,
+    trial_numbers,
+)
 from tomoscout.learning.history import best, series
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import read_json
@@ -45,6 +54,8 @@ def find_study(results: Path, name: str | None = None) -> Path:
 def planned_trials(results: Path, study: Path) -> int | None:
     """The number of trials in the latest settings of the workflow; None if these are of another study."""
     options = _read(read_json, Results(results).settings)
+    if (section := _read(section_of, study)) and isinstance(options, dict):
+        options = options.get(section)
     explore = options.get("explore") if isinstance(options, dict) else None
     if not isinstance(explore, dict) or study.name.rpartition("-")[0] != explore.get("name"):
         return None

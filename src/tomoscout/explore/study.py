@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tomoscout.explore.options import Choice, Explore, Number
+from tomoscout.explore.options import Choice, Explore, Number, key_in
 from tomoscout.explore.points import configured_values, known_values, losses_of, train_options
-from tomoscout.explore.records import Params
+from tomoscout.explore.records import Params, section_in
 from tomoscout.explore.space import SearchSpace, label
 from tomoscout.learning.options import Training
 from tomoscout.machine.errors import TomoscoutError
@@ -36,6 +36,10 @@ Shape = Sequence[int]
 MEMORY = ("memory_gb", "gpu_memory_gb")
 """Options of a training that decide which proposals are refused."""
 
+IMAGES = "images"
+"""Entry of the settings of a study of images: the digest of those that train its trials and those that score them. The
+name of the study leaves it out, as the workflow needs the name before it has read any image."""
+
 
 @dataclass(frozen=True)
 class Study:
@@ -46,19 +50,20 @@ class Study:
     options: type[Training]
 
     @classmethod
-    def of(cls, options: Explore, train: Training, shapes: Sequence[Shape], training: str) -> Study:
+    def of(cls, options: Explore, train: Training, shapes: Sequence[Shape] | None, training: str) -> Study:
         """The study of a task.
 
         Args:
             train: the options that all trials share.
-            shapes: voxels (*space) of the training volumes.
+            shapes: voxels (*space) of the training volumes; None where they are not known before the study starts.
             training: the fingerprint of the training that `train` describes.
 
         Raises:
             TomoscoutError: the search space is invalid, or a value in it allows no training.
         """
         if train.base is not None:
-            raise TomoscoutError("explore: trials are trained from scratch; leave out train.base")
+            place, base = key_in(options.SECTION, "explore"), key_in(options.SECTION, "train.base")
+            raise TomoscoutError(f"{place}: trials are trained from scratch; leave out {base}")
         # If a memory limit is stated, the device decides which limit applies to proposals.
         limited = train.memory_gb is not None or train.gpu_memory_gb is not None
         study = cls(
@@ -73,8 +78,10 @@ class Study:
                 "space": SearchSpace.of(options, type(train)).to_json(),
                 "networks": {family: code_digest(NetworkOptions(family=family)) for family in options.networks},
                 "train": train.decisive(keep=(*MEMORY, "device") if limited else MEMORY),
-                "shape": [int(size) for size in np.median(shapes, axis=0)],
+                "shape": None if shapes is None else [int(size) for size in np.median(shapes, axis=0)],
                 "training": training,
+                # Only where there is one: studies of picking keep their names.
+                **({"section": options.SECTION} if options.SECTION else {}),
             },
             type(train),
         )
@@ -101,7 +108,17 @@ class Study:
     @property
     def name(self) -> str:
         """Name of the folder of the study. It contains a digest of the settings."""
-        return f"{self.settings['name']}-{digest(self.settings)[:8]}"
+        named = {key: value for key, value in self.settings.items() if key != IMAGES}
+        return f"{self.settings['name']}-{digest(named)[:8]}"
+
+    def with_images(self, images: str) -> Study:
+        """The study of these images, given by their digest; it has the same name."""
+        return replace(self, settings={**self.settings, IMAGES: images})
+
+    @property
+    def section(self) -> str:
+        """The section of the configuration that it is of; see `Explore.SECTION`."""
+        return section_in(self.settings)
 
     @property
     def window(self) -> int:
@@ -142,17 +159,18 @@ class Study:
         Raises:
             TomoscoutError: with one of these values, no random point can be trained.
         """
+        place = key_in(self.section, "explore")
         losses = [entry.name for entry in self.space.entries if entry.name.startswith("loss.")]
         if (count := len(losses_of(self.base))) > 1 and losses:
             raise TomoscoutError(
-                f"explore: train.loss is a sum of {count}, of which none is searched; set "
-                f"{', '.join(losses)} to null in explore.space, or train.loss to one"
+                f"{place}: train.loss is a sum of {count}, of which none is searched; set "
+                f"{', '.join(losses)} to null in {place}.space, or train.loss to one"
             )
         for entry in self.space.entries:
             for value in entry.values_to_check():
                 reason = self._hindrance(entry.name, value)
                 if reason:
-                    raise TomoscoutError(f"explore: no training is possible with {entry.name} {value}: {reason}")
+                    raise TomoscoutError(f"{place}: no training is possible with {entry.name} {value}: {reason}")
 
     def _hindrance(self, name: str, value: Any, tries: int = 200) -> str | None:
         """Why no random point with that value can be trained; None if one can, or if no point has the parameter."""

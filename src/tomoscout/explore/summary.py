@@ -65,7 +65,7 @@ def run_summary(folder: Path, trials: int, top: int, title: str, options: type[T
             shutil.rmtree(old)
     for name, result in zip(best_names(top), best, strict=True):
         _copy_model(trial_folder(folder, result.number), folder / name)
-        _write_recipe(folder / name / "train.yaml", asks[result.number], trial_folder(folder, result.number), options)
+        _write_recipe(folder / name / "train.yaml", study, asks[result.number], trial_folder(folder, result.number))
     return best
 
 
@@ -99,14 +99,15 @@ def _write_table(path: Path, study: Study, results: Sequence[Result]) -> None:
     write_table(path, ["trial", "state", "value", "validations", *params, "reason", "proposed"], rows)
 
 
-def _write_recipe(path: Path, ask: Ask, folder: Path, options: type[Training]) -> None:
+def _write_recipe(path: Path, study: Study, ask: Ask, folder: Path) -> None:
     """Write the options of a trial as a configuration file that can be merged with another, to train longer or on more
     data. `folder`: the folder of the trial."""
-    ask.options(folder, options)
+    ask.options(folder, study.options)
     recipe = {name: value for name, value in ask.train.items() if name != "validate_every"}
     # As a list, which replaces the network of the other configuration as a whole, with all its options.
     recipe["network"] = [recipe["network"]]
-    write_text(path, yaml.safe_dump({"train": recipe}, sort_keys=False))
+    section = {"train": recipe}
+    write_text(path, yaml.safe_dump({study.section: section} if study.section else section, sort_keys=False))
 
 
 def _copy_model(source: Path, target: Path) -> None:

@@ -128,6 +128,12 @@ class Config(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _check_searches(self) -> Self:
+        if self.projects and self.cells.annotations and self.explore.name == self.cells.explore.name:
+            raise ValueError(f"cells.explore.name: {self.explore.name} is the name of explore; expected another")
+        return self
+
     @property
     def learns(self) -> bool:
         """Whether targets are configured. Otherwise nothing is trained, and models trained elsewhere are applied."""

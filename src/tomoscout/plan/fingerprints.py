@@ -130,7 +130,7 @@ def of_scores(plan: Plan, job: str = "") -> str:
 
 def cell_options(cells: Cells, stage: str) -> Any:
     """The options that a stage of instances of cells depends on, as plain values."""
-    images = cells.decisive(leave_out=("division", "train", "segment", "library"))
+    images = cells.decisive(leave_out=("division", "train", "explore", "segment", "library"))
     options: dict[str, Any] = {
         "check_annotations": images,
         "divide_cells": [images, cells.division.decisive()],

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 
-from tomoscout.learning.progression import Outcome
+from tomoscout.learning.progression import Outcome, Progression
 from tomoscout.learning.training import Job, resolve_options, train_network
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import digest, write_bytes
@@ -31,11 +32,18 @@ VALIDATION = "validation.png"
 """The picture of a few validation images, drawn again at every validation."""
 
 
-def run_train_cells(config: Config, division: Path, folder: Path, threads: int | None = None) -> Outcome:
+def run_train_cells(
+    config: Config,
+    division: Path,
+    folder: Path,
+    threads: int | None = None,
+    watch: Callable[[Progression], None] = lambda progression: None,
+) -> Outcome:
     """Train a model into `folder`; an interrupted training resumes from its checkpoint.
 
     Args:
         division: the file that says which images train and which choose the model.
+        watch: called after every validation; an exception that it raises ends the training.
 
     Raises:
         TrainingFailed: training cannot succeed with these options.
@@ -47,13 +55,17 @@ def run_train_cells(config: Config, division: Path, folder: Path, threads: int |
     cells = as_base(config.cells)
     options = cells.train
     base = read_base(options, CellModel) if options.base else None
-    annotations, members = find_annotations(cells, config.projects), read_division(division)
-    training, validation = (annotations_of(members[part], annotations) for part in ("train", "validate"))
-    names = {"train": [entry.key for entry in training], "validate": [entry.key for entry in validation]}
-    data = CellData(cells, training, validation)
-    options = options.in_steps(len(training))
+    data = data_of(cells, config.projects, division)
+    names = {"train": [entry.key for entry in data.training], "validate": [entry.key for entry in data.validation]}
+    options = options.in_steps(len(data.training))
     task = CellTask(data, options)
     uri = default_uri(results_of(folder))
+
+    def shown(progression: Progression) -> None:
+        if task.shown:
+            write_bytes(folder / VALIDATION, side_by_side(task.shown))
+        watch(progression)
+
     outcome = train_network(
         Job(
             task,
@@ -68,7 +80,7 @@ def run_train_cells(config: Config, division: Path, folder: Path, threads: int |
             tuple(names["validate"]),
             names,
         ),
-        lambda progression: _draw(task, folder),
+        shown,
     )
     if cells.library:
         place = Path(cells.library) / options.name
@@ -77,10 +89,18 @@ def run_train_cells(config: Config, division: Path, folder: Path, threads: int |
     return outcome
 
 
-def _draw(task: CellTask, folder: Path) -> None:
-    """Draw what the last validation found in a few images."""
-    if task.shown:
-        write_bytes(folder / VALIDATION, side_by_side(task.shown))
+def data_of(cells: Cells, projects: Mapping[str, str], division: Path) -> CellData:
+    """The annotated images that train and that choose the model.
+
+    Args:
+        projects: copick projects, name → config, of annotated tomograms.
+        division: the file that says which images they are.
+
+    Raises:
+        TomoscoutError: images are missing, unusable, or not those that were divided.
+    """
+    annotations, members = find_annotations(cells, projects), read_division(division)
+    return CellData(cells, *(annotations_of(members[part], annotations) for part in ("train", "validate")))
 
 
 def as_base(cells: Cells) -> Cells:

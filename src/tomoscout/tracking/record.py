@@ -127,10 +127,10 @@ class _MadeFrom(BaseModel):
 
 
 class _Model(BaseModel):
-    """The entries of `model.yaml` that are read, also in earlier formats."""
+    """The entries of `model.yaml` that are read, also in earlier formats. Models of instances have no classes."""
 
     name: str
-    classes: list[_Named]
+    classes: list[_Named] = []
     made_from: _MadeFrom
     made_with: dict[str, Any]
 
@@ -158,7 +158,7 @@ def _read_model(path: Path) -> dict[str, Any]:
     return {
         "name": model["name"],
         "fingerprint": made_from["fingerprint"],
-        "classes": [entry["name"] for entry in model["classes"]],
+        "classes": [entry["name"] for entry in model.get("classes", [])],
         "train": made_from["train"],
         "validate": made_from["validate"],
         "versions": model["made_with"],

@@ -7,10 +7,11 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from tomoscout.explore.options import Explore, Space
 from tomoscout.learning.augmentations import Augmentation
 from tomoscout.learning.options import Training
 from tomoscout.options.names import Name
-from tomoscout.options.sections import HOW_MANY, FilePath, NotSearched, Section
+from tomoscout.options.sections import HOW_MANY, IN_ANOTHER_FORM, FilePath, NotSearched, Section
 from tomoscout.tasks.instances.annotation_options import Annotations, Division, Micrometres
 
 
@@ -103,6 +104,23 @@ class CellVolumeTraining(CellTraining):
     augmentation: CellVolumeAugmentation = CellVolumeAugmentation()
 
 
+class CellExplore(Explore):
+    """A search for the best training on annotated images: many short trainings, each with what the ones before it
+    suggest. Same settings and images, same trials, however many run at once; other settings make another study."""
+
+    SECTION = "cells"
+
+    name: Name = "cells"
+    """Name of the study: `results/explore/{name}-{digest}/`. The digest stands for all options that decide on its
+    trials; with other images it needs another name."""
+    space: Annotated[Space, IN_ANOTHER_FORM] = {}
+    """Changes to what is searched besides: entries by name of an option of `cells.train`, such as `head` or
+    `augmentation.rotate`, in the form of `explore.space`. A plain value is the same in every trial: `head: flow`; null
+    takes `cells.train`'s."""
+    top: Annotated[int, HOW_MANY] = Field(default=1, ge=1)
+    """The best so many are kept as `best`, `best-2` and so on; `cells.segment.model: explored` applies the first."""
+
+
 class CellSegment(Section):
     """What is segmented with a model."""
 
@@ -113,7 +131,8 @@ class CellSegment(Section):
     calibration: Micrometres | None = None
     """µm per pixel of the images."""
     model: FilePath | None = None
-    """A model folder, or the name of one in the library. Default: that of `cells.train`."""
+    """A model folder, the name of one in the library, or `explored`: the best of `cells.explore`. Default: that of
+    `cells.train`."""
     format: Literal["tif", "zarr"] = "tif"
     """Labels are written as TIFF or OME-Zarr."""
     tomogram: str | None = None
@@ -131,6 +150,7 @@ class Cells(Annotations):
 
     division: Division = Division()
     train: CellTraining = CellTraining()
+    explore: CellExplore = CellExplore()
     segment: CellSegment = CellSegment()
     library: FilePath | None = None
     """Folder of your models: each training that ends is copied there under its name. Default: `results/models`
