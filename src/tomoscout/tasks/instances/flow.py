@@ -14,7 +14,7 @@ from scipy import ndimage
 from torch import nn
 
 from tomoscout.tasks.instances.flow_field import flow_field
-from tomoscout.tasks.instances.heads import Decoder, Head, full_resolution
+from tomoscout.tasks.instances.heads import Decoder, Head, full_resolution, inside_loss
 
 SCALE = 5.0
 """The network learns the field times this, so that it weighs as much as the probability (as in Cellpose)."""
@@ -37,9 +37,9 @@ class FlowHead(Head):
         inside = torch.where(known, (objects > 0).float(), -1.0)
         return inside, flow_field(objects)
 
-    def loss(self) -> nn.Module:
+    def loss(self, shape_weight: float = 1.0, *, dice: bool = False) -> nn.Module:
         """Cross-entropy of the probability and squared error of the field."""
-        return _FlowLoss()
+        return _FlowLoss(shape_weight, dice)
 
     def activated(self, logits: torch.Tensor) -> torch.Tensor:
         """Probability, and the field."""
@@ -141,11 +141,16 @@ def _whole(labels: NDArray[np.int32], least: int = 9) -> NDArray[np.int32]:
 
 
 class _FlowLoss(nn.Module):
+    def __init__(self, field_weight: float, dice: bool) -> None:
+        super().__init__()
+        self.field_weight = field_weight
+        self.dice = dice
+
     def forward(
         self, outputs: torch.Tensor | list[torch.Tensor], inside: torch.Tensor, field: torch.Tensor
     ) -> torch.Tensor:
         logits = full_resolution(outputs).float()
         known = (inside >= 0).float()
-        errors = nn.functional.binary_cross_entropy_with_logits(logits[:, 0], inside.clamp_min(0), reduction="none")
         squares = (logits[:, 1:] - SCALE * field).square().mean(1)
-        return ((errors + 0.5 * squares) * known).sum() / known.sum().clamp_min(1)
+        of_field = (squares * known).sum() / known.sum().clamp_min(1)
+        return inside_loss(logits[:, 0], inside, dice=self.dice) + 0.5 * self.field_weight * of_field

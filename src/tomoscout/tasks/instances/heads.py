@@ -34,8 +34,13 @@ class Head(ABC):
         known."""
 
     @abstractmethod
-    def loss(self) -> nn.Module:
-        """The loss, called with the network's outputs and the targets."""
+    def loss(self, shape_weight: float = 1.0, *, dice: bool = False) -> nn.Module:
+        """The loss, called with the network's outputs and the targets.
+
+        Args:
+            shape_weight: of what tells objects apart, against whether a voxel lies in one.
+            dice: for the latter, add a Dice loss to the cross-entropy.
+        """
 
     @abstractmethod
     def activated(self, logits: torch.Tensor) -> torch.Tensor:
@@ -65,6 +70,19 @@ class Head(ABC):
     ) -> NDArray[np.int32]:
         """Labels of a prediction; see `decoder`."""
         return self.decoder(prediction, shape, thresholds["probability"])(thresholds)
+
+
+def inside_loss(logits: torch.Tensor, target: torch.Tensor, *, dice: bool) -> torch.Tensor:
+    """The mean binary cross-entropy of logits where the target (batch, *space) is not negative; with `dice` plus 1 −
+    2 Σpt / (Σp + Σt), over all of them (Milletari et al., 3DV 2016, without their squares)."""
+    known = (target >= 0).float()
+    wanted = target.clamp_min(0)
+    errors = nn.functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
+    entropy = (errors * known).sum() / known.sum().clamp_min(1)
+    if not dice:
+        return entropy
+    found = torch.sigmoid(logits) * known
+    return entropy + 1 - 2 * (found * wanted).sum() / (found.sum() + (wanted * known).sum()).clamp_min(1e-3)
 
 
 def full_resolution(outputs: torch.Tensor | list[torch.Tensor]) -> torch.Tensor:

@@ -47,6 +47,8 @@ class CellTraining(Training):
     SPACE: ClassVar[dict[str, Any]] = {
         **{name: entry for name, entry in Training.SPACE.items() if name not in _FOR_TOMOGRAMS},
         "head": {"choices": ["star", "flow"]},
+        "inside_loss": {"choices": ["entropy", "entropy-dice"]},
+        "shape_weight": {"low": 0.25, "high": 4.0, "log": True},
     }
 
     name: Annotated[Name, HOW_MANY, NotSearched("trials have names of their own")] = "cells"
@@ -56,6 +58,11 @@ class CellTraining(Training):
     and vesicles. flow: by a field that leads to the middle of each object, for objects of any shape."""
     rays: int = Field(default=32, ge=8, le=256)
     """Rays of the star head. Default: 96 in volumes."""
+    inside_loss: Literal["entropy", "entropy-dice"] = "entropy"
+    """Loss of whether a voxel lies in an object: cross-entropy, or that and a Dice loss, which counts rare objects
+    more."""
+    shape_weight: float = Field(default=1.0, gt=0, le=1000)
+    """Weight of what tells objects apart (distances or flow) in the loss, against whether a voxel lies in one."""
     patch: list[int] | Literal["auto"] = [128, 128]
     """Crop size in voxels, (z,) y, x: multiples of what the network halves, and larger than most objects."""
     steps: int = Field(default=4000, ge=1, le=10**9)

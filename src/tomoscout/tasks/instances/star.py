@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import nn
 
-from tomoscout.tasks.instances.heads import Decoder, Head, full_resolution
+from tomoscout.tasks.instances.heads import Decoder, Head, full_resolution, inside_loss
 from tomoscout.tasks.instances.prepare import renumbered
 from tomoscout.tasks.instances.stardist_package import stardist_module
 
@@ -81,9 +81,9 @@ class StarHead(Head):
     def _rays(self) -> Any:
         return _stardist("rays3d").Rays_GoldenSpiral(self.rays)
 
-    def loss(self) -> nn.Module:
+    def loss(self, shape_weight: float = 1.0, *, dice: bool = False) -> nn.Module:
         """Cross-entropy of the probability and of what lies inside, and mean distance error within objects."""
-        return _StarLoss(self.dimensions, self.every)
+        return _StarLoss(self.dimensions, self.every, shape_weight, dice)
 
     @property
     def values(self) -> int:
@@ -198,8 +198,10 @@ class _StarLoss(nn.Module):
     DISTANCE = 0.2
     BACKGROUND = 1e-4
 
-    def __init__(self, dimensions: int, every: int) -> None:
+    def __init__(self, dimensions: int, every: int, distance_weight: float, dice: bool) -> None:
         super().__init__()
+        self.distance_weight = distance_weight * self.DISTANCE
+        self.dice = dice
         self.places = (slice(None), *(slice(None, None, every),) * dimensions)
 
     def forward(
@@ -210,19 +212,12 @@ class _StarLoss(nn.Module):
         distances: torch.Tensor,
     ) -> torch.Tensor:
         logits = full_resolution(outputs).float()
-        of_probability = _entropy(logits[:, 0], probability)
-        of_inside = _entropy(logits[:, 1], inside)
+        of_probability = inside_loss(logits[:, 0], probability, dice=False)
+        of_inside = inside_loss(logits[:, 1], inside, dice=self.dice)
         coarse = _distance(logits[:, 2:][(slice(None), *self.places)])
         middle = probability[self.places]
         weights = middle.clamp_min(0)
         of_distances = ((coarse - distances).abs().mean(1) * weights).sum() / weights.sum().clamp_min(1e-3)
         outside = (middle == 0).float()
         drawn = (coarse.mean(1) * outside).sum() / outside.sum().clamp_min(1)
-        return of_probability + of_inside + self.DISTANCE * of_distances + self.BACKGROUND * drawn
-
-
-def _entropy(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """The mean binary cross-entropy where the target (batch, *space) is not negative."""
-    known = (target >= 0).float()
-    errors = nn.functional.binary_cross_entropy_with_logits(logits, target.clamp_min(0), reduction="none")
-    return (errors * known).sum() / known.sum().clamp_min(1)
+        return of_probability + of_inside + self.distance_weight * of_distances + self.BACKGROUND * drawn

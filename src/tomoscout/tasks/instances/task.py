@@ -74,7 +74,7 @@ class CellTask(Task):
 
     def loss(self) -> nn.Module:
         """The loss of the head."""
-        return self.head.loss()
+        return self.head.loss(self.options.shape_weight, dice=self.options.inside_loss == "entropy-dice")
 
     def example_targets(self, patch: Shape, mixup: bool) -> tuple[torch.Tensor, ...]:
         """Targets of a crop without objects."""
