@@ -55,7 +55,7 @@ class Study:
         return InstancesOfCells(load_config(self.config), self.division)
 
     def divide(self) -> None:
-        run_divide_cells(load_config(self.config).cells, self.division)
+        run_divide_cells(load_config(self.config), self.division)
 
 
 def test_the_name_follows_from_the_options_alone() -> None:

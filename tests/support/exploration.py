@@ -139,7 +139,7 @@ def cells_explored_in_one_process(folder: Path, base: dict[str, Any] = CELL_STUD
     results = Results(Path("results"))
     with chdir(alone.folder), torch_threads(CELL_STUDY["cells"]["explore"]["threads"]):
         config = load_config(alone.config)
-        run_divide_cells(config.cells, results.cell_division)
+        run_divide_cells(config, results.cell_division)
         subject = InstancesOfCells(config, results.cell_division)
         study = results.study(subject.study().name)
         start_study(subject, study)
