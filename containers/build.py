@@ -1,4 +1,4 @@
-"""Builds the images of the workflow with Apptainer: `make image`.
+"""Builds the images of the workflow with Apptainer: `make image`. Those of back ends of cells must be named.
 
 The base is Debian 12 from a registry, or made by mmdebstrap from Debian's packages where no registry can be reached.
 Within the build pip has the settings of this machine: mirrors, certificates, and folders with packages.
@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PATHS_OF_PIP = {"cert", "client-cert", "find-links", "index-url", "extra-index-url", "constraint"}
 # Of PyTorch: 3 s of computing and 208 MB, where gzip takes 58 s and 205 MB; and it is read three times as fast.
 COMPRESSION = {"zstd": "-comp zstd -Xcompression-level 3", "gzip": "-comp gzip"}
+USUAL = ("light", "network")
 INSIDE = Path("/mnt")
 """Where the settings of pip lie in an image that is being built."""
 
@@ -45,15 +46,16 @@ INSIDE = Path("/mnt")
     help="gzip where mksquashfs or the clusters' kernels are too old for zstd (before 2019).",
 )
 def main(images: tuple[RuleGroup, ...], base: str, compression: str) -> None:
-    """Build the images that the command line names; both, if it names none."""
+    """Build the images that the command line names; if it names none, light and network."""
     needed = ["apptainer", *(["mmdebstrap"] if base == "packages" else [])]
     if missing := [program for program in needed if not shutil.which(program)]:
         sys.exit(f"error: {', '.join(missing)} must be installed to build an image")
     with tempfile.TemporaryDirectory(prefix="tomoscout-image-") as folder:
         source = _base_of_packages(Path(folder) / "base") if base == "packages" else base
         binds = _settings_of_pip(Path(folder) / "pip")
-        for image in [image for image in IMAGES if image in (images or IMAGES)]:
-            source = _build(image, source, [*binds, "--mksquashfs-args", COMPRESSION[compression]])
+        for image in [image for image in IMAGES if image in (images or USUAL)]:
+            built = _build(image, source, [*binds, "--mksquashfs-args", COMPRESSION[compression]])
+            source = built if image in USUAL else source
 
 
 def _base_of_packages(base: Path) -> str:
@@ -106,7 +108,8 @@ def _inside(entry: str, folder: Path, binds: list[str]) -> str:
 
 
 def _build(group: RuleGroup, base: str, options: list[str]) -> str:
-    """Build an image; returns its file. The network one, built after the light one, starts from it and adds to it."""
+    """Build an image; returns its file. The network one, built after the light one, starts from it and adds to it, and
+    those of back ends from the last one before them."""
     began = time.monotonic()
     image = ROOT / "containers" / IMAGES[group]
     bootstrap, _, source = base.rpartition("://")

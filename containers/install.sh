@@ -1,6 +1,7 @@
 #!/bin/sh
 # Runs within an image that is being built: installs locks of envs/ and tomoscout into /opt/venv.
 # usage: install.sh LOCK [LOCK ...]
+# A back end (stardist, cellpose) has the packages of network, and those of its lock in an environment of their own.
 set -eu
 source=/opt/tomoscout
 
@@ -16,7 +17,15 @@ fi
 python3 -m venv /opt/venv
 pip="/opt/venv/bin/python -m pip --quiet --quiet --no-cache-dir --disable-pip-version-check"
 for lock in "$@"; do
-    $pip install --requirement "$source/envs/$lock.lock"
+    case $lock in
+    stardist | cellpose)
+        $pip install --requirement "$source/envs/network.lock"
+        python3 -m venv "/opt/venv/$lock"
+        "/opt/venv/$lock/bin/python" -m pip --quiet --quiet --no-cache-dir --disable-pip-version-check \
+            install --requirement "$source/envs/$lock.lock"
+        ;;
+    *) $pip install --requirement "$source/envs/$lock.lock" ;;
+    esac
 done
 $pip install --no-deps --no-build-isolation "$source"
 # It is installed now; what stays is the workflow, with the links by which its profiles are known.

@@ -2,6 +2,7 @@
 
 A group of rules needs some of the packages in `requirements.lock`: those that `groups` names, and all that these need
 in turn. Each group has a lock, which its image installs, and a conda file with the same packages for `--sdm conda`.
+A back end of cells has what `network` has, and a lock of its own for an environment within.
 """
 
 from __future__ import annotations

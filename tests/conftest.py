@@ -14,7 +14,7 @@ import pytest
 
 from support.project import SmallProject
 
-KINDS = {"slurm": "Slurm", "image": "container image", "browser": "browser", "long": "long"}
+KINDS = {"slurm": "Slurm", "image": "container image", "browser": "browser", "backend": "back end", "long": "long"}
 """Markers of tests that `make test` leaves to `make test-all`: what is said of them."""
 
 FIRST = ("containers", "workflow", "stages")

@@ -14,6 +14,7 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).parents[1]
 LOCK = (ROOT / "envs/requirements.lock").read_text().split()
 GROUPS = ("light", "network")
+BACKENDS = ("stardist", "cellpose")
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +47,15 @@ def test_a_conda_file_has_exactly_the_pins_of_its_lock(group: str) -> None:
     assert all(re.fullmatch(r"==[^,*]+", str(Requirement(pin).specifier)) for pin in pins(group))
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_back_end_has_an_environment_within_that_of_the_network_group(backend: str) -> None:
+    envs = ROOT / "envs"
+    assert (envs / f"{backend}.yaml").read_text() == (envs / "network.yaml").read_text()
+    script = (envs / f"{backend}.post-deploy.sh").read_text()
+    assert f'-m venv "$CONDA_PREFIX/{backend}"' in script and f"{backend}.lock" in script
+    assert any(pin.startswith(f"{backend}==") for pin in pins(backend))
+
+
 def test_the_light_group_has_no_network_library() -> None:
     names = {pin.split("==")[0] for pin in pins("light")}
     assert not names & {"torch", "monai", "mlflow", "optuna", "snakemake", "triton"}
@@ -53,7 +63,7 @@ def test_the_light_group_has_no_network_library() -> None:
     assert set(pins("light")) < set(pins("network"))
 
 
-@pytest.mark.parametrize("name", ["requirements", "cloud", "cells", *GROUPS])
+@pytest.mark.parametrize("name", ["requirements", "cloud", "cells", "bioimageio", *BACKENDS, *GROUPS])
 def test_locks_hold_pins_alone(name: str) -> None:
     assert all(re.fullmatch(r"[\w.-]+==[\w.+]+", pin) for pin in pins(name)), name
 
@@ -62,7 +72,7 @@ def test_every_rule_with_a_command_names_one_group() -> None:
     """A rule without an image would run on the machine's own packages."""
     for file in (ROOT / "workflow/rules").glob("*.smk"):
         for rule in re.split(r"^rule ", file.read_text(), flags=re.M)[1:]:
-            named = re.findall(r'(?:ENVIRONMENTS|IMAGES)\["(\w+)"\]', rule)
+            named = re.findall(r'(?:ENVIRONMENTS|IMAGES)\["?([\w.]+)"?\]', rule)
             expected = 2 if "    shell:\n" in rule else 0
             assert len(named) == expected and len(set(named)) <= 1, rule.split(":")[0]
 

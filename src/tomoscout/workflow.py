@@ -275,6 +275,18 @@ class Workflow:
             raise TomoscoutError(f"cells.segment.tomogram: no run has a tomogram {uri}")
         return batches
 
+    @property
+    def cell_group(self) -> RuleGroup:
+        """The group of the rules that use a network for instances of cells: that of the back end, where it has one."""
+        backend = self.config.cells.train.backend
+        return "network" if backend == "tomoscout" else backend
+
+    @property
+    def cell_weights(self) -> str:
+        """Name of the file of weights in the folder of the model of instances of cells."""
+        train = self.config.cells.train
+        return {"stardist": "weights_best.h5", "cellpose": train.name}.get(train.backend, "weights.safetensors")
+
     def cell_base_files(self) -> list[str]:
         """Files of the model that the training on annotated images starts from."""
         return [str(path) for path in base_files(self.config.cells.train)]

@@ -14,6 +14,7 @@ from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
+import yaml
 
 from support.slurm import SOON, running_slurm, site_profile
 from support.snakemake_session import CONFIG, ROOT, Session
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.image
 
 FOLDER = ROOT / "containers"
 IMAGE = FOLDER / IMAGES["network"]
-MISSING = [name for name in IMAGES.values() if not (FOLDER / name).exists()]
+MISSING = [IMAGES[group] for group in ("light", "network") if not (FOLDER / IMAGES[group]).exists()]
 if MISSING or not shutil.which("apptainer"):
     reason = f"no {' and no '.join(MISSING)} (make image)" if MISSING else "no apptainer"
     pytest.skip(reason, allow_module_level=True)
@@ -164,6 +165,21 @@ def test_the_same_on_slurm(elsewhere: Elsewhere, outside: dict[str, bytes], slur
     jobs = subprocess.run(["scontrol", "show", "job", "--oneliner"], capture_output=True, text=True, check=True).stdout
     rules = set(re.findall(r"Comment=rule_(\w+?)(?:_wildcards\S*)?\s", jobs))
     assert {"train_model", "segment_runs", "localize_runs", "evaluate_picks", "trial"} <= rules
+
+
+def test_a_back_end_within_its_image(tmp_path: Path) -> None:
+    """It is found there without being named."""
+    image = FOLDER / IMAGES["stardist"]
+    if not image.exists():
+        pytest.skip(f"no {image.name} (containers/build.py stardist)")
+    train = {"backend": "stardist", "patch": [64, 64], "batch_size": 2, "steps": 2, "device": "cpu"}
+    cells = {"annotations": {"made-up": "results/cells/annotations"}, "channels": ["nuclei"], "train": train}
+    session = Session(tmp_path, {"cells": cells, "tracking": {"enabled": False}})
+    session.snakemake("phantom_cells", "--sdm", "apptainer")
+    session.snakemake("evaluate_cells", "--sdm", "apptainer")
+    model = yaml.safe_load((session.folder / "results/models/cells/model.yaml").read_text())
+    assert model["head"] == "stardist" and "tensorflow" in model["made_with"]
+    assert (session.folder / "results/cells/evaluate/cells/report.html").exists()
 
 
 def test_an_image_alone(tmp_path: Path) -> None:

@@ -74,6 +74,11 @@ ELSEWHERE = {
         "tests/workflow/test_cells.py",
         "def test_from_annotations_to_labels(",
     ),
+    "make .venv/stardist": Elsewhere(
+        "downloads gigabytes",
+        "tests/stages/test_train_backend.py",
+        "def test_the_model_is_scored_and_segments_like_any_other(",
+    ),
     "make test": Elsewhere("runs these tests", ".ci/run", "make test"),
     "make image": Elsewhere("takes minutes and Apptainer", ".ci/run", "make image"),
     "make image BASE=packages": Elsewhere("takes minutes and Apptainer", ".ci/run", "make image BASE=packages"),

@@ -31,6 +31,7 @@ CELL_TARGETS = [
     "evaluate_cells",
     "segment_cells",
     "explore_cells",
+    "export_cells",
     "cells",
 ]
 NO_TRACEBACK = "Traceback (most recent call last)"

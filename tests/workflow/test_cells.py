@@ -149,3 +149,15 @@ def test_killed_again_and_again_the_weights_are_the_same(session: Session, tmp_p
     for name in ("weights.safetensors", "model.yaml", "metrics.csv"):
         place = f"results/models/cells/{name}"
         assert (killed.folder / place).read_bytes() == (alone.folder / place).read_bytes(), name
+
+
+@pytest.mark.parametrize(("backend", "weights"), [("stardist", "weights_best.h5"), ("cellpose", "cells")])
+def test_a_back_end_writes_its_own_weights(session: Session, backend: str, weights: str) -> None:
+    train = {"backend": backend, "patch": [64, 64], "python": "/no/such/python"}
+    with configured(session, {"cells": {**CELLS["cells"], "train": train}}):
+        planned = session.snakemake("train_cells", "--dry-run")
+        assert f"results/models/cells/{weights}" in planned
+        assert "weights.safetensors" not in planned
+        refused = session.snakemake("train_cells", check=False)
+    assert f"error: cells.train.backend: {backend}: /no/such/python: no such Python" in refused
+    assert NO_TRACEBACK not in refused

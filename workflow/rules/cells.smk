@@ -6,8 +6,9 @@ CHECKED, DIVISION = str(MADE.checked_annotations), str(MADE.cell_division)
 CELL_MODEL = str(MADE.model(flow.config.cells.train.name))
 SEGMENTING_MODEL = guarded(flow.segmenting_cell_model)("<results>")
 INSTANCES = str(MADE.instances(Path(SEGMENTING_MODEL).name))
-GPU_FOR_CELLS = int(flow.config.cells.train.device != "cpu")
-GPU_FOR_SEGMENTING_CELLS = int(flow.config.cells.segment.device != "cpu")
+GPU_FOR_CELLS = int(flow.config.cells.train.computes_on != "cpu")
+# The environment of stardist computes on the CPU alone.
+GPU_FOR_SEGMENTING_CELLS = int(flow.config.cells.segment.device != "cpu" and flow.cell_group != "stardist")
 
 
 rule phantom_cell_images:
@@ -93,16 +94,16 @@ rule train_cell_model:
         ),
         f"{CELL_MODEL}/metrics.csv",
         f"{CELL_MODEL}/results.json",
-        f"{CELL_MODEL}/weights.safetensors",
+        f"{CELL_MODEL}/{flow.cell_weights}",
         model=f"{CELL_MODEL}/model.yaml",
     log:
         "<logs>/cells/train.log",
     benchmark:
         "<benchmarks>/cells/train.tsv"
     conda:
-        ENVIRONMENTS["network"]
+        ENVIRONMENTS[flow.cell_group]
     container:
-        IMAGES["network"]
+        IMAGES[flow.cell_group]
     threads: 8
     resources:
         gpu=GPU_FOR_CELLS,
@@ -131,9 +132,9 @@ rule evaluate_cell_model:
     benchmark:
         "<benchmarks>/cells/evaluate.tsv"
     conda:
-        ENVIRONMENTS["network"]
+        ENVIRONMENTS[flow.cell_group]
     container:
-        IMAGES["network"]
+        IMAGES[flow.cell_group]
     threads: 4
     resources:
         gpu=GPU_FOR_SEGMENTING_CELLS,
@@ -159,9 +160,9 @@ rule segment_cell_images:
     benchmark:
         "<benchmarks>/cells/segment.tsv"
     conda:
-        ENVIRONMENTS["network"]
+        ENVIRONMENTS[flow.cell_group]
     container:
-        IMAGES["network"]
+        IMAGES[flow.cell_group]
     threads: 4
     resources:
         gpu=GPU_FOR_SEGMENTING_CELLS,
@@ -204,6 +205,30 @@ rule segment_instances_runs:
         " --model {params.folder:q} --threads {threads} --batch {wildcards.batch} --output {output:q} > {log:q} 2>&1"
 
 
+rule export_cell_model:
+    input:
+        model=f"{SEGMENTING_MODEL}/model.yaml",
+    output:
+        str(MADE.exported_cell_model(Path(SEGMENTING_MODEL).name)),
+    log:
+        "<logs>/cells/export.log",
+    benchmark:
+        "<benchmarks>/cells/export.tsv"
+    conda:
+        ENVIRONMENTS["network"]
+    container:
+        IMAGES["network"]
+    resources:
+        mem_mb=megabytes(4000),
+        runtime=minutes(20),
+    params:
+        settings=SETTINGS,
+        folder=lambda wildcards, input: os.path.dirname(input.model),
+        depends_on=flow.depends_on_cells("export_cells"),
+    shell:
+        "tomoscout export-cells --config {params.settings:q} --model {params.folder:q} --output {output:q} 2>&1 | tee {log:q}"
+
+
 rule phantom_cells:
     input:
         rules.phantom_cell_images.output,
@@ -243,6 +268,12 @@ rule segment_cells:
 rule segment_instances:
     input:
         files(lambda wildcards: batch_files(INSTANCES, flow.instance_batches())),
+    localrule: True
+
+
+rule export_cells:
+    input:
+        rules.export_cell_model.output,
     localrule: True
 
 

@@ -97,9 +97,9 @@ SCORES = str(MADE.evaluate(flow.config.session))
 REPORT = str(MADE.report(flow.config.session))
 
 # What rules run in, by group: `light` ones use no network. With `--sdm apptainer` an image, with `--sdm conda` an
-# environment.
+# environment. A back end of instances of cells has one of its own.
 REPOSITORY = Path(workflow.current_basedir).parents[1]
-IMAGES = {group: flow.image(group, REPOSITORY / "containers") for group in ("light", "network")}
+IMAGES = {group: flow.image(group, REPOSITORY / "containers") for group in ("light", "network", flow.cell_group)}
 ENVIRONMENTS = {group: f"../../envs/{group}.yaml" for group in IMAGES}
 if DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method:
     guarded(flow.enter_images)(IMAGES.values())

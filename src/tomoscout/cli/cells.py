@@ -76,7 +76,14 @@ def train_cells(config: Path, division: Path, model: Path, threads: int | None) 
     from tomoscout.options.config import load_config
 
     settings = load_config(config)
-    with alone_in(model), leased_gpu(settings.cells.train.device), resumable(model):
+    options = settings.cells.train
+    if options.backend != "tomoscout":
+        with alone_in(model), leased_gpu(options.computes_on), resumable(model, "checkpoint"):
+            from tomoscout.stages.train_backend import run_train_backend
+
+            run_train_backend(settings, division, model, threads)
+        return
+    with alone_in(model), leased_gpu(options.device), resumable(model):
         from tomoscout.stages.train_cells import run_train_cells
 
         run_train_cells(settings, division, model, threads)
@@ -105,18 +112,33 @@ def evaluate_cells(config: Path, division: Path, model: Path, output: Path, thre
 @config_option
 @model_option
 @output_option
+def export_cells(config: Path, model: Path, output: Path) -> None:
+    """Write the package of bioimage.io of a model."""
+    from tomoscout.options.config import load_config
+
+    options = load_config(config).cells.export
+    import_monai()
+    from tomoscout.stages.export_cells import run_export_cells
+
+    run_export_cells(options, model, output)
+
+
+@commands.command()
+@config_option
+@model_option
+@output_option
 @threads_option
 def segment_cells(config: Path, model: Path, output: Path, threads: int | None) -> None:
     """Segment images; labels and a table of objects are written beside each."""
     from tomoscout.options.config import load_config
 
-    options = load_config(config).cells.segment
-    with leased_gpu(options.device):
+    cells = load_config(config).cells
+    with leased_gpu(cells.segment.device):
         share_cores()
         import_monai()
         from tomoscout.stages.segment_cells import run_segment_cells
 
-        run_segment_cells(options, model, output, threads)
+        run_segment_cells(cells.segment, model, output, threads, cells.train.python)
 
 
 @commands.command()

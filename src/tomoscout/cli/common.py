@@ -74,9 +74,10 @@ def share_cores() -> None:
 
 
 @contextmanager
-def resumable(folder: Path) -> Iterator[None]:
+def resumable(folder: Path, checkpoint: str = "checkpoint.pt") -> Iterator[None]:
     """Context of a training in a folder: if a signal interrupts the training, the command exits with
-    `EXIT_INTERRUPTED`. PyTorch and MONAI are imported within."""
+    `EXIT_INTERRUPTED`. PyTorch and MONAI are imported within. `checkpoint`: what the training goes on from, in the
+    folder."""
     share_cores()
     import_monai()
     from tomoscout.learning.trainer import EXIT_INTERRUPTED, Interrupted
@@ -84,7 +85,7 @@ def resumable(folder: Path) -> Iterator[None]:
     try:
         yield
     except Interrupted:
-        click.echo(f"stopped; {folder / 'checkpoint.pt'} is written, the same command goes on from it", err=True)
+        click.echo(f"stopped; {folder / checkpoint} is written, the same command goes on from it", err=True)
         sys.exit(EXIT_INTERRUPTED)
 
 

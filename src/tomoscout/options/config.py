@@ -35,8 +35,9 @@ from tomoscout.tasks.instances.options import Cells
 from tomoscout.tasks.picking.options import Evaluate, Localize, Train
 from tomoscout.tracking.options import Tracking
 
-RuleGroup = Literal["light", "network"]
-"""Rules that run in the same image and environment: `light` ones use no network."""
+RuleGroup = Literal["light", "network", "stardist", "cellpose"]
+"""Rules that run in the same image and environment: `light` ones use no network; those of a back end have its package
+besides."""
 _NONE = object()
 """In place of projects and tomograms where a configuration needs none."""
 
@@ -78,7 +79,8 @@ class Config(Section):
     cells: Cells = Cells()
     container: Image | dict[RuleGroup, Image] | None = None
     """Image for `--sdm apptainer`, a file or a registry address: one for all rules, or `light` (stages that use no
-    network) and `network` apart. Null: those that `make image` builds."""
+    network), `network`, and `stardist` or `cellpose` (cells.train.backend) apart. Null: those that `make image`
+    builds."""
     pathvars: dict[str, Annotated[str, Field(min_length=1)]] = {}
     """Snakemake's path variables, such as `results`, to write elsewhere."""
 

@@ -12,9 +12,14 @@ from tomoscout.machine.errors import TomoscoutError
 from tomoscout.options.config import Config, RuleGroup
 from tomoscout.plan.code import CODE, code
 
-IMAGES: dict[RuleGroup, str] = {"light": "tomoscout-light.sif", "network": "tomoscout.sif"}
-"""The images that `make image` builds, by group of rules: `network` has all packages, `light` those of the stages that
-use no network."""
+IMAGES: dict[RuleGroup, str] = {
+    "light": "tomoscout-light.sif",
+    "network": "tomoscout.sif",
+    "stardist": "tomoscout-stardist.sif",
+    "cellpose": "tomoscout-cellpose.sif",
+}
+"""The images that `containers/build.py` builds, by group of rules: `network` has all packages, `light` those of the
+stages that use no network; those of the back ends have their package besides, in an environment of its own."""
 
 _SCRATCH = ("TMPDIR", "TOMOSCOUT_LOCK_FOLDER")
 _OWN = ["", "bin", "boot", "dev", "etc", "lib", "lib64", "opt", "proc", "run", "sbin", "sys", "usr", "var"]

@@ -130,13 +130,14 @@ def of_scores(plan: Plan, job: str = "") -> str:
 
 def cell_options(cells: Cells, stage: str) -> Any:
     """The options that a stage of instances of cells depends on, as plain values."""
-    images = cells.decisive(leave_out=("division", "train", "explore", "segment", "library"))
+    images = cells.decisive(leave_out=("division", "train", "explore", "segment", "export", "library"))
     options: dict[str, Any] = {
         "check_annotations": images,
         "divide_cells": [images, cells.division.decisive()],
         "train_cells": [images, cells.train.decisive(), code_digest(cells.train.network)],
         "evaluate_cells": [images, cells.train.base],
         "segment_cells": cells.segment.decisive(leave_out=("tomogram", "segmentation")),
+        "export_cells": cells.export.decisive(),
     }
     return options[stage]
 

@@ -116,6 +116,10 @@ class Results:
         """The scores of a model of cells."""
         return self.folder / "cells" / "evaluate" / model / "scores.json"
 
+    def exported_cell_model(self, model: str) -> Path:
+        """The package of bioimage.io of a model of cells."""
+        return self.folder / "cells" / "export" / f"{model}.zip"
+
     def segmented_cells(self, model: str) -> Path:
         """The list of the images that a model of cells segmented."""
         return self.folder / "cells" / "segment" / f"{model}.json"

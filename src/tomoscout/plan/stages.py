@@ -90,5 +90,6 @@ STAGES: dict[str, Stage] = {
     "evaluate_cells": Stage(1),
     "segment_cells": Stage(1),
     "segment_instances": Stage(1, fingerprints.of_instances, lambda plan: plan.with_instances, _written_instances),
+    "export_cells": Stage(1),
 }
 """Stages by name, in the order of the workflow."""

@@ -14,6 +14,7 @@ from PIL import Image
 from tomoscout.report.page import environment
 from tomoscout.report.pictures import to_png
 from tomoscout.tasks.instances.annotation_options import Normalisation
+from tomoscout.tasks.instances.backends.model import BackendModel
 from tomoscout.tasks.instances.check_pictures import LONGEST_SIDE, outline
 from tomoscout.tasks.instances.model import CellModel
 from tomoscout.tasks.instances.prepare import normalise, rescaled_shape, resize_labels
@@ -59,7 +60,11 @@ def _drawn(image: Shown) -> NDArray[np.uint8]:
 
 
 def score_page(
-    model: CellModel, scores: Mapping[str, Any], warnings: Sequence[str], shown: Sequence[Shown], folder: Path
+    model: CellModel | BackendModel,
+    scores: Mapping[str, Any],
+    warnings: Sequence[str],
+    shown: Sequence[Shown],
+    folder: Path,
 ) -> str:
     """The page as HTML, whose pictures lie beside it in the folder `pictures`. `folder`: that of the model."""
     history = folder / "history.png"

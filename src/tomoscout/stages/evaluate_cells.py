@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from tomoscout.machine.device import choose_device
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import write_bytes, write_json, write_table, write_text
 from tomoscout.machine.messages import say, warn
@@ -20,9 +19,8 @@ from tomoscout.report.cell_scores import compared, score_page
 from tomoscout.stages.train_cells import as_base
 from tomoscout.tasks.instances.annotation import Annotation
 from tomoscout.tasks.instances.annotations import channel_numbers, find_annotations
-from tomoscout.tasks.instances.applied import AppliedModel
+from tomoscout.tasks.instances.backends.applied import Applied, applied_model
 from tomoscout.tasks.instances.division import Member, annotations_of, read_division
-from tomoscout.tasks.instances.model import CellModel
 from tomoscout.tasks.instances.scores import IOU, Overlaps, intervals, mean_ap, overlaps, score
 from tomoscout.tasks.instances.shown import Shown
 
@@ -44,21 +42,21 @@ def run_evaluate_cells(
     if threads:
         torch.set_num_threads(threads)
     cells = as_base(config.cells)
-    model = CellModel.read(folder)
     members = read_division(division)
     part = "test" if members["test"] else "validate"
     annotations = find_annotations(cells, config.projects)
     scored = annotations_of(members[part], annotations)
-    device = choose_device(cells.segment.device)
-    applied = AppliedModel(folder, device)
-    found, worst = _found(applied, scored, model.inputs)
     place = output.parent
+    device, python = cells.segment.device, cells.train.python
+    with applied_model(folder, device, python) as applied:
+        model = applied.model
+        found, worst = _found(applied, scored, model.inputs)
+        of_training = _on_training(applied, members["train"], annotations, model.inputs)
     write_table(place / "images.csv", *_rows(scored, found))
-    scores = {"part": part, "images": len(scored), **summary(found)}
-    scores["training"] = _on_training(applied, members["train"], annotations, model.inputs)
+    scores = {"part": part, "images": len(scored), **summary(found), "training": of_training}
     if cells.train.base:
-        of_base = AppliedModel(base_files(cells.train)[0].parent, device)
-        scores["base"] = summary(_found(of_base, scored, model.inputs)[0])
+        with applied_model(base_files(cells.train)[0].parent, device, python) as of_base:
+            scores["base"] = summary(_found(of_base, scored, model.inputs)[0])
     lines = warnings(scores)
     for line in lines:
         warn(line)
@@ -73,7 +71,7 @@ def run_evaluate_cells(
 
 
 def _found(
-    applied: AppliedModel, annotations: Sequence[Annotation], inputs: Sequence[str]
+    applied: Applied, annotations: Sequence[Annotation], inputs: Sequence[str]
 ) -> tuple[list[Overlaps], list[Shown]]:
     """How well the objects of each image were found, and the worst images: others are not kept in memory."""
     progress = Progress(len(annotations))
@@ -98,7 +96,7 @@ def _worst_first(entry: Shown) -> tuple[bool, float]:
 
 
 def _on_training(
-    applied: AppliedModel, members: Sequence[Member], annotations: Iterable[Annotation], inputs: Sequence[str]
+    applied: Applied, members: Sequence[Member], annotations: Iterable[Annotation], inputs: Sequence[str]
 ) -> dict[str, Any]:
     """Scores on some of the training images: a model that finds nothing there has not learnt."""
     some = annotations_of(members[:: max(1, len(members) // 8)], annotations)

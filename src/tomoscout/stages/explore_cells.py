@@ -30,12 +30,12 @@ def cell_study(cells: Cells) -> Study:
     folder before an image is read. The images are those of the division that it is started with.
 
     Raises:
-        TomoscoutError: the search space is invalid, or the length of a training is in epochs.
+        TomoscoutError: the search space is invalid, or the training is of a back end or its length in epochs.
     """
     if cells.train.epochs is not None:
-        raise TomoscoutError(
-            "cells.train.epochs: the trials of a search have a length in steps; give cells.train.steps"
-        )
+        raise TomoscoutError("cells.train.epochs: trials of a search have a length in steps; give cells.train.steps")
+    if cells.train.backend != "tomoscout":
+        raise TomoscoutError(f"cells.train.backend: {cells.train.backend} is not searched over; leave it out")
     depends_on = [STAGES[stage].version for stage in ("divide_cells", "train_cells")]
     training = digest([*depends_on, cell_options(cells, "divide_cells"), cell_options(cells, "train_cells")])
     return Study.of(cells.explore, cells.train, None, training)

@@ -11,30 +11,34 @@ import torch
 
 from tomoscout.data.image_names import ending_of
 from tomoscout.data.label_images import read_image, write_labels
-from tomoscout.machine.device import choose_device
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import read_json, write_json, write_table
 from tomoscout.machine.messages import say
 from tomoscout.machine.progress import Progress
 from tomoscout.tasks.instances.annotation_files import WRITTEN, images_of
-from tomoscout.tasks.instances.applied import AppliedModel
+from tomoscout.tasks.instances.backends.applied import Applied, applied_model, read_cell_model
 from tomoscout.tasks.instances.objects import object_table
 from tomoscout.tasks.instances.options import CellSegment
 
 
-def run_segment_cells(options: CellSegment, folder: Path, output: Path, threads: int | None = None) -> None:
+def run_segment_cells(
+    options: CellSegment, folder: Path, output: Path, threads: int | None = None, python: str | None = None
+) -> None:
     """Segment all images of `cells.segment.images` with the model in `folder`. Labels and a table are written beside an
     image as `{image}_{model}`, never over files that this stage did not write. `output`, the list of them, is written
     last.
+
+    Args:
+        python: that of a back end, see `cells.train.python`.
 
     Raises:
         TomoscoutError: there is no image, one cannot be read, or a file of others is in the way.
     """
     if threads:
         torch.set_num_threads(threads)
-    applied = AppliedModel(folder, choose_device(options.device))
+    model = read_cell_model(folder)
     images = images_of(options.images, output.parent)
-    places = [_place(path, applied.model.name, options.format) for path in images]
+    places = [_place(path, model.name, options.format) for path in images]
     twice = [place for place, count in Counter(places).items() if count > 1]
     if twice:
         path = images[places.index(twice[0])]
@@ -42,10 +46,11 @@ def run_segment_cells(options: CellSegment, folder: Path, output: Path, threads:
     _claim(output.with_name(f"{output.stem}{WRITTEN}"), places)
     progress = Progress(len(images))
     entries = []
-    for number, (path, place) in enumerate(zip(images, places, strict=True), 1):
-        entries.append(_segment(applied, path, place, options))
-        progress.show(number, f"{number} of {len(images)} images segmented")
-    write_json(output, {"model": str(folder), "weights": applied.model.weights_digest, "images": entries})
+    with applied_model(folder, options.device, python) as applied:
+        for number, (path, place) in enumerate(zip(images, places, strict=True), 1):
+            entries.append(_segment(applied, path, place, options))
+            progress.show(number, f"{number} of {len(images)} images segmented")
+    write_json(output, {"model": str(folder), "weights": model.weights_digest, "images": entries})
     say(f"{len(images)} images, {sum(entry['objects'] for entry in entries)} objects")
 
 
@@ -69,7 +74,7 @@ def _claim(record: Path, places: Sequence[Path]) -> None:
     write_json(record, sorted({*ours, *map(str, places)}))
 
 
-def _segment(applied: AppliedModel, path: Path, place: Path, options: CellSegment) -> dict[str, Any]:
+def _segment(applied: Applied, path: Path, place: Path, options: CellSegment) -> dict[str, Any]:
     model = applied.model
     image = read_image(path, model.dimensions)
     names = options.channels or ([] if len(image) > 1 else list(model.inputs[:1]))

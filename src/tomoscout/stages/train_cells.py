@@ -84,7 +84,7 @@ def run_train_cells(
     )
     if cells.library:
         place = Path(cells.library) / options.name
-        _keep(folder, place)
+        keep_in_library(folder, place)
         say(f"kept as {place}")
     return outcome
 
@@ -147,7 +147,7 @@ def cell_fingerprint(options: CellTraining, data: CellData, *leave_out: str) -> 
     )
 
 
-def _keep(folder: Path, place: Path) -> None:
+def keep_in_library(folder: Path, place: Path) -> None:
     """Copy a model folder into the library; the folder appears there when it is whole."""
     place.parent.mkdir(parents=True, exist_ok=True)
     new, old = place.with_name(f".{place.name}.new"), place.with_name(f".{place.name}.old")

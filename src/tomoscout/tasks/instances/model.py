@@ -58,6 +58,12 @@ class CellModel(Model):
         return head_of(self.told_apart_by, self.rays, self.dimensions)
 
     @property
+    def kind(self) -> str:
+        """What tells instances apart, in words."""
+        rays = f" of {self.rays} rays" if self.rays else ""
+        return f"{self.told_apart_by.capitalize()} head{rays}, {self.network.family}"
+
+    @property
     def channels(self) -> int:
         return len(self.inputs)
 

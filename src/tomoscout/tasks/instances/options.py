@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from tomoscout.explore.options import Explore, Space
 from tomoscout.learning.augmentations import Augmentation
 from tomoscout.learning.options import Training
 from tomoscout.options.names import Name
-from tomoscout.options.sections import HOW_MANY, IN_ANOTHER_FORM, FilePath, NotSearched, Section
+from tomoscout.options.sections import HOW_MANY, IN_ANOTHER_FORM, WHERE_IT_RUNS, FilePath, NotSearched, Section
 from tomoscout.tasks.instances.annotation_options import Annotations, Division, Micrometres
 
 
@@ -36,6 +36,12 @@ class CellAugmentation(Augmentation):
     mixup: Annotated[float, Field(ge=0, le=0)] = 0.0
     """Not for instances: a blend of two images has no instances of its own."""
 
+
+_LEARNING_RATES = {"stardist": 3e-4, "cellpose": 5e-3}
+"""The default learning rates of the packages."""
+_STARDIST_SIZES = 16
+"""StarDist's network halves four times, as it works on a grid of 2 × 2 pixels."""
+_ONE_BACKEND = NotSearched("all trials train tomoscout's own networks")
 
 _FOR_TOMOGRAMS = ("augmentation.tilt", "augmentation.mixup")
 
@@ -78,6 +84,41 @@ class CellTraining(Training):
     """Crops that an epoch draws for each training image, on average. Every crop is changed anew whenever it is drawn:
     2 shows the network twice as many different ones in an epoch."""
     augmentation: CellAugmentation = CellAugmentation()
+    backend: Annotated[Literal["tomoscout", "stardist", "cellpose"], _ONE_BACKEND] = "tomoscout"
+    """What trains: tomoscout, or the packages stardist 0.9 and cellpose 3.1, for models that these and
+    Celldetective load. Of the options these take steps, batch_size, patch, seed, device, learning_rate (default: 3e-4
+    for stardist, 5e-3 for cellpose), stardist also rays, validate_every (the steps of an epoch, default 100) and of the
+    augmentation flip, rotate90, intensities and noise; docs/cells.md says more."""
+    python: Annotated[FilePath | None, WHERE_IT_RUNS, _ONE_BACKEND] = None
+    """Python that has the package of the back end. Default: that of `make .venv/stardist` or `make .venv/cellpose`, or
+    of the image."""
+
+    @property
+    def computes_on(self) -> Literal["auto", "cpu", "cuda"]:
+        """Where it trains: the environment of stardist has TensorFlow for the CPU alone, so auto means cpu there."""
+        return "cpu" if self.backend == "stardist" and self.device == "auto" else self.device
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_their_learning_rate(cls, values: Any) -> Any:
+        # Here, since the jobs of a workflow read a configuration with all values filled in.
+        if not isinstance(values, dict) or values.get("backend") not in _LEARNING_RATES:
+            return values
+        return {"learning_rate": _LEARNING_RATES[values["backend"]], **values}
+
+    @model_validator(mode="after")
+    def _check_backend(self) -> Self:
+        if self.backend == "tomoscout":
+            return self
+        if self.base is not None:
+            raise ValueError(f"base is for backend: tomoscout; {self.backend} trains from the start")
+        if self.patch == "auto":
+            raise ValueError(f"patch: auto is for backend: tomoscout; give {self.backend} numbers of pixels")
+        if self.backend == "stardist" and any(size % _STARDIST_SIZES for size in self.patch):
+            raise ValueError(f"patch {self.patch} must be multiples of {_STARDIST_SIZES} for stardist")
+        if self.backend == "cellpose" and self.patch[0] != self.patch[1]:
+            raise ValueError(f"patch {self.patch} must be as wide as it is high for cellpose")
+        return self
 
     def in_steps(self, images: int) -> Self:
         """The options with the length of the training in steps, for so many training images."""
@@ -151,6 +192,15 @@ class CellSegment(Section):
     """Where to segment."""
 
 
+class CellExport(Section):
+    """The package of bioimage.io that `snakemake export_cells` makes of the model that segments."""
+
+    authors: list[str] = []
+    """Names of those who made the model."""
+    licence: str = "CC-BY-4.0"
+    """Its licence, as SPDX names it."""
+
+
 class Cells(Annotations):
     """Instance segmentation of cells in images, and of organelles and vesicles in volumes. Without `annotations` there
     is none."""
@@ -159,9 +209,16 @@ class Cells(Annotations):
     train: CellTraining = CellTraining()
     explore: CellExplore = CellExplore()
     segment: CellSegment = CellSegment()
+    export: CellExport = CellExport()
     library: FilePath | None = None
     """Folder of your models: each training that ends is copied there under its name. Default: `results/models`
     alone."""
+
+    @model_validator(mode="after")
+    def _check_backend(self) -> Self:
+        if self.dimensions != CellTraining.DIMENSIONS and self.train.backend != "tomoscout":
+            raise ValueError(f"train.backend: {self.train.backend} takes images alone, not with dimensions: 3")
+        return self
 
     @field_validator("train", mode="before")
     @classmethod
