@@ -63,7 +63,7 @@ class CellTraining(Training):
     """How instances are told apart. star: by their distance to the border along rays, for round objects such as nuclei
     and vesicles. flow: by a field that leads to the middle of each object, for objects of any shape."""
     rays: int = Field(default=32, ge=8, le=256)
-    """Rays of the star head. Default: 96 in volumes."""
+    """Rays of the star head."""
     inside_loss: Literal["entropy", "entropy-dice"] = "entropy"
     """Loss of whether a voxel lies in an object: cross-entropy, or that and a Dice loss, which counts rare objects
     more."""
@@ -146,7 +146,6 @@ class CellVolumeTraining(CellTraining):
     DIMENSIONS = 3
     SPACE: ClassVar[dict[str, Any]] = {**CellTraining.SPACE, "augmentation.tilt": Training.SPACE["augmentation.tilt"]}
 
-    rays: int = Field(default=96, ge=8, le=256)
     patch: list[int] | Literal["auto"] = [48, 96, 96]
     batch_size: int = Field(default=2, ge=1, le=100_000)
     augmentation: CellVolumeAugmentation = CellVolumeAugmentation()
