@@ -1,4 +1,5 @@
-"""Builds the images of the workflow with Apptainer: `make image`. Those of back ends of cells must be named.
+"""Builds the images of the workflow with Apptainer: `make image`. Those for the star head and for back ends of
+cells must be named.
 
 The base is Debian 12 from a registry, or made by mmdebstrap from Debian's packages where no registry can be reached.
 Within the build pip has the settings of this machine: mirrors, certificates, and folders with packages.

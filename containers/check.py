@@ -61,7 +61,8 @@ def main(locks: Sequence[str]) -> None:
     """
     own = BACKENDS.intersection(locks)
     found = installed()
-    compare(found, allowed([*(lock for lock in locks if lock not in own), *(["network"] if own else [])]))
+    besides = ["network"] if own or "cells" in locks else []
+    compare(found, allowed([*(lock for lock in locks if lock not in own), *besides]))
     for backend in own:
         compare(installed(*map(str, Path(sys.prefix, backend).glob("lib/python3*/site-packages"))), allowed([backend]))
     if compilers := [name for name in COMPILERS if shutil.which(name)]:

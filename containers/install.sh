@@ -1,6 +1,7 @@
 #!/bin/sh
 # Runs within an image that is being built: installs locks of envs/ and tomoscout into /opt/venv.
 # usage: install.sh LOCK [LOCK ...]
+# cells has the packages of network, and those of its lock.
 # A back end (stardist, cellpose) has the packages of network, and those of its lock in an environment of their own.
 set -eu
 source=/opt/tomoscout
@@ -23,6 +24,10 @@ for lock in "$@"; do
         python3 -m venv "/opt/venv/$lock"
         "/opt/venv/$lock/bin/python" -m pip --quiet --quiet --no-cache-dir --disable-pip-version-check \
             install --requirement "$source/envs/$lock.lock"
+        ;;
+    cells)
+        $pip install --requirement "$source/envs/network.lock"
+        $pip install --no-deps --requirement "$source/envs/cells.lock"
         ;;
     *) $pip install --requirement "$source/envs/$lock.lock" ;;
     esac

@@ -56,6 +56,13 @@ def test_a_back_end_has_an_environment_within_that_of_the_network_group(backend:
     assert any(pin.startswith(f"{backend}==") for pin in pins(backend))
 
 
+def test_the_star_head_has_an_environment_of_the_network_group_and_its_lock() -> None:
+    envs = ROOT / "envs"
+    assert (envs / "cells.yaml").read_text() == (envs / "network.yaml").read_text()
+    assert "cells.lock" in (envs / "cells.post-deploy.sh").read_text()
+    assert any(pin.startswith("stardist==") for pin in pins("cells"))
+
+
 def test_the_light_group_has_no_network_library() -> None:
     names = {pin.split("==")[0] for pin in pins("light")}
     assert not names & {"torch", "monai", "mlflow", "optuna", "snakemake", "triton"}

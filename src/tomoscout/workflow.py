@@ -277,9 +277,12 @@ class Workflow:
 
     @property
     def cell_group(self) -> RuleGroup:
-        """The group of the rules that use a network for instances of cells: that of the back end, where it has one."""
-        backend = self.config.cells.train.backend
-        return "network" if backend == "tomoscout" else backend
+        """The group of the rules that use a network for instances of cells: the star head and back ends have packages
+        of their own."""
+        train = self.config.cells.train
+        if train.backend != "tomoscout":
+            return train.backend
+        return "cells" if train.head == "star" else "network"
 
     @property
     def cell_weights(self) -> str:

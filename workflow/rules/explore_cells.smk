@@ -14,9 +14,9 @@ rule start_cell_study:
         study=all_but(flow.started_studies(), CELL_STUDIES),
     localrule: True
     conda:
-        ENVIRONMENTS["network"]
+        ENVIRONMENTS[flow.cell_group]
     container:
-        IMAGES["network"]
+        IMAGES[flow.cell_group]
     params:
         settings=SETTINGS,
         folder=lambda wildcards, output: os.path.dirname(output[0]),
@@ -38,9 +38,9 @@ rule check_cell_study:
         study=CELL_STUDIES,
     localrule: True
     conda:
-        ENVIRONMENTS["network"]
+        ENVIRONMENTS[flow.cell_group]
     container:
-        IMAGES["network"]
+        IMAGES[flow.cell_group]
     params:
         settings=SETTINGS,
         folder=lambda wildcards, input: os.path.dirname(input.study),
@@ -62,9 +62,9 @@ rule suggest_cell_trial:
         study=CELL_STUDIES,
     localrule: True
     conda:
-        ENVIRONMENTS["network"]
+        ENVIRONMENTS[flow.cell_group]
     container:
-        IMAGES["network"]
+        IMAGES[flow.cell_group]
     params:
         settings=SETTINGS,
         division=str(flow.results.cell_division),
@@ -88,9 +88,9 @@ rule cell_trial:
     wildcard_constraints:
         study=CELL_STUDIES,
     conda:
-        ENVIRONMENTS["network"]
+        ENVIRONMENTS[flow.cell_group]
     container:
-        IMAGES["network"]
+        IMAGES[flow.cell_group]
     threads: flow.config.cells.explore.threads
     resources:
         gpu=GPU_FOR_CELLS,

@@ -35,7 +35,7 @@ from tomoscout.tasks.instances.options import Cells
 from tomoscout.tasks.picking.options import Evaluate, Localize, Train
 from tomoscout.tracking.options import Tracking
 
-RuleGroup = Literal["light", "network", "stardist", "cellpose"]
+RuleGroup = Literal["light", "network", "cells", "stardist", "cellpose"]
 """Rules that run in the same image and environment: `light` ones use no network; those of a back end have its package
 besides."""
 _NONE = object()
@@ -79,8 +79,8 @@ class Config(Section):
     cells: Cells = Cells()
     container: Image | dict[RuleGroup, Image] | None = None
     """Image for `--sdm apptainer`, a file or a registry address: one for all rules, or `light` (stages that use no
-    network), `network`, and `stardist` or `cellpose` (cells.train.backend) apart. Null: those that `make image`
-    builds."""
+    network), `network`, `cells` (the star head), and `stardist` or `cellpose` (cells.train.backend) apart. Null: those
+    that `make image` builds."""
     pathvars: dict[str, Annotated[str, Field(min_length=1)]] = {}
     """Snakemake's path variables, such as `results`, to write elsewhere."""
 

@@ -15,11 +15,13 @@ from tomoscout.plan.code import CODE, code
 IMAGES: dict[RuleGroup, str] = {
     "light": "tomoscout-light.sif",
     "network": "tomoscout.sif",
+    "cells": "tomoscout-cells.sif",
     "stardist": "tomoscout-stardist.sif",
     "cellpose": "tomoscout-cellpose.sif",
 }
 """The images that `containers/build.py` builds, by group of rules: `network` has all packages, `light` those of the
-stages that use no network; those of the back ends have their package besides, in an environment of its own."""
+stages that use no network, `cells` what the star head needs besides; those of the back ends have their package besides,
+in an environment of its own."""
 
 _SCRATCH = ("TMPDIR", "TOMOSCOUT_LOCK_FOLDER")
 _OWN = ["", "bin", "boot", "dev", "etc", "lib", "lib64", "opt", "proc", "run", "sbin", "sys", "usr", "var"]
