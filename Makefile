@@ -122,8 +122,10 @@ docs: .venv/ready
 image: .venv/ready
 	$(BIN)/python containers/build.py --base $(BASE)
 
-bench: .venv/ready
+# With NUCLEI, a folder of annotated images: also the heads of cells beside the package stardist.
+bench: .venv/ready $(if $(NUCLEI),.venv/cells .venv/stardist)
 	$(BIN)/python tests/benchmarks/run.py all
+	$(if $(NUCLEI),$(BIN)/python tests/benchmarks/instances.py $(NUCLEI) --stardist .venv/stardist/bin/python)
 
 clean:
 	rm -rf demo demo-cells demo-explore .bench

@@ -56,8 +56,8 @@ class CellTask(Task):
         self.channels = len(data.inputs)
         self.training_shapes = data.training_shapes
         self.validation_shapes = data.validation_shapes
-        # Labels, and what `Decoder` keeps of a prediction: float32 copies of it and positions of the voxels of objects.
-        self.decoding_memory = 8 * self.outputs + 64
+        # Of one image copies, distances and positions; of each that chooses thresholds its prediction and labels.
+        self.decoding_memory = 96 + 32 * min(CHOOSING, len(data.validation))
         self.shown: list[Shown] = []
 
     @property
