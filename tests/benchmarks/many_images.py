@@ -66,7 +66,9 @@ def configuration(folder: Path, head: str, memory_gb: float) -> dict[str, object
     """A training of a few steps with two validations."""
     train = {"head": head, "steps": 40, "validate_every": 20, "device": "cpu", "memory_gb": memory_gb}
     source = {"folder": str(folder / "annotations"), "calibration": 0.65}
-    return {"cells": {"annotations": {"made-up": source}, "train": train}, "tracking": {"enabled": False}}
+    # As many images validate as choose the thresholds, and as many again.
+    cells = {"annotations": {"made-up": source}, "train": train, "division": {"validate": 0.016, "test": 0.01}}
+    return {"cells": cells, "tracking": {"enabled": False}}
 
 
 def peak_of(command: list[str]) -> float:

@@ -414,6 +414,7 @@ def planned_here(tmp_path: Path, **options: object) -> MemoryPlan:
         channels=1,
         tile=(160, 160, 160),
         labelled=False,
+        one_by_one=False,
         decoding_memory=32,
         example_targets=label_targets,
     )

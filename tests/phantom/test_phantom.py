@@ -354,6 +354,13 @@ def test_membranes_are_closed_shells_of_the_stated_thickness() -> None:
     assert membranes.density[~membranes.mask].max() < 0.4 < 0.9 < membranes.density.max() < 1.3
 
 
+def test_vesicles_are_what_membranes_enclose() -> None:
+    membranes = vesicles(3, (64, 128, 128), SPACING, np.random.default_rng(1))
+    assert np.array_equal(np.unique(membranes.vesicles), [0, 1, 2, 3])
+    assert np.array_equal(membranes.vesicles > 0, ndimage.binary_fill_holes(membranes.mask))
+    assert ndimage.label(membranes.vesicles > 0)[1] == 3
+
+
 def test_particles_stay_off_the_membrane() -> None:
     options = changed(membranes=2, particles=4, shape=[56, 112, 112])
     result = simulate(KINDS, options, 0)
@@ -523,7 +530,10 @@ def test_tomoscout_reads_it_too(phantom: Path) -> None:
     project = Project("phantom", phantom)
     assert {uri: found.shape for uri, found in project.tomograms("phantom-000").items()} == {"wbp@10.0": (40, 64, 72)}
     assert project.read_tomogram("phantom-000", "wbp@10.0").std() == pytest.approx(1, abs=1e-3)
-    assert [str(entry) for entry in project.segmentations("phantom-000")] == ["membrane:phantom/0@10.0"]
+    assert sorted(map(str, project.segmentations("phantom-000"))) == [
+        "membrane:phantom/0@10.0",
+        "vesicles:phantom/0@10.0?multilabel=true",
+    ]
 
 
 def test_a_phantom_without_particles_has_empty_picks(tmp_path: Path) -> None:

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from support.snakemake_session import CELL_TARGETS, NO_TRACEBACK, Session, configured
+from support.snakemake_session import CELL_TARGETS, NO_TRACEBACK, ROOT, Session, configured
 
 pytestmark = pytest.mark.workflow
 
@@ -84,13 +85,13 @@ def test_from_annotations_to_labels(session: Session) -> None:
     assert jobs == {"train_cell_model", "evaluate_cell_model", "segment_cell_images"}
 
 
+PATCH = [16, 32, 32]
+EXAMPLE = yaml.safe_load((ROOT / "config/examples/vesicles.yaml").read_text())
 VESICLES: dict[str, Any] = {
-    "projects": {"phantom": "results/phantom/copick.json"},
-    "tomograms": ["wbp@20.0"],
-    "phantom": {"runs": 3, "shape": [16, 48, 48], "voxel_spacing": 20.0, "membranes": 3, "particles": 0},
+    **EXAMPLE,
+    "phantom": {**EXAMPLE["phantom"], "runs": 3, "shape": [16, 48, 48], "membranes": 3, "particles": 0},
     "cells": {
-        "dimensions": 3,
-        "annotations": {"vesicles": {"segmentation": "vesicles:phantom/0", "tomogram": "wbp@20.0"}},
+        **EXAMPLE["cells"],
         "train": {
             **CELLS["cells"]["train"],
             "name": "vesicles",
@@ -98,9 +99,8 @@ VESICLES: dict[str, Any] = {
             "validate_every": 2,
             "patch": [16, 32, 32],
         },
-        "segment": {"tomogram": "wbp@20.0", "segmentation": "vesicles", "device": "cpu"},
+        "segment": {**EXAMPLE["cells"]["segment"], "device": "cpu"},
     },
-    "tracking": {"enabled": False},
 }
 
 
