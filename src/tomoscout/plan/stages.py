@@ -86,7 +86,7 @@ STAGES: dict[str, Stage] = {
     "report": Stage(2, fingerprints.of_report, lambda plan: plan.shown),
     "check_annotations": Stage(1),
     "divide_cells": Stage(1),
-    "train_cells": Stage(1),
+    "train_cells": Stage(2),
     "evaluate_cells": Stage(1),
     "segment_cells": Stage(1),
     "segment_instances": Stage(1, fingerprints.of_instances, lambda plan: plan.with_instances, _written_instances),

@@ -7,6 +7,8 @@ once. The field is the direction in which T falls.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 _FAR = 1e9
@@ -30,12 +32,11 @@ def flow_field(labels: torch.Tensor, steps: int = 4096) -> torch.Tensor:
         lengths = _path_lengths(neighbours, places, groups, steps)
         # One more entry: what a neighbour outside of the object refers to.
         before, after = lengths[neighbours].unbind(1)
-        own = lengths[:-1, None]
+        own = lengths[:-1]
         falls = (own - torch.minimum(before, after)).clamp_min(0) * torch.where(before <= after, -1.0, 1.0)
         falls = torch.where(own < _FAR, falls, 0.0)
-        vectors = falls / falls.norm(dim=1, keepdim=True).clamp_min(1e-6)
         strides = torch.tensor([labels.stride(axis) for axis in range(labels.ndim)], device=labels.device)
-        field[:, (inside * strides).sum(1)] = vectors.T
+        field[:, (inside * strides).sum(1)] = falls / falls.norm(dim=0).clamp_min(1e-6)
     return field.view(dimensions, *labels.shape).movedim(0, 1)
 
 
@@ -64,7 +65,7 @@ def _middles(places: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
 
 
 def _neighbours(labels: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
-    """Which voxels (voxels, 2, dimensions) of the list `inside` lie before and after each along each axis; the number
+    """Which voxels (dimensions, 2, voxels) of the list `inside` lie before and after each along each axis; the number
     of voxels where the neighbour does not belong to the object."""
     last = len(inside)
     numbers = torch.full(labels.shape, last, device=labels.device)
@@ -75,16 +76,16 @@ def _neighbours(labels: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
         size = labels.shape[axis]
         ahead, behind = labels.narrow(axis, 1, size - 1), labels.narrow(axis, 0, size - 1)
         same = ahead == behind
-        pair[0].narrow(axis, 1, size - 1)[same] = numbers.narrow(axis, 0, size - 1)[same]
-        pair[1].narrow(axis, 0, size - 1)[same] = numbers.narrow(axis, 1, size - 1)[same]
-        sides.append(pair[(slice(None), *inside.T)].T)
-    return torch.stack(sides, dim=2)
+        pair[0].narrow(axis, 1, size - 1).copy_(torch.where(same, numbers.narrow(axis, 0, size - 1), last))
+        pair[1].narrow(axis, 0, size - 1).copy_(torch.where(same, numbers.narrow(axis, 1, size - 1), last))
+        sides.append(pair[(slice(None), *inside.T)])
+    return torch.stack(sides)
 
 
 def _path_lengths(neighbours: torch.Tensor, places: torch.Tensor, groups: torch.Tensor, steps: int) -> torch.Tensor:
     """Length of the shortest path to the middle (voxels + 1,), the last for what is outside. Pieces of an object that
     cannot reach its middle, as when the border of a crop cuts it, get middles of their own."""
-    lengths = torch.full((len(neighbours) + 1,), _FAR, device=neighbours.device)
+    lengths = torch.full((neighbours.shape[2] + 1,), _FAR, device=neighbours.device)
     sources = torch.nonzero(_middles(places, groups))[:, 0]
     while len(sources):
         lengths[sources] = 0.0
@@ -98,8 +99,7 @@ def _spread(lengths: torch.Tensor, neighbours: torch.Tensor, steps: int) -> torc
     """Path lengths from all voxels whose length is 0."""
     sources = torch.nonzero(lengths[:-1] == 0)[:, 0]
     for step in range(steps):
-        nearest = torch.minimum(*lengths[neighbours].unbind(1)).sort(dim=1).values
-        solved = _solve(nearest)
+        solved = _solve(_ascending([torch.minimum(*lengths[pair]) for pair in neighbours]))
         solved[sources] = 0.0
         # A value is final once its neighbours on the way are: whether anything changes is looked at now and then.
         if step % 8 == 7 and torch.equal(solved, lengths[:-1]):
@@ -108,13 +108,22 @@ def _spread(lengths: torch.Tensor, neighbours: torch.Tensor, steps: int) -> torc
     return lengths
 
 
-def _solve(nearest: torch.Tensor) -> torch.Tensor:
-    """Solve sum over axes of max(T − nearest, 0)² = 1 for T. `nearest` (voxels, dimensions): the smaller of the two
-    neighbours along each axis, in rising order."""
-    found = nearest[:, 0] + 1
-    total, squares = nearest[:, 0].clone(), nearest[:, 0].square()
-    for count in range(2, nearest.shape[1] + 1):
-        value = nearest[:, count - 1]
+def _ascending(values: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Tensors of which each holds the next larger values: a network of exchanges, faster than to sort so few."""
+    found = list(values)
+    for last in range(len(found) - 1, 0, -1):
+        for at in range(last):
+            low, high = found[at], found[at + 1]
+            found[at], found[at + 1] = torch.minimum(low, high), torch.maximum(low, high)
+    return found
+
+
+def _solve(nearest: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Solve sum over axes of max(T − nearest, 0)² = 1 for T. `nearest`: for each axis the smaller of the two neighbours,
+    in rising order."""
+    found = nearest[0] + 1
+    total, squares = nearest[0], nearest[0].square()
+    for count, value in enumerate(nearest[1:], 2):
         total, squares = total + value, squares + value.square()
         root = (total.square() - count * (squares - 1)).clamp_min(0).sqrt()
         found = torch.where(found > value, (total + root) / count, found)
