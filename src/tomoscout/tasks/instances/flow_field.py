@@ -119,8 +119,8 @@ def _ascending(values: Sequence[torch.Tensor]) -> list[torch.Tensor]:
 
 
 def _solve(nearest: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Solve sum over axes of max(T − nearest, 0)² = 1 for T. `nearest`: for each axis the smaller of the two neighbours,
-    in rising order."""
+    """Solve sum over axes of max(T − nearest, 0)² = 1 for T. `nearest`: for each axis the smaller of the two
+    neighbours, in rising order."""
     found = nearest[0] + 1
     total, squares = nearest[0], nearest[0].square()
     for count, value in enumerate(nearest[1:], 2):
