@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -199,3 +201,20 @@ def test_intervals_are_the_same_each_time_and_there_are_some_without_images() ->
     assert intervals(some_images(5)) == intervals(some_images(5))
     assert set(intervals([])) == set(IOU)
     assert set(intervals([]).values()) == {(0.0, 0.0)}
+
+
+def test_thousands_of_fragments_take_little_memory() -> None:
+    annotated = np.kron(np.arange(1, 401).reshape(20, 20), np.ones((30, 30), int))
+    found = np.arange(1, 360_001).reshape(600, 600)
+    tracemalloc.start()
+    compared = overlaps(found, annotated)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (compared.annotated, compared.found) == (400, 360_000)
+    # A table of all pairs would have 1.2 GB.
+    assert peak < 2e8
+
+
+def test_numbers_may_be_as_large_as_there_are() -> None:
+    annotated = np.array([[0, 0, 7], [2**31 - 3, 2**31 - 3, 7]])
+    assert overlaps(annotated, annotated).matched.tolist() == [1.0, 1.0]

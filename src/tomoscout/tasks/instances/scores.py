@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
 
 IOU = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9)
 """The thresholds of scores."""
@@ -56,18 +57,31 @@ def overlaps(found: NDArray[np.integer], annotated: NDArray[np.integer], ignore:
     ours, theirs = found.ravel(), annotated.ravel()
     if ignore is not None:
         ours, theirs = ours[theirs != ignore], theirs[theirs != ignore]
-    ours_names, ours = np.unique(ours, return_inverse=True)
-    theirs_names, theirs = np.unique(theirs, return_inverse=True)
-    table = np.bincount(theirs * len(ours_names) + ours, minlength=len(ours_names) * len(theirs_names))
-    table = table.reshape(len(theirs_names), len(ours_names)).astype(float)
-    sizes_theirs, sizes_ours = table.sum(1), table.sum(0)
-    rows, columns = theirs_names != 0, ours_names != 0
-    table, sizes_theirs, sizes_ours = table[np.ix_(rows, columns)], sizes_theirs[rows], sizes_ours[columns]
-    union = sizes_theirs[:, None] + sizes_ours[None] - table
-    shares = table / union
-    merges = int(((table > COVERED * sizes_theirs[:, None]).sum(0) > 1).sum())
-    splits = int(((table > COVERED * sizes_ours[None]).sum(1) > 1).sum())
-    return Overlaps(shares.max(1, initial=0), shares.max(0, initial=0), merges, splits)
+    ours, theirs = _numbered(ours), _numbered(theirs)
+    sizes_ours, sizes_theirs = np.bincount(ours)[1:], np.bincount(theirs)[1:]
+    both = (ours > 0) & (theirs > 0)
+    row, column = theirs[both] - 1, ours[both] - 1
+    # Of thousands of objects nearly all pairs are apart.
+    voxels = coo_array((np.ones(len(row)), (row, column)), (len(sizes_theirs), len(sizes_ours)))
+    pairs = voxels.tocsr().tocoo()
+    row, column, shared = pairs.row, pairs.col, pairs.data
+    shares = shared / (sizes_theirs[row] + sizes_ours[column] - shared)
+    matched, hit = np.zeros(len(sizes_theirs)), np.zeros(len(sizes_ours))
+    np.maximum.at(matched, row, shares)
+    np.maximum.at(hit, column, shares)
+    merges = np.bincount(column[shared > COVERED * sizes_theirs[row]]) > 1
+    splits = np.bincount(row[shared > COVERED * sizes_ours[column]]) > 1
+    return Overlaps(matched, hit, int(merges.sum()), int(splits.sum()))
+
+
+def _numbered(labels: NDArray[np.integer]) -> NDArray[np.int64]:
+    """Labels as numbers 1…N without gaps, in the same order; 0 stays."""
+    if labels.max(initial=0) > 4 * labels.size:
+        labels = np.unique(labels, return_inverse=True)[1] + (labels.min() != 0)
+    there = np.bincount(labels, minlength=1) > 0
+    there[0] = False
+    numbers: NDArray[np.int64] = np.cumsum(there)[labels]
+    return numbers
 
 
 @dataclass(frozen=True)
