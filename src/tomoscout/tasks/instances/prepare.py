@@ -95,10 +95,14 @@ def resize_labels(labels: NDArray[_Number], shape: Sequence[int]) -> NDArray[_Nu
 
 
 def renumbered(labels: NDArray[Any]) -> NDArray[np.int32]:
-    """Labels 1…N without gaps, in the same order."""
-    values, numbers = np.unique(labels, return_inverse=True)
-    result: NDArray[np.int32] = (numbers.reshape(labels.shape) + (values[0] != 0)).astype(np.int32)
-    return result
+    """Labels from 0 on as 1…N without gaps, in the same order; 0 stays."""
+    if labels.max(initial=0) > 4 * labels.size:
+        # Too large to count each.
+        labels = np.unique(labels, return_inverse=True)[1].reshape(labels.shape) + (labels.min() != 0)
+    there = np.bincount(labels.ravel(), minlength=1) > 0
+    there[0] = False
+    numbers: NDArray[np.int32] = np.cumsum(there, dtype=np.int32)[labels.astype(np.intp, copy=False)]
+    return numbers
 
 
 def rescaled_shape(shape: Sequence[int], factor: float) -> tuple[int, ...]:

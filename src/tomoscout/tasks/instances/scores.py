@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import coo_array
 
+from tomoscout.tasks.instances.prepare import renumbered
+
 IOU = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9)
 """The thresholds of scores."""
 
@@ -57,7 +59,7 @@ def overlaps(found: NDArray[np.integer], annotated: NDArray[np.integer], ignore:
     ours, theirs = found.ravel(), annotated.ravel()
     if ignore is not None:
         ours, theirs = ours[theirs != ignore], theirs[theirs != ignore]
-    ours, theirs = _numbered(ours), _numbered(theirs)
+    ours, theirs = renumbered(ours), renumbered(theirs)
     sizes_ours, sizes_theirs = np.bincount(ours)[1:], np.bincount(theirs)[1:]
     both = (ours > 0) & (theirs > 0)
     row, column = theirs[both] - 1, ours[both] - 1
@@ -72,16 +74,6 @@ def overlaps(found: NDArray[np.integer], annotated: NDArray[np.integer], ignore:
     merges = np.bincount(column[shared > COVERED * sizes_theirs[row]]) > 1
     splits = np.bincount(row[shared > COVERED * sizes_ours[column]]) > 1
     return Overlaps(matched, hit, int(merges.sum()), int(splits.sum()))
-
-
-def _numbered(labels: NDArray[np.integer]) -> NDArray[np.int64]:
-    """Labels as numbers 1…N without gaps, in the same order; 0 stays."""
-    if labels.max(initial=0) > 4 * labels.size:
-        labels = np.unique(labels, return_inverse=True)[1] + (labels.min() != 0)
-    there = np.bincount(labels, minlength=1) > 0
-    there[0] = False
-    numbers: NDArray[np.int64] = np.cumsum(there)[labels]
-    return numbers
 
 
 @dataclass(frozen=True)
