@@ -16,6 +16,7 @@ from tomoscout.tasks.instances.flow_field import flow_field
 from tomoscout.tasks.instances.made_up import make_image
 
 torch.set_num_threads(1)
+CPU = torch.device("cpu")
 IGNORE = 2**31 - 1
 DEFAULT = {"probability": 0.5, "agreement": 0.0}
 
@@ -169,7 +170,7 @@ def test_voxels_end_where_a_plain_walk_ends() -> None:
     field = targets_of(image)[1][0].numpy()
     inside = image > 0
     places = np.argwhere(inside)
-    ends = follow(field, inside)
+    ends = follow(field, inside, CPU)
     far = np.array(image.shape) - 1
     for number in range(0, len(places), 97):
         place = places[number].astype(float)
@@ -188,7 +189,7 @@ def test_voxels_end_where_a_plain_walk_ends() -> None:
 
 def test_voxels_stay_within_the_image() -> None:
     field = np.ones((2, 12, 15), np.float32)
-    ends = follow(field, np.ones((12, 15), bool))
+    ends = follow(field, np.ones((12, 15), bool), CPU)
     np.testing.assert_allclose(ends, np.tile([11.0, 14.0], (180, 1)), atol=1e-3)
 
 

@@ -30,6 +30,8 @@ class AppliedModel:
         self.model = CellModel.read(folder)
         self.device = device
         self._network = load_network(folder, self.model, device)
+        self._head = self.model.head
+        self._head.device = device
         self._sizes = InputSizes.of([self.model.network], self.model.dimensions)
 
     def labels(
@@ -51,8 +53,8 @@ class AppliedModel:
             overlap=OVERLAP,
             flips=1,
             device=self.device,
-            readout=HeadReadout(self.model.head),
+            readout=HeadReadout(self._head),
         )
-        labels = self.model.head.decode(prediction, prepared.shape[1:], self.model.thresholds)
+        labels = self._head.decode(prediction, prepared.shape[1:], self.model.thresholds)
         # Small objects can get lost where the image is smaller than what the network saw.
         return renumbered(resize_labels(labels, image.shape[1:]))

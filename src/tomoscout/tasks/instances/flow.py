@@ -51,7 +51,7 @@ class FlowHead(Head):
         lowest = min(self.thresholds["probability"]) if least is None else least
         inside = prediction[0] > lowest
         probability = prediction[0][inside]
-        ends = follow(prediction[1:], inside)
+        ends = follow(prediction[1:], inside, self.device)
 
         @cache
         def joined(least: float) -> NDArray[np.int32]:
@@ -64,7 +64,7 @@ class FlowHead(Head):
 
         @cache
         def agreements(least: float) -> NDArray[np.floating]:
-            return _agreements(joined(least), prediction[1:])
+            return _agreements(joined(least), prediction[1:], self.device)
 
         def decode(thresholds: Mapping[str, float]) -> NDArray[np.int32]:
             assert thresholds["probability"] >= lowest
@@ -78,12 +78,14 @@ class FlowHead(Head):
 
 
 @torch.inference_mode()
-def follow(field: NDArray[np.floating], inside: NDArray[np.bool_], steps: int = 400) -> NDArray[np.float32]:
+def follow(
+    field: NDArray[np.floating], inside: NDArray[np.bool_], device: torch.device, steps: int = 400
+) -> NDArray[np.float32]:
     """Where the voxels `inside` end (voxels, dimensions) that follow a field (dimensions, *space), a step of the
     field's own length at a time, until hardly any of them gets on."""
-    vectors = torch.from_numpy(field.astype(np.float32) * inside)[None]
-    places = torch.from_numpy(np.argwhere(inside).astype(np.float32))
-    far = torch.tensor([size - 1 for size in inside.shape], dtype=torch.float32)
+    vectors = torch.from_numpy(field.astype(np.float32) * inside)[None].to(device)
+    places = torch.from_numpy(np.argwhere(inside).astype(np.float32)).to(device)
+    far = torch.tensor([size - 1 for size in inside.shape], dtype=torch.float32, device=device)
     form = (1, *[1] * (inside.ndim - 1), -1, inside.ndim)
     before = places
     for step in range(1, steps + 1):
@@ -95,7 +97,7 @@ def follow(field: NDArray[np.floating], inside: NDArray[np.bool_], steps: int = 
             if ((places - before).norm(dim=1) > 1).float().mean() < 0.001:
                 break
             before = places
-    return places.numpy()
+    return places.cpu().numpy()
 
 
 def _gathered(ends: NDArray[np.float32], space: tuple[int, ...], reach: int = 2) -> NDArray[np.int32]:
@@ -114,10 +116,10 @@ def _gathered(ends: NDArray[np.float32], space: tuple[int, ...], reach: int = 2)
     return np.where(distance[tuple(cells.T)] <= 3 * reach, found[tuple(cells.T)], 0)
 
 
-def _agreements(labels: NDArray[np.int32], field: NDArray[np.floating]) -> NDArray[np.floating]:
+def _agreements(labels: NDArray[np.int32], field: NDArray[np.floating], device: torch.device) -> NDArray[np.floating]:
     """Mean cosine between a field (dimensions, *space) and the field of the shape of each object 0…N; 0 for those that
     do not exist."""
-    own = flow_field(torch.from_numpy(labels)[None].long())[0].numpy()
+    own = flow_field(torch.from_numpy(labels)[None].to(device).long())[0].cpu().numpy()
     length = np.linalg.norm(field.astype(np.float32), axis=0)
     cosines = (own * field).sum(0) / np.maximum(length, 1e-3)
     means: NDArray[np.floating] = np.nan_to_num(ndimage.mean(cosines, labels, np.arange(labels.max() + 1)))

@@ -21,11 +21,13 @@ class Head(ABC):
     Attributes:
         names: names of the channels after the first.
         every: a prediction has a value for one of so many voxels along each axis.
+        device: where decoding may compute.
         thresholds: the values of each threshold that `decode` takes, of which validation chooses; the middle one first.
     """
 
     names: tuple[str, ...]
     every: int = 1
+    device: torch.device = torch.device("cpu")
     thresholds: ClassVar[Mapping[str, tuple[float, ...]]]
 
     @abstractmethod

@@ -83,6 +83,7 @@ class CellTask(Task):
     def batches(self, options: Training, storage: Storage) -> Batches:
         """Batches of crops near objects and of background. Targets are made of the labels of a crop, after it was
         augmented: so all augmentations suit all heads."""
+        self.head.device = storage.device
         volumes = labelled_volumes(self.data.volumes(), options.crop, storage)
         crops = crop_batches(
             volumes, self.data.centres(volumes, options.crop), options, storage.device, shares=self.data.weights
