@@ -63,8 +63,8 @@ def make(folder: Path, images: int, size: int) -> None:
 
 
 def configuration(folder: Path, head: str, memory_gb: float) -> dict[str, object]:
-    """A training of a few steps with two validations."""
-    train = {"head": head, "steps": 40, "validate_every": 20, "device": "cpu", "memory_gb": memory_gb}
+    """A training of a few steps with a validation."""
+    train = {"head": head, "steps": 40, "validate_every": 40, "device": "cpu", "memory_gb": memory_gb}
     source = {"folder": str(folder / "annotations"), "calibration": 0.65}
     # As many images validate as choose the thresholds, and as many again.
     cells = {"annotations": {"made-up": source}, "train": train, "division": {"validate": 0.016, "test": 0.01}}

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from tomoscout.learning.normalisation import STANDARDISE_VERSION, standardise
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import atomic_path, digest, digest_file, read_json, write_json
+from tomoscout.machine.heap import return_freed_memory
 from tomoscout.machine.messages import warn
 from tomoscout.machine.progress import Progress
 from tomoscout.networks.options import axes
@@ -132,6 +133,8 @@ def labelled_volumes(sources: Sequence[VolumeSource], patch: Sequence[int], stor
     volumes = []
     for number, source in enumerate(sources, 1):
         volumes.append(labelled_volume(*source, patch, storage))
+        if storage.tier == "files":
+            return_freed_memory()
         progress.show(number, f"read {storage.volume} {number} of {len(sources)}")
     return volumes
 

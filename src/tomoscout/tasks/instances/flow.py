@@ -129,16 +129,16 @@ def _agreements(labels: NDArray[np.int32], field: NDArray[np.floating], device: 
 def _whole(labels: NDArray[np.int32], least: int = 9) -> NDArray[np.int32]:
     """Objects with their holes filled, renumbered without gaps; smaller ones than `least` voxels are left out. What
     lies in a hole of another object stays."""
+    large = np.bincount(labels.ravel()) >= least
+    labels = np.where(large, np.arange(len(large), dtype=np.int32), 0)[labels]
     result = np.zeros_like(labels)
     count = 0
     for number, window in enumerate(ndimage.find_objects(labels), 1):
         if window is None:
             continue
         own = labels[window] == number
-        mask = own | (ndimage.binary_fill_holes(own) & (labels[window] == 0) & (result[window] == 0))
-        if mask.sum() >= least:
-            count += 1
-            result[window][mask] = count
+        count += 1
+        result[window][own | (ndimage.binary_fill_holes(own) & (labels[window] == 0) & (result[window] == 0))] = count
     return result
 
 
