@@ -1,0 +1,34 @@
+"""Memory that was freed goes back to the system."""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+from pathlib import Path
+from tomoscout.machine.heap import return_freed_memory
+
+def held():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("RssAnon")).split()[1]) // 1024
+
+large, small = [], []
+for _ in range(2000):
+    large.append(bytearray(b"x" * 100_000))
+    small.append(bytearray(700))
+del large
+before = held()
+return_freed_memory()
+print(before, held())
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="not the C library of GNU")
+def test_memory_between_small_objects_is_returned() -> None:
+    before, after = map(int, subprocess.check_output([sys.executable, "-c", PROGRAM], text=True).split())
+    assert before > 150
+    assert after < before - 100
