@@ -59,7 +59,9 @@ def main() -> None:
         return imread(path).astype(np.int32)
 
     training, validation = ([(image(n), labels(n)) for n in asked[part]] for part in ("train", "validate"))
-    config = Config2D(n_rays=32, grid=(2, 2), n_channel_in=1, train_patch_size=(128, 128), train_batch_size=4)
+    config = Config2D(
+        n_rays=32, grid=(2, 2), n_channel_in=1, train_patch_size=(128, 128), train_batch_size=4, train_tensorboard=False
+    )
     model = StarDist2D(config, name="model", basedir=str(place))
     model.prepare_for_training()
     limit = Limit(asked["seconds"])
