@@ -18,6 +18,7 @@ from tomoscout.plan.plan import Plan
 from tomoscout.stages.batches import Batch
 from tomoscout.tasks.instances.annotated_tomograms import ANGSTROM_PER_MICROMETRE
 from tomoscout.tasks.instances.applied import AppliedModel
+from tomoscout.tasks.instances.model import CellModel
 
 
 def run_segment_instances(plan: Plan, folder: Path, batch: int, output: Path, threads: int | None = None) -> None:
@@ -32,16 +33,18 @@ def run_segment_instances(plan: Plan, folder: Path, batch: int, output: Path, th
     config = plan.config
     options = config.cells.segment
     assert options.tomogram is not None
-    applied = AppliedModel(folder, choose_device(options.device))
-    if applied.model.dimensions != 3:
+    model = CellModel.read(folder)
+    if model.dimensions != 3:
         raise TomoscoutError(f"{folder}: a model of images; tomograms need one with cells.dimensions: 3")
     spacing = TomogramUri.parse(options.tomogram).voxel_spacing
-    session = copick_name(applied.model.name)
+    session = copick_name(model.name)
     written = Segmentation(options.segmentation, config.localize.user, session, spacing, is_multilabel=True)
     work = Batch(config, plan.with_instances, batch, output)
-    model = [applied.model.weights_digest, applied.model.thresholds]
-    inputs = {record.key: digest([model, instances_fingerprint(plan, record)]) for record in work.records}
+    made_by = [model.weights_digest, model.thresholds]
+    inputs = {record.key: digest([made_by, instances_fingerprint(plan, record)]) for record in work.records}
     pending = [record for record in work.records if not work.is_done(record, inputs[record.key], [written])]
+    if pending:
+        applied = AppliedModel(folder, choose_device(options.device))
     progress = Progress(len(pending))
     for number, record in enumerate(pending, 1):
         with work.attempt(record):
@@ -52,13 +55,13 @@ def run_segment_instances(plan: Plan, folder: Path, batch: int, output: Path, th
             labels = applied.labels(tomogram[None], [0], spacing / ANGSTROM_PER_MICROMETRE)
             work.claim(record, made_from, [written], "cells.segment.segmentation")
             stored = labels.astype("uint16" if labels.max(initial=0) < 2**16 else "uint32")
-            attributes = {"model": applied.model.weights_digest, "inputs": made_from}
+            attributes = {"model": model.weights_digest, "inputs": made_from}
             found: dict[str, Any] = {
                 "name": str(written),
                 "objects": int(labels.max(initial=0)),
                 "digest": work.project(record).write_segmentation(record.run, written, stored, attributes),
             }
-            manifest = {"tomogram": options.tomogram, "model": applied.model.weights_digest, "segmentation": found}
+            manifest = {"tomogram": options.tomogram, "model": model.weights_digest, "segmentation": found}
             work.finish(record, made_from, [written], manifest)
             text = f"{record.key}: {found['objects']} objects; run {number} of {len(pending)}"
             progress.show(number, text, now=True)
