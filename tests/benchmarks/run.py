@@ -16,7 +16,7 @@ from starting import dryrun, startup
 from studies import dry_runs, proposals
 from training import sampling, speed, validation
 
-from learning import learning
+from learning import KINDS, learning
 from stages import localize, phantom, targets
 
 
@@ -30,10 +30,12 @@ def main() -> None:
     parser.add_argument(
         "--seconds", type=float, default=10.0, help="of a measurement (sampling, speed); between scores"
     )
-    parser.add_argument("--steps", type=int, default=1000, help="learning, validation: length of tomoscout's trainings")
-    parser.add_argument("--seeds", type=int, default=3, help="learning: trainings by tomoscout")
-    parser.add_argument("--octopi-seeds", type=int, default=1, help="learning: how many of them by octopi, too")
-    parser.add_argument("--octopi-epochs", type=int, help="learning: its schedule; default: as long as it may train")
+    parser.add_argument("--steps", type=int, default=60, help="validation: length of the trainings")
+    parser.add_argument("--maps", type=Path, help="learning: folder of density maps, for more kinds of phantoms")
+    parser.add_argument("--kinds", nargs="+", default=[], choices=KINDS, help="learning: some kinds alone")
+    parser.add_argument("--train-seconds", type=float, default=190.0, help="learning: length of each training")
+    parser.add_argument("--seeds", type=int, default=3, help="learning: trainings of each tool")
+    parser.add_argument("--octopi-seeds", type=int, help="learning: fewer of them by octopi")
     parser.add_argument("--searches", type=int, default=24, help="tpe, samplers, searches: seeds; budgets: trials")
     parser.add_argument("--runs", type=int, nargs="+", default=[1000, 10_000], help="sizes of the dry-run projects")
     parser.add_argument("--without-octopi", action="store_true", help="localize: tomoscout alone")
@@ -49,7 +51,13 @@ def main() -> None:
         "sampling": lambda folder: sampling(folder, repeats, options.seconds),
         "speed": lambda folder: speed(folder, repeats, options.seconds),
         "learning": lambda folder: learning(
-            folder, options.seeds, options.octopi_seeds, options.steps, options.seconds, options.octopi_epochs
+            folder,
+            options.maps,
+            options.kinds,
+            options.seeds,
+            options.seeds if options.octopi_seeds is None else options.octopi_seeds,
+            options.train_seconds,
+            options.seconds,
         ),
         "validation": lambda folder: validation(folder, options.steps),
         "studies": lambda folder: dry_runs(folder, repeats, [100, 400, 1000]),

@@ -9,19 +9,16 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from measure import TOMOSCOUT, Command, on_cores, run, spread, table
 from peer import Octopi, octopi
 
 from tomoscout.data.inventory import RunRecord, read_inventory
-from tomoscout.data.project import Project
-from tomoscout.data.written import Segmentation
 from tomoscout.machine.files import read_json, write_json
 from tomoscout.options.config import Config, load_config
 from tomoscout.options.names import TomogramUri
@@ -35,8 +32,8 @@ if TYPE_CHECKING:
 CORES = 2
 URI = TomogramUri("wbp", 10.0)
 USER, SESSION = "phantom", "0"
-SCALE, PARTICLES = 0.8, 14
-RUNS = [f"phantom-{number:03d}" for number in range(7)]
+SCALE, PARTICLES = 0.8, 12
+RUNS = [f"phantom-{number:03d}" for number in range(9)]
 TRAIN, VALIDATE, TEST = RUNS[:4], RUNS[4:5], RUNS[5:]
 PATCH, CROPS = 48, 4
 NETWORK = {"channels": [16, 32, 64], "strides": [2, 2], "residual_units": 1}
@@ -88,16 +85,18 @@ class Bench:
 
 
 @contextmanager
-def set_up(folder: Path, *, with_octopi: bool = True, **train: Any) -> Iterator[Bench]:
-    """Make the phantom and its targets, and keep to the cores of the comparison."""
+def set_up(
+    folder: Path, *, with_octopi: bool = True, phantom: Mapping[str, Any] | None = None, **train: Any
+) -> Iterator[Bench]:
+    """Make the phantom and the targets of each tool, and keep to the cores of the comparison."""
     # What `tomoscout train` sets for itself. octopi gets it too: its loader and its steps share the cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     path = folder / "config.yaml"
     values = {
         "projects": {"phantom": str(folder / "phantom" / "copick.json")},
         "tomograms": [str(URI)],
-        "targets": {"picks": f"{USER}/{SESSION}", "radius_scale": SCALE},
-        "phantom": {"runs": len(RUNS), "particles": PARTICLES},
+        "targets": {"picks": f"{USER}/{SESSION}"},
+        "phantom": {"runs": len(RUNS), "particles": PARTICLES, **(phantom or {})},
         "split": {"train": TRAIN, "validate": VALIDATE, "test": TEST},
         "train": {"device": "cpu", "patch": [PATCH] * 3, "batch_size": CROPS, "network": NETWORK, **train},
         "tracking": {"enabled": False},
@@ -116,22 +115,9 @@ def set_up(folder: Path, *, with_octopi: bool = True, **train: Any) -> Iterator[
 
 
 def _make_their_targets(bench: Bench) -> None:
-    """octopi's own targets, in which next to nothing may differ: they are to be no part of the comparison."""
+    """octopi's own targets, with the radius scale of its guide."""
     command: list[str | Path] = [octopi(), "create-targets", "-c", bench.project, "-puid", USER, "-psid", SESSION]
     run([*command, "-uri", f"{URI}", "-rs", str(SCALE), "-turi", "targets:octopi/1"], folder=bench.folder)
-    project = Project("phantom", bench.project)
-    same = total = 0
-    for name in TRAIN:
-        ours, theirs = (
-            project.read_segmentation(
-                name, Segmentation("targets", user, "1", URI.voxel_spacing, True), allow_missing_chunks=True
-            )
-            for user in ("tomoscout", "octopi")
-        )
-        same += np.count_nonzero((ours == theirs) & (ours > 0))
-        total += np.count_nonzero((ours > 0) | (theirs > 0))
-    print(f"targets: {same / total:.1%} of the labelled voxels are labelled alike by both", file=sys.stderr)
-    assert same > 0.9 * total, "the targets of the two differ"
 
 
 class Enough(Exception):

@@ -26,6 +26,7 @@ from tomoscout.learning.crops import crop_batches
 from tomoscout.learning.losses.combined import build_loss
 from tomoscout.learning.normalisation import standardise
 from tomoscout.learning.options import ClassTraining, Training
+from tomoscout.learning.precision import chosen_precision
 from tomoscout.learning.progression import Outcome, Progression, Validation
 from tomoscout.learning.sampling import Centres, largest_jitter
 from tomoscout.learning.task import Task
@@ -266,7 +267,7 @@ def test_a_fine_tuning_starts_from_its_weights(folder: Path, tmp_path: Path) -> 
 def test_a_validator_predicts_every_volume(folder: Path) -> None:
     options = resolve_options(SpotOptions(**OPTIONS), None, Spots(SpotOptions(**OPTIONS)))
     model = SpotModel.read(folder)
-    validator = Validator(Spots(options), model.network, 2, (32, 32), CPU)
+    validator = Validator(Spots(options), model.network, 2, (32, 32), CPU, chosen_precision("auto", CPU))
     assert validator(load_network(folder, model, CPU)).score == pytest.approx(model.made_from["score"])
 
 

@@ -30,7 +30,7 @@ from tomoscout.tasks.picking.options import Train
 
 torch.set_num_threads(1)
 CPU = torch.device("cpu")
-SHORT = Train(steps=23, learning_rate=0.02, warmup=0.2, checkpoint_seconds=1e9, seed=4)
+SHORT = Train(steps=23, learning_rate=0.02, warmup=0.2, checkpoint_seconds=1e9, seed=4, precision="float32")
 Weights = dict[str, torch.Tensor]
 Batch = tuple[torch.Tensor, tuple[torch.Tensor, ...]]
 
@@ -808,9 +808,21 @@ def test_it_can_run_outside_the_main_thread(tmp_path: Path) -> None:
     assert_equal(outcomes[0], Training(tmp_path / "main")())
 
 
-def test_precision_of_a_cpu() -> None:
+@pytest.mark.parametrize(
+    ("instructions", "expected"),
+    [
+        ({}, torch.float32),
+        ({"avx512_f": True, "avx512_bf16": False, "amx_bf16": False}, torch.float32),
+        ({"avx512_bf16": True}, torch.bfloat16),
+        ({"amx_bf16": True}, torch.bfloat16),
+    ],
+)
+def test_precision_of_a_cpu(
+    instructions: dict[str, bool], expected: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: instructions)
     found = [chosen_precision(wanted, CPU) for wanted in ("auto", "float32", "bf16")]
-    assert found == [torch.float32, torch.float32, torch.bfloat16]
+    assert found == [expected, torch.float32, torch.bfloat16]
     with pytest.raises(TomoscoutError, match=r"train\.precision: fp16 needs a GPU"):
         chosen_precision("fp16", CPU)
 

@@ -20,7 +20,16 @@ from tomoscout.models.options import FineTuning
 from tomoscout.networks import parse_network
 from tomoscout.networks.options import NetworkOptions, axes
 from tomoscout.options.names import Name, ObjectName
-from tomoscout.options.sections import HOW_MANY, WHERE_IT_RUNS, Fraction, NotSearched, Section, as_meant, note_change
+from tomoscout.options.sections import (
+    HOW_MANY,
+    WHERE_IT_RUNS,
+    Fraction,
+    NotSearched,
+    Precision,
+    Section,
+    as_meant,
+    note_change,
+)
 
 _NUMBERS = {2: "two", 3: "three"}
 
@@ -126,8 +135,9 @@ class Optimisation(AdamW, Schedule):
     """Decay per step of the averaged weights that are validated and kept; ramped up at the start. 0 turns it off."""
     early_stopping: int = Field(default=0, ge=0)
     """Stop after this many validations without a better score; 0 for never."""
-    precision: Literal["auto", "bf16", "fp16", "float32"] = "auto"
-    """Arithmetic of the network. auto: bf16 on a GPU that computes with it, fp16 on an older one, float32 on a CPU."""
+    precision: Precision = "auto"
+    """Arithmetic of the network. auto: bf16 on a GPU or CPU that has instructions for it, fp16 on an older GPU, float32
+    on another CPU."""
     compile: bool = False
     """Let torch.compile translate the network first: minutes at the start for faster steps on some GPUs."""
     seed: Annotated[int, NotSearched("set train.seed, which all trials share")] = Field(default=42, ge=0, lt=2**32)

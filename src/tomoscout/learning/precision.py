@@ -11,19 +11,25 @@ from tomoscout.machine.errors import TomoscoutError
 
 
 def chosen_precision(wanted: str, device: torch.device) -> torch.dtype:
-    """The dtype for `wanted`: `auto`, `bf16`, `fp16` or `float32`. auto: bfloat16 on a GPU that computes with it,
-    float16 on an older one, float32 on a CPU.
+    """The dtype for `wanted`: `auto`, `bf16`, `fp16` or `float32`. auto: bfloat16 on a GPU or CPU that computes with it,
+    float16 on an older GPU, float32 on another CPU.
 
     Raises:
         TomoscoutError: the device does not compute with this dtype.
     """
     if wanted == "auto":
         if device.type != "cuda":
-            return torch.float32
+            return torch.bfloat16 if _cpu_computes_bf16() else torch.float32
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     if wanted == "fp16" and device.type != "cuda":
         raise TomoscoutError("train.precision: fp16 needs a GPU; use float32, bf16 or auto")
     return {"bf16": torch.bfloat16, "fp16": torch.float16, "float32": torch.float32}[wanted]
+
+
+def _cpu_computes_bf16() -> bool:
+    """Whether this CPU has instructions for bfloat16; where PyTorch emulates them they are slower than float32."""
+    can = torch.cpu.get_capabilities()
+    return bool(can.get("avx512_bf16") or can.get("amx_bf16"))
 
 
 def autocast(device: torch.device, kind: torch.dtype) -> AbstractContextManager[None]:

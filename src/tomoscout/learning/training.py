@@ -22,6 +22,7 @@ from tomoscout.learning.history import draw_history
 from tomoscout.learning.memory import plan_training
 from tomoscout.learning.memory_needs import Limits, MemoryPlan
 from tomoscout.learning.options import Training
+from tomoscout.learning.precision import chosen_precision
 from tomoscout.learning.progression import COLUMNS, Outcome, Progression, Speed
 from tomoscout.learning.task import Task
 from tomoscout.learning.trainer import fit
@@ -128,7 +129,8 @@ def train_network(job: Job, watch: Callable[[Progression], None] = lambda progre
         say(starting_weights(base, task.class_names, network.state_dict()))
     frozen = frozen_parameters(options, task.outputs, task.channels)
     _announce(job, memory, device)
-    validator = Validator(task, options.network, options.DIMENSIONS, memory.tile, device)
+    precision = chosen_precision(options.precision, device)
+    validator = Validator(task, options.network, options.DIMENSIONS, memory.tile, device, precision)
     batches = task.batches(options, memory.storage)
     tracker = job.tracker(_facts(job, memory, device))
 

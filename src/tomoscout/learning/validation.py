@@ -48,8 +48,16 @@ def default_interval(options: Training, task: Task) -> int:
 class Validator:
     """Predicts the validation volumes and lets the task score the predictions."""
 
-    def __init__(self, task: Task, network: NetworkOptions, dimensions: int, tile: Shape, device: torch.device) -> None:
-        """Read the validation volumes. `tile`: voxels that are predicted at once.
+    def __init__(
+        self,
+        task: Task,
+        network: NetworkOptions,
+        dimensions: int,
+        tile: Shape,
+        device: torch.device,
+        precision: torch.dtype = torch.float32,
+    ) -> None:
+        """Read the validation volumes. `tile`: voxels that are predicted at once. `precision`: of the network.
 
         Raises:
             TomoscoutError: the volumes cannot be used to select the best weights.
@@ -58,6 +66,7 @@ class Validator:
         self.sizes = InputSizes.of([network], dimensions)
         self.tile = tile
         self.device = device
+        self.precision = precision
         self.volumes = task.validation_volumes()
 
     def __call__(self, network: nn.Module) -> Validation:
@@ -76,6 +85,7 @@ class Validator:
                 flips=1,
                 device=self.device,
                 readout=self.task.readout,
+                precision=self.precision,
             )
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import psutil
 
 from tomoscout.machine.errors import TomoscoutError
+from tomoscout.machine.heap import keep_freed_memory
 from tomoscout.machine.lease import SCHEDULERS, VISIBLE
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ def choose_device(wanted: str, root: Path = Path("/"), environment: Mapping[str,
     if wanted == "auto" and not available:
         _refuse_unused_gpu(root, environment)
     if wanted == "cpu" or not available:
+        keep_freed_memory()
         return torch.device("cpu")
     device = torch.device("cuda")
     torch.backends.cudnn.benchmark = True

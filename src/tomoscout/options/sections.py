@@ -25,6 +25,7 @@ from tomoscout.options.other_names import name_here
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Size = Annotated[int, Field(ge=1, le=100_000)]
+Precision = Literal["auto", "bf16", "fp16", "float32"]
 """Voxels along an axis."""
 
 

@@ -78,15 +78,15 @@ def make_phantom(folder: Path, options: Phantom, progress: Callable[[str], None]
         name = f"phantom-{index:03d}"
         runs[name] = summary = _write_run(project, name, simulate(kinds, options, index), options)
         if progress is not None:
-            progress(_describe(name, summary, options))
+            progress(_describe(index, name, summary, options))
     objects = {kind.name: {"label": label, "radius": round(kind.radius, 1)} for label, kind in enumerate(kinds, 1)}
     write_json(folder / "phantom.json", {"made_with": made_with, "objects": objects, "runs": runs})
     return path
 
 
 def make_kinds(options: Phantom) -> list[Kind]:
-    """The kinds of particles: the built-in ones, those with a density map replaced, and the maps of other names."""
-    kinds = {kind.name: kind for kind in built_in(options.voxel_spacing)}
+    """The kinds of particles: `shapes`, those with a density map replaced, and the maps of other names."""
+    kinds = {kind.name: kind for kind in built_in(options.voxel_spacing) if kind.name in options.shapes}
     for name, path in options.maps.items():
         if not re.match(NAME_PATTERN, name) or name == MEMBRANE:
             raise TomoscoutError(
@@ -106,9 +106,11 @@ def simulate(kinds: list[Kind], options: Phantom, index: int) -> Simulation:
     membranes = vesicles(options.membranes, shape, spacing, shed)
     room = room_around(membranes.mask, spacing) if membranes.mask.any() else None
     # Half a voxel more than the radius: the soft edge of a density.
-    radii = np.repeat([kind.radius + spacing / 2 for kind in kinds], options.particles)
-    centres = scatter(radii, extent_of(shape, spacing), place, room).reshape(len(kinds), -1, 3)
-    rotations = orientations(len(radii), place).reshape(len(kinds), -1, 3, 3)
+    counts = [options.number(kind.name, index) for kind in kinds]
+    radii = np.repeat([kind.radius + spacing / 2 for kind in kinds], counts)
+    ends = np.cumsum(counts)[:-1]
+    centres = np.split(scatter(radii, extent_of(shape, spacing), place, room), ends)
+    rotations = np.split(orientations(len(radii), place), ends)
 
     density = np.zeros(shape, dtype=np.float32)
     picks = {}
@@ -149,8 +151,8 @@ def _write_run(project: Project, run: str, result: Simulation, options: Phantom)
     }
 
 
-def _describe(run: str, summary: dict[str, Any], options: Phantom) -> str:
-    asked = dict.fromkeys(summary["particles"], options.particles)
+def _describe(index: int, run: str, summary: dict[str, Any], options: Phantom) -> str:
+    asked = {name: options.number(name, index) for name in summary["particles"]}
     found = dict(summary["particles"])
     if options.membranes:
         asked["vesicles"], found["vesicles"] = options.membranes, summary["vesicles"]

@@ -143,7 +143,8 @@ def _validate(
     train = Train(picking=config.train.picking, best_metric=f"fBeta{config.train.beta:g}")
     task = PickingTask(TrainingData(config, replace(plan.targets, classes=known), plan.records, runs), train)
     device = choose_device(config.segment.device)
-    validator = Validator(task, options, train.DIMENSIONS, task.tile, device)
+    precision = chosen_precision(config.segment.precision, device)
+    validator = Validator(task, options, train.DIMENSIONS, task.tile, device, precision)
     channels = [entry.label - 1 for entry in known]
     predicted = validator.predict(network.to(device).eval())
     found = task.measure([volume[channels] for volume in predicted]).details

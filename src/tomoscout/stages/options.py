@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+from annotated_types import MaxLen, MinLen
 from pydantic import Field, field_validator
 
 from tomoscout.options.names import RunName, TomogramUri
-from tomoscout.options.sections import HOW_MANY, IN_ANOTHER_FORM, WHERE_IT_RUNS, FilePath, Section, Size
+from tomoscout.options.sections import HOW_MANY, IN_ANOTHER_FORM, WHERE_IT_RUNS, FilePath, Precision, Section, Size
 
 
 class Segment(Section):
@@ -22,12 +23,15 @@ class Segment(Section):
     ensemble. With such a list `targets` can be left out: then nothing is trained."""
     tomogram: Annotated[str | None, IN_ANOTHER_FORM] = None
     """Which kind of tomogram. Default: the first of `tomograms`."""
-    tile: list[Size] = Field(default=[160, 160, 160], min_length=3, max_length=3)
-    """Largest tile in voxels, z, y, x; made smaller where memory is short."""
+    tile: Annotated[list[Size], MinLen(3), MaxLen(3)] | Literal["auto"] = "auto"
+    """Largest tile in voxels, z, y, x; made smaller where memory is short. auto: chosen for each tomogram, so that least
+    is computed twice where tiles overlap; the log says what."""
     overlap: float = Field(default=0.25, ge=0, le=0.95)
     """Overlap of neighbouring tiles as a fraction of the tile."""
     flips: int = Field(default=1, ge=1, le=8)
     """Test-time augmentation: average over this many mirrored copies (1 = none, 8 = all)."""
+    precision: Precision = "auto"
+    """Arithmetic of the network, as `train.precision`."""
     keep_probabilities: Annotated[bool, HOW_MANY] = True
     """Keep the class probabilities after picks are made from them. They let you try other thresholds without
     a GPU; without them a changed `localize` section segments again."""

@@ -12,7 +12,8 @@ import torch
 from tomoscout.data.inventory import RunRecord
 from tomoscout.data.labels import stored_labels, to_stored
 from tomoscout.learning.normalisation import standardise
-from tomoscout.learning.tiles import Ensemble, InputSizes, argmax_labels, predict
+from tomoscout.learning.precision import chosen_precision
+from tomoscout.learning.tiles import Ensemble, InputSizes, argmax_labels, best_tile, predict
 from tomoscout.machine.device import choose_device
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import digest
@@ -84,17 +85,26 @@ def _segment_run(
     progress: Progress,
 ) -> dict[str, Any]:
     project, uri = work.project(record), config.segment_tomogram
-    tomogram = project.read_tomogram(record.run, uri)
+    tomogram = standardise(project.read_tomogram(record.run, uri))
+    options = config.segment
+    tile = best_tile(tomogram.shape, sizes, options.overlap) if options.tile == "auto" else options.tile
+    precision = chosen_precision(options.precision, device)
+    progress.note(
+        f"{record.key}: {_text(tomogram.shape)} voxels in tiles of {_text(tile)}, "
+        f"{str(precision).removeprefix('torch.')} on {device}"
+    )
     probabilities = predict(
         network,
-        standardise(tomogram),
+        tomogram,
         sizes=sizes,
-        tile=config.segment.tile,
-        overlap=config.segment.overlap,
-        flips=config.segment.flips,
+        tile=tile,
+        overlap=options.overlap,
+        flips=options.flips,
         device=device,
+        precision=precision,
         progress=lambda text: progress.note(f"{record.key}: {text}"),
     )
+    del tomogram
     stored = stored_labels(Path(config.projects[record.project]), [entry.name for entry in model.classes])
     classes = [{**entry.to_json(), "stored_label": stored[entry.name]} for entry in model.classes]
     attributes = {"classes": classes, "model": model.weights_digest, "inputs": inputs}
@@ -118,3 +128,7 @@ def _segment_run(
             "voxels": {entry.name: int(np.count_nonzero(labels == entry.label)) for entry in model.classes},
         },
     }
+
+
+def _text(shape: Sequence[int]) -> str:
+    return "×".join(map(str, shape))

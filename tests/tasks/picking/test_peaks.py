@@ -66,7 +66,7 @@ def test_the_coarser_grid_moves_no_peak(radius: float, monkeypatch: pytest.Monke
     probability = spheres(shape, centres, radius, np.array([1, 0.9, 0.7, 0.5]))
     options = {"smoothing": 0.4, "separation": 1.25 * radius, "threshold": 0.15}
     coarse, coarse_scores = find_peaks(probability, radius, **options)
-    monkeypatch.setattr(peaks, "WIDEST_PEAK", 10**6)
+    monkeypatch.setattr(peaks, "NARROWEST", 10**6)
     fine, fine_scores = find_peaks(probability, radius, **options)
     assert len(coarse) == len(fine) == 4
     np.testing.assert_allclose(coarse, fine, atol=0.3)

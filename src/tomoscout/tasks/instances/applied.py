@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from tomoscout.learning.precision import chosen_precision
 from tomoscout.learning.tiles import InputSizes, predict
 from tomoscout.learning.validation import OVERLAP
 from tomoscout.models.folder import load_network
@@ -54,6 +55,7 @@ class AppliedModel:
             flips=1,
             device=self.device,
             readout=HeadReadout(self._head),
+            precision=chosen_precision("auto", self.device),
         )
         labels = self._head.decode(prediction, prepared.shape[1:], self.model.thresholds)
         # Small objects can get lost where the image is smaller than what the network saw.

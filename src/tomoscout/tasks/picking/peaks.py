@@ -3,15 +3,24 @@ non-maximum suppression."""
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
 LOWEST_SCORE = 0.05
 """Smallest score of a peak. Lower ones are noise at any useful threshold."""
 
-WIDEST_PEAK = 8
-"""Diameter in voxels that an object has at least after binning. Larger objects are located on a binned grid and
-refined: this is much faster and does not shift peaks."""
+NARROWEST = 0.85
+"""Standard deviation in bins that the smoothing has at least. With a wider one, peaks are searched for on a binned grid,
+which is many times faster."""
+
+BINS_APART = 3
+"""Two peaks that are kept lie at least this many bins apart, so that the binned grid tells them apart."""
+
+ON_THE_GRID = 0.5
+"""A peak has at least this fraction of its height on the binned grid: a Gaussian as narrow as the smoothing whose middle
+lies where eight bins meet has 0.51 of it."""
 
 REACH = 2.5
 """Standard deviations at which the smoothing Gaussian is truncated."""
@@ -33,21 +42,25 @@ def find_peaks(
         Positions (N, 3) as fractional indices z, y, x, in descending order of score, and scores (N,): the smoothed
         probability at the peak, 0…1.
     """
-    bin_size = max(1, int(radius // (WIDEST_PEAK / 2)))
+    width = smoothing * radius
+    bin_size = max(1, int(min(width / NARROWEST, separation / BINS_APART)))
     # Wide enough that smoothing does not reach from a peak to the end of the window: its score must not depend on the
     # threshold.
-    margin = int(np.ceil(2 * REACH * smoothing * radius)) + 3 * bin_size
+    margin = int(np.ceil(2 * REACH * width)) + 3 * bin_size
     window = _active_window(probability, threshold, margin, bin_size)
     if window is None:
         return np.zeros((0, 3)), np.zeros(0)
-    smoothed = _smooth(_bin(probability[window], bin_size), smoothing * radius / bin_size)
-    peaks = _local_maxima(smoothed, threshold)
-    scores = smoothed[tuple(peaks.T)].astype(np.float64)
-    # A bin is centred on the voxels that it averages.
-    positions = (peaks + _refinement(smoothed, peaks)) * bin_size + (bin_size - 1) / 2
-    positions += [part.start for part in window]
-    # The last bin can extend beyond the volume.
-    positions = np.clip(positions, 0, np.array(probability.shape) - 1)
+    start = np.array([part.start for part in window])
+    smoothed = _smooth(_bin(probability[window], bin_size), width / bin_size)
+    if bin_size == 1:
+        peaks = _local_maxima(smoothed, threshold)
+        scores = smoothed[tuple(peaks.T)].astype(np.float64)
+        positions = start + peaks + _refinement(smoothed, peaks)
+    else:
+        peaks = _local_maxima(smoothed, ON_THE_GRID * threshold)
+        positions, scores = _climb(probability, start + peaks * bin_size + (bin_size - 1) // 2, bin_size, width)
+        found = scores >= threshold
+        positions, scores = positions[found], scores[found]
     order = np.lexsort((*positions.T, -scores))
     kept = suppress(positions[order], separation)
     return positions[order][kept], scores[order][kept]
@@ -73,11 +86,15 @@ def _bin(volume: NDArray[np.uint8], size: int) -> NDArray[np.float32]:
     """Mean over cubes of `size` voxels, as fractions of 255; the far ends are padded with the edge values."""
     if size == 1:
         return volume.astype(np.float32) / np.float32(255)
-    padded = np.pad(volume, [(0, -n % size) for n in volume.shape], mode="edge")
+    total = np.pad(volume, [(0, -n % size) for n in volume.shape], mode="edge")
     for axis in range(3):
-        shape = (*padded.shape[:axis], padded.shape[axis] // size, size, *padded.shape[axis + 1 :])
-        padded = padded.reshape(shape).sum(axis=axis + 1, dtype=np.uint32 if padded.dtype != np.uint8 else np.uint16)
-    return padded.astype(np.float32) / np.float32(255 * size**3)
+        # Sums over two axes fit into 16 bits up to bins of 16 voxels.
+        kind = np.uint16 if size**3 <= 257 or (axis < 2 and size <= 16) else np.uint32
+        parts = [total[(slice(None),) * axis + (slice(start, None, size),)] for start in range(size)]
+        total = np.add(parts[0], parts[1], dtype=kind)
+        for part in parts[2:]:
+            total += part
+    return total.astype(np.float32) / np.float32(255 * size**3)
 
 
 def _smooth(volume: NDArray[np.float32], width: float) -> NDArray[np.float32]:
@@ -121,6 +138,58 @@ def _refinement(volume: NDArray[np.float32], peaks: NDArray[np.int64]) -> NDArra
         bend = low - 2 * mid + high
         offsets[inner, axis] = np.where(bend < 0, 0.5 * (low - high) / np.where(bend < 0, bend, -1.0), 0.0)
     return np.clip(offsets, -0.5, 0.5)
+
+
+def _climb(
+    probability: NDArray[np.uint8], places: NDArray[np.int64], reach: int, width: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The highest smoothed value within `reach` voxels of each place (N, 3) along every axis: positions (N, 3), refined
+    to fractions of a voxel, and values (N,). They are those of the whole volume smoothed with a Gaussian of `width` voxels,
+    which is computed around the places alone."""
+    kernel = _kernel(width)
+    # One more voxel on either side, for the parabolas.
+    side, room = 2 * reach + 3, reach + 1 + len(kernel) // 2
+    rows = np.zeros((side, side + len(kernel) - 1), dtype=np.float32)
+    for row in range(side):
+        rows[row, row : row + len(kernel)] = kernel
+    shape = np.array(probability.shape)
+    places = np.minimum(places, shape - 1)
+    positions, values = np.zeros((len(places), 3)), np.zeros(len(places))
+    for number, place in enumerate(places):
+        low, high = place - room, place + room + 1
+        inner = tuple(slice(max(a, 0), min(b, n)) for a, b, n in zip(low, high, shape, strict=True))
+        patch = probability[inner]
+        cut = np.column_stack([np.maximum(-low, 0), np.maximum(high - shape, 0)])
+        if cut.any():
+            patch = np.pad(patch, cut, mode="edge")
+        smoothed = _along_axes(rows, patch.astype(np.float32)) / np.float32(255)
+        inside = tuple(
+            slice(max(1, reach + 1 - at), min(side - 1, reach + 1 + size - at))
+            for at, size in zip(place, shape, strict=True)
+        )
+        found = np.array(np.unravel_index(int(smoothed[inside].argmax()), smoothed[inside].shape))
+        peak = found + [part.start for part in inside]
+        at = place + peak - (reach + 1)
+        offset = _refinement(smoothed, peak[None])[0]
+        positions[number] = at + np.where((at > 0) & (at < shape - 1), offset, 0.0)
+        values[number] = smoothed[tuple(peak)]
+    # Without the rounding errors of sums in single precision, which a threshold of 1 would meet.
+    return positions, np.round(values, 6)
+
+
+def _kernel(width: float) -> NDArray[np.float64]:
+    """The weights of SciPy's gaussian_filter with `truncate=REACH`."""
+    reach = int(REACH * width + 0.5)
+    weights: NDArray[np.float64] = np.exp(-0.5 * (np.arange(-reach, reach + 1) / width) ** 2)
+    return weights / weights.sum()
+
+
+def _along_axes(rows: NDArray[np.float32], patch: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The product with `rows` (N, M) along each axis of a cube (M, M, M): (N, N, N)."""
+    for _ in range(3):
+        # The last axis becomes the first, so that after three turns they are in order again.
+        patch = np.moveaxis(patch @ rows.T, -1, 0)
+    return patch
 
 
 def suppress(positions: NDArray[np.float64], separation: float) -> NDArray[np.int64]:
