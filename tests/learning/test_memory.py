@@ -190,6 +190,7 @@ WORK = Workload(
     decoding=32,
 )
 LARGE, SMALL = 4_000_000, 2_560_000
+LAYER = 100 * 100 * 200
 TRAINING = 10 * LARGE * 3
 
 
@@ -203,13 +204,13 @@ def test_on_a_gpu_with_room() -> None:
     assert (made.parts, made.tile, made.reasons) == (1, (100, 100, 100), ())
     always = TRAINING + 50 * MIB + LIBRARIES
     training = math.ceil(MARGIN * (8 * MIB + 800 * MIB))
-    predicting = math.ceil(MARGIN * 100 * 10**6) + LARGE * (4 * 2 + 8 + 3)
+    predicting = math.ceil(MARGIN * 100 * 10**6) + LAYER * (4 * 2 + 16)
     assert made.needed("GPU", "training") == always + training
     assert made.needed("GPU", "predicting") == always + predicting
     assert made.needed("GPU") == always + max(training, predicting)
     held = (LARGE + SMALL) * 4 + 20 * MIB + LIBRARIES
     kept = (LARGE + SMALL) * 3
-    assert made.needed("main memory", "predicting") == held + kept + LARGE * 4 + 2**24
+    assert made.needed("main memory", "predicting") == held + kept + 10**6 * 4 + 2**22
     assert made.needed("main memory") == held + kept + LARGE * 32
     assert made.needed("disk") == 0
 
@@ -219,8 +220,8 @@ def test_on_a_cpu_everything_is_in_main_memory() -> None:
     assert made.storage.tier == "memory"
     always = TRAINING + (LARGE + SMALL) * 4 + 70 * MIB + LIBRARIES
     assert made.needed("main memory", "training") == always + math.ceil(MARGIN * 808 * MIB)
-    blended = LARGE * (4 * 4 + 8 + 3)
-    copies = (LARGE + SMALL) * 3 + LARGE * 4
+    blended = LAYER * (4 * 4 + 16)
+    copies = (LARGE + SMALL) * 3 + 10**6 * 4
     assert made.needed("main memory", "predicting") == always + math.ceil(MARGIN * 10**8) + blended + copies
     assert made.needed("GPU") == made.needed("disk") == 0
 
@@ -271,11 +272,11 @@ def test_validation_by_smaller_tiles() -> None:
             ["the GPU", "0.43 of 0.39 GiB while training", "1 at a time", "train.patch", "gpu_memory_gb"],
         ),
         (300 * MIB, 10 * GIB, WORK, ["main memory", "of 0.29 GiB", "split.validate", "train.memory_gb"]),
-        (400 * MIB, 0, WORK, ["main memory", "0.49 of 0.39 GiB while predicting", "train.memory_gb"]),
+        (400 * MIB, 0, WORK, ["main memory", "0.48 of 0.39 GiB while decoding", "train.memory_gb"]),
         (
             10 * GIB,
             GIB,
-            replace(WORK, predicted=99),
+            replace(WORK, predicted=499),
             ["the GPU", "while predicting", "for blended tiles", "split.validate"],
         ),
     ],

@@ -13,7 +13,7 @@ import torch
 
 from tomoscout.learning.options import Training
 from tomoscout.learning.step_memory import Shape, StepMemory
-from tomoscout.learning.tiles import InputSizes
+from tomoscout.learning.tiles import InputSizes, TileGrid
 from tomoscout.learning.volumes import Storage, Tier
 from tomoscout.machine.device import GIB, GPU_CONTEXT, GpuMemory, memory_limit, own_memory
 
@@ -29,8 +29,8 @@ _UNLIMITED = 2**62
 # Bytes per voxel.
 # A volume being read and prepared: two copies of a channel in float32, a few parts of one, and the labels twice.
 _READING, _READING_CHANNEL = 4, 8
-# A prediction while it is quantised: two float32 copies. Its input: a padded copy of each channel.
-_BEING_QUANTISED, _PADDED = 8, 4
+# A prediction while it is quantised: four copies of a channel in float32 at most.
+_BEING_QUANTISED = 16
 
 
 Place = Literal["GPU", "main memory", "disk"]
@@ -193,29 +193,21 @@ class MemoryPlan:
         work = self.work
         if not work.validation:
             return
-        tiles = [self._tile_of(shape) for shape in work.validation]
-        network = max(work.step.predicting(tile) for tile in tiles)
-        padded = max(
-            math.prod(max(n, t) for n, t in zip(shape, tile, strict=True))
-            for shape, tile in zip(work.validation, tiles, strict=True)
-        )
-        # Sums and weights are float16 on a GPU, float32 on a CPU. What is stored needs memory in addition.
-        sums = padded * (work.predicted + 1) * (2 if self.device == "GPU" else 4)
-        quantised = padded * (_BEING_QUANTISED + work.predicted * work.stored)
+        grids = [TileGrid.of(shape, work.sizes, self.tile, work.overlap) for shape in work.validation]
+        network = max(work.step.predicting(grid.lengths) for grid in grids)
+        layer = max(math.prod(grid.layer_shape) for grid in grids)
+        # Sums and weights are float16 on a GPU, float32 on a CPU.
+        sums = layer * (work.predicted + 1) * (2 if self.device == "GPU" else 4)
+        quantised = layer * _BEING_QUANTISED
         yield Use(f"a tile of {_text(self.tile)} voxels", self.device, network, "predicting", _SMALLER_STEP)
         yield Use("blended tiles", self.device, sums + quantised, "predicting", work.less_validation)
         kept = work.kept * work.predicted * work.stored
-        copies = padded * _PADDED * work.channels
-        if self.device == "GPU":
-            # Pinned memory is allocated in powers of two.
-            copies += 2 ** math.ceil(math.log2(copies))
-        yield Use("predictions of validation", "main memory", kept + copies, "predicting", work.less_validation)
-        decoded = kept + padded * work.decoding
+        # The tile as the network takes it. Pinned memory is allocated in powers of two.
+        tile = 4 * work.channels * max(math.prod(grid.lengths) for grid in grids)
+        tile += 2 ** math.ceil(math.log2(tile)) if self.device == "GPU" else 0
+        yield Use("predictions of validation", "main memory", kept + tile, "predicting", work.less_validation)
+        decoded = kept + max(math.prod(shape) for shape in work.validation) * work.decoding
         yield Use("the same while it is decoded", "main memory", decoded, "decoding", work.less_validation)
-
-    def _tile_of(self, shape: Shape) -> list[int]:
-        """The sides of the tile with which a tomogram of this shape is predicted."""
-        return [length for _, length in self.work.sizes.tiles(shape, self.tile, self.work.overlap)]
 
     def needed(self, place: Place, phase: Phase | None = None) -> int:
         """Bytes needed at a place: the maximum over the phases, or in one phase."""

@@ -165,7 +165,7 @@ def predict(
     tile = [min(length, size) for length, size in zip(tile, space, strict=True)]
     while True:
         try:
-            grid = _Grid.of(space, sizes, tile, overlap, readout.every)
+            grid = TileGrid.of(space, sizes, tile, overlap, readout.every)
             return _predict(network, volume, grid, flips, device, readout, precision)
         except RuntimeError as error:
             if not is_out_of_memory(error):
@@ -183,7 +183,7 @@ def predict(
 
 
 @dataclass(frozen=True)
-class _Grid:
+class TileGrid:
     """The tiles of a volume. All are of one size; those at one place along `axis` are a layer.
 
     `space`: voxels (*space) that are predicted, a multiple of `every`. `starts`, `lengths`: of the tiles, per axis.
@@ -195,7 +195,10 @@ class _Grid:
     every: int
 
     @classmethod
-    def of(cls, shape: Sequence[int], sizes: InputSizes, tile: Sequence[int], overlap: float, every: int) -> _Grid:
+    def of(
+        cls, shape: Sequence[int], sizes: InputSizes, tile: Sequence[int], overlap: float, every: int = 1
+    ) -> TileGrid:
+        """The tiles of a volume of `shape` (*space); see `tile_starts`. A value is read out of every so many voxels."""
         # Tiles begin and end at voxels that are read out.
         steps = InputSizes(tuple(math.lcm(step, every) for step in sizes.step), sizes.smallest)
         space = tuple(math.ceil(size / every) * every for size in shape)
@@ -241,7 +244,7 @@ class _Grid:
 def _predict(
     network: nn.Module,
     volume: NDArray[np.float32],
-    grid: _Grid,
+    grid: TileGrid,
     flips: int,
     device: torch.device,
     readout: Readout,
