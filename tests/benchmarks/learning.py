@@ -1,5 +1,5 @@
-"""How well, and how soon, a training finds particles in tomograms held out: tomoscout with its defaults, a plain loop and
-octopi, from the same weights, in equal seconds, on phantoms of several kinds."""
+"""How well, and how soon, a training finds particles in tomograms held out: tomoscout with its defaults, a plain loop
+and octopi, from the same weights, in equal seconds, on phantoms of several kinds."""
 
 from __future__ import annotations
 
@@ -173,9 +173,7 @@ class HeldOut:
             weights = torch.load(weights, weights_only=True)
         network = build_network(self.network, len(self.classes) + 1)
         network.load_state_dict(weights)
-        classes = [
-            TargetClass(e.name, e.label, e.radius, (e.radius or 0) * scale, e.sources) for e in self.classes
-        ]
+        classes = [TargetClass(e.name, e.label, e.radius, (e.radius or 0) * scale, e.sources) for e in self.classes]
         picks = [
             locate_picks(
                 predict(
@@ -298,9 +296,7 @@ def _means(trainings: Sequence[Training]) -> list[list[object]]:
     return rows
 
 
-def _trainings(
-    bench: Bench, kind: str, seeds: int, octopi_seeds: int, seconds: float, every: float
-) -> list[Training]:
+def _trainings(bench: Bench, kind: str, seeds: int, octopi_seeds: int, seconds: float, every: float) -> list[Training]:
     held_out = HeldOut(bench, Plan(bench.config, bench.records).targets.classes)
     rate = _seconds_per_step(bench)
     trainings = []
@@ -375,8 +371,6 @@ def _scored(bench: Bench, kind: str, tool: str, seed: int, points: list[Point], 
 
     scales = {"tomoscout": bench.config.targets.radius_scale, "plain loop": plain.SCALE, "octopi": SCALE}
     prepare = standardise if tool == "tomoscout" else normalise
-    training = Training(
-        kind, tool, seed, points, [held_out.score(point, scales[tool], prepare) for point in points]
-    )
+    training = Training(kind, tool, seed, points, [held_out.score(point, scales[tool], prepare) for point in points])
     print(" | ".join(map(str, training.row())), file=sys.stderr, flush=True)
     return training

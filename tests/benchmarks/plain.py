@@ -1,5 +1,5 @@
-"""The plain loop to compare with: what a student would write in an afternoon. It uses PyTorch, MONAI's U-Net and NumPy, and
-nothing of tomoscout.
+"""The plain loop to compare with: what a student would write in an afternoon. It uses PyTorch, MONAI's U-Net and NumPy,
+and nothing of tomoscout.
 
 Spheres of half an object's radius are the targets. A batch has crops of all tomograms, each near a particle of a class
 drawn at random, a tenth of them anywhere. Cross-entropy counts foreground eight times as much as background; crops are
@@ -9,7 +9,7 @@ mirrored; AdamW keeps one learning rate.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -75,8 +75,8 @@ def train(
     patch: int,
     seed: int,
 ) -> list[tuple[float, int, dict[str, torch.Tensor]]]:
-    """Train for so many seconds; returns the seconds, the steps and the weights about every `every` seconds and at the end.
-    Tomograms have mean 0 and standard deviation 1."""
+    """Train for so many seconds; returns the seconds, the steps and the weights about every `every` seconds and at the
+    end. Tomograms have mean 0 and standard deviation 1."""
     random = np.random.default_rng(seed)
     labels = [
         spheres(tomogram.shape, of_one, [SCALE * radius for radius in radii])

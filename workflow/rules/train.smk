@@ -65,6 +65,45 @@ rule train_model:
         " | (trap '' INT TERM USR1; exec tee {log:q})"
 
 
+# A file of this model may be the base of the training.
+rule pretrain_model:
+    output:
+        report(
+            f"{PRETRAINED}/history.png",
+            category="Models",
+            caption="../report/history.rst",
+            labels={"model": flow.config.pretrain.name, "what": "Training"},
+        ),
+        metrics=f"{PRETRAINED}/metrics.csv",
+        results=f"{PRETRAINED}/results.json",
+        weights=f"{PRETRAINED}/weights.safetensors",
+        model=f"{PRETRAINED}/model.yaml",
+    log:
+        f"<logs>/pretrain/{flow.config.pretrain.name}.log",
+    benchmark:
+        f"<benchmarks>/pretrain/{flow.config.pretrain.name}.tsv"
+    conda:
+        ENVIRONMENTS["network"]
+    container:
+        IMAGES["network"]
+    threads: 8
+    resources:
+        gpu=GPU_FOR_TRAINING,
+        mem_mb=megabytes(32000),
+        runtime=minutes(24 * 60),
+    params:
+        settings=SETTINGS,
+        inventory=INVENTORY,
+        folder=lambda wildcards, output: os.path.dirname(output.model),
+        depends_on=depends_on("pretrain"),
+    # As in train_model.
+    shell:
+        "trap : INT TERM USR1;"
+        " tomoscout pretrain --config {params.settings:q} --inventory {params.inventory:q}"
+        " --model {params.folder:q} --threads {threads} 2>&1"
+        " | (trap '' INT TERM USR1; exec tee {log:q})"
+
+
 rule compare_folds:
     input:
         files(lambda wildcards: [f"{folder}/results.json" for folder in flow.fold_models()]),
@@ -122,6 +161,12 @@ rule train:
     input:
         f"{TRAINED}/model.yaml",
         SPLIT,
+    localrule: True
+
+
+rule pretrain:
+    input:
+        f"{PRETRAINED}/model.yaml",
     localrule: True
 
 

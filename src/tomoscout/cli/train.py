@@ -1,4 +1,4 @@
-"""Commands for a training: `train` and `train finish`, `track`, `compare-folds`."""
+"""Commands for a training: `train` and `train finish`, `pretrain`, `track`, `compare-folds`."""
 
 from __future__ import annotations
 
@@ -55,6 +55,24 @@ def train(
         from tomoscout.stages.train import run_train
 
         run_train(plan, model, fold, threads)
+
+
+@commands.command()
+@click.option("--config", type=FILE, required=True, help="Configuration (YAML).")
+@inventory_option
+@click.option("--model", type=FILE, required=True, help="Model folder.")
+@threads_option
+def pretrain(config: Path, inventory: Path, model: Path, threads: int | None) -> None:
+    """Train a network on phantoms of the objects (section `pretrain`), as a base for few annotated tomograms.
+
+    Stopped or killed, the same command goes on from the last checkpoint. Exits with 75 where SIGTERM or SIGUSR1 stopped
+    it after writing a checkpoint.
+    """
+    plan = load(config, inventory)
+    with alone_in(model), leased_gpu(plan.config.train.device), resumable(model):
+        from tomoscout.stages.pretrain import run_pretrain
+
+        run_pretrain(plan, model, threads)
 
 
 @train.command()

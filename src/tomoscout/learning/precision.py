@@ -11,8 +11,8 @@ from tomoscout.machine.errors import TomoscoutError
 
 
 def chosen_precision(wanted: str, device: torch.device) -> torch.dtype:
-    """The dtype for `wanted`: `auto`, `bf16`, `fp16` or `float32`. auto: bfloat16 on a GPU or CPU that computes with it,
-    float16 on an older GPU, float32 on another CPU.
+    """The dtype for `wanted`: `auto`, `bf16`, `fp16` or `float32`. auto: bfloat16 on a GPU or CPU that has instructions
+    for it, float16 on an older GPU, float32 on another CPU.
 
     Raises:
         TomoscoutError: the device does not compute with this dtype.

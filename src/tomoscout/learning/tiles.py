@@ -47,13 +47,14 @@ MOST_VOXELS = 5_000_000
 """Largest tile, in voxels, that `best_tile` chooses."""
 
 _SHORTEST = 128
-"""Shortest side of a tile that `best_tile` chooses where the volume is longer: a network needs what surrounds a voxel."""
+"""Shortest side of a tile that `best_tile` chooses where the volume is longer: a network needs what surrounds a
+voxel."""
 
 _CACHED = 64**3
 _PER_DOUBLING = 0.08
 """A voxel takes this fraction longer with each doubling of a tile beyond so many voxels, whose features fit into the
-cache of a CPU. U-Nets with 0.14 and 0.43 million parameters in bf16 on one thread (Sapphire Rapids): 93 ns per voxel with
-64³, 96 with 96³, 111 with 128³, 121 with 160³, 129 with 192³."""
+cache of a CPU. U-Nets with 0.14 and 0.43 million parameters in bf16 on one thread (Sapphire Rapids): 93 ns per voxel
+with 64³, 96 with 96³, 111 with 128³, 121 with 160³, 129 with 192³."""
 
 
 def best_tile(shape: Sequence[int], sizes: InputSizes, overlap: float, most: int = MOST_VOXELS) -> list[int]:
@@ -270,12 +271,10 @@ def _predict(
         assert sums is not None
         assert stored is not None
         done, behind = (following - layer) // every, layer // every
-        for channel, values in enumerate(sums):
-            finished = tuple(
-                slice(0, done if n == axis else size) for n, size in enumerate(stored.shape[1:])
-            )
-            place = tuple(slice(behind, behind + done) if n == axis else part for n, part in enumerate(finished))
-            stored[(channel, *place)] = readout.stored(values[finished].float() / norm[finished].float()).cpu()
+        finished = tuple(slice(0, done) if n == axis else slice(0, size) for n, size in enumerate(stored.shape[1:]))
+        place = tuple(slice(behind, behind + done) if n == axis else part for n, part in enumerate(finished))
+        for values, out in zip(sums, stored, strict=True):
+            out[place] = readout.stored(values[finished].float() / norm[finished].float()).cpu()
         for buffer in (sums, norm[None]):
             _move_up(buffer, axis + 1, done)
     assert stored is not None
@@ -317,7 +316,7 @@ def _values(
         with autocast(crop.device, precision):
             outputs = network(crop.flip(axes) if axes else crop)
         values = readout.values(outputs[0].float())
-        values = values.flip([axis for axis in axes]) if axes else values
+        values = values.flip(axes) if axes else values
         total = values if total is None else total.add_(values)
     assert total is not None
     return total if len(mirrored) == 1 else total.div_(len(mirrored))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
@@ -252,6 +252,14 @@ def _write_model(job: Job, outcome: Outcome, folder: Path, *, complete: bool = T
         **progression.best_details,
         **state,
     }
+    if never := _never_found(job.task.class_names, progression.history):
+        results["never_found"] = never
+        if complete:
+            warn(
+                f"{', '.join(never)}: score 0 in every validation, so this model does not find it; see whether its "
+                "annotations lie where it is (snakemake targets shows them), then let crops be centred on it more "
+                "often (train.class_sampling), count it more in the loss (train.class_weights) or train longer"
+            )
     if job.base:
         results["base_score"] = progression.base_score
         if complete:
@@ -261,6 +269,12 @@ def _write_model(job: Job, outcome: Outcome, folder: Path, *, complete: bool = T
     made_from = {"fingerprint": job.fingerprint, "base": job.options.base, **job.made_from, **facts}
     common = {"name": job.name, "network": job.options.network, "made_from": made_from, "weights_digest": weights}
     job.task.model(common, job.options, progression.best_details).write(folder)
+
+
+def _never_found(names: Sequence[str], history: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The classes that had a score in a validation, and 0 in all of them."""
+    scores = {name: [row[name] for row in history if row.get(name) is not None] for name in names}
+    return [name for name, found in scores.items() if found and not any(found)]
 
 
 def _compare_with_base(progression: Progression, base: Base, job: Job) -> str:

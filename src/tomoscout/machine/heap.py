@@ -12,8 +12,8 @@ def keep_freed_memory() -> None:
     """Let freed memory stay with this process.
 
     glibc asks the system for each array of more than 32 MB anew, and the system clears every page of it: when a network
-    predicts a tomogram on a CPU, this takes more than half of the time. Other C libraries have no such call, and nothing
-    is done.
+    predicts a tomogram on a CPU, this takes more than half of the time. Other C libraries have no such call, and
+    nothing is done.
     """
     options = getattr(ctypes.CDLL(None), "mallopt", None)
     if options is not None:

@@ -8,6 +8,9 @@ from pydantic import Field
 
 from tomoscout.options.sections import FilePath, NotSearched, Section
 
+BASE_OPTIONS = ("base", "base_weights", "freeze", "freeze_steps", "promote")
+"""Names of the options of a fine-tuning."""
+
 _ONLY_HERE = NotSearched("trials are no fine-tunings")
 
 

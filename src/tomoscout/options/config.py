@@ -30,7 +30,7 @@ from tomoscout.options.validation_errors import first_error, key_of
 from tomoscout.phantom.options import Phantom
 from tomoscout.plan.options import Split, Targets
 from tomoscout.report.options import Report
-from tomoscout.stages.options import Segment
+from tomoscout.stages.options import Pretrain, Segment
 from tomoscout.tasks.instances.options import Cells
 from tomoscout.tasks.picking.options import Evaluate, Localize, Train
 from tomoscout.tracking.options import Tracking
@@ -68,6 +68,7 @@ class Config(Section):
     """Runs handled by one job of the stages that work run by run. Changing it later moves no run to another job."""
     targets: Targets = Targets()
     split: Split = Split()
+    pretrain: Pretrain = Pretrain()
     train: Train = Train()
     explore: Explore = Explore()
     tracking: Tracking = Tracking()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Self
 
+from annotated_types import MaxLen, MinLen
 from pydantic import Field, model_validator
 
 from tomoscout.options.names import Name
 from tomoscout.options.sections import HOW_MANY, FilePath, Section, Size
 
+SignalToNoise = Annotated[float, Field(ge=1e-6, le=1e6)]
 
 SHAPES = ("ribosome", "virus-like-particle", "proteasome", "apo-ferritin", "hemoglobin")
 """Names of the built-in shapes."""
@@ -29,8 +31,9 @@ class Phantom(Section):
     """Other numbers of particles, by object name."""
     absent: dict[Name, Annotated[int, Field(ge=1)]] = {}
     """Objects that some runs lack: object name → 3 leaves it out of every third run."""
-    signal_to_noise: float = Field(default=0.15, ge=1e-6, le=1e6)
-    """Variance of the signal inside particles over the variance of the noise."""
+    signal_to_noise: SignalToNoise | Annotated[list[SignalToNoise], MinLen(2), MaxLen(2)] = 0.15
+    """Variance of the signal inside particles over the variance of the noise. Of a range, each run has its own (its
+    logarithm is drawn evenly)."""
     tilt_range: float = Field(default=60.0, gt=0, le=90)
     """Largest tilt in degrees; what lies beyond is the missing wedge."""
     defocus: list[Annotated[float, Field(gt=0, le=100)]] = Field(default=[2.0, 4.0], min_length=2, max_length=2)

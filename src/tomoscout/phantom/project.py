@@ -101,7 +101,7 @@ def simulate(kinds: list[Kind], options: Phantom, index: int) -> Simulation:
     shape = (options.shape[0], options.shape[1], options.shape[2])
     spacing = options.voxel_spacing
     # A random stream for each purpose, so that more draws for one do not change the others.
-    place, shed, shoot, focus = (np.random.default_rng([options.seed, index, purpose]) for purpose in range(4))
+    place, shed, shoot, focus, noise = (np.random.default_rng([options.seed, index, purpose]) for purpose in range(5))
 
     membranes = vesicles(options.membranes, shape, spacing, shed)
     room = room_around(membranes.mask, spacing) if membranes.mask.any() else None
@@ -120,13 +120,16 @@ def simulate(kinds: list[Kind], options: Phantom, index: int) -> Simulation:
         picks[kind.name].transforms[:, :3, :3] = turns[found]
         render(kind, candidates[found], turns[found], density, spacing)
     defocus = float(focus.uniform(min(options.defocus), max(options.defocus)))
+    ratio = options.signal_to_noise
+    if isinstance(ratio, list):
+        ratio = float(np.exp(noise.uniform(*np.log(sorted(ratio)))))
     tomogram = image(
         density + membranes.density,
         density > 0.5,
         voxel_spacing=spacing,
         defocus=defocus,
         tilt_range=options.tilt_range,
-        signal_to_noise=options.signal_to_noise,
+        signal_to_noise=ratio,
         random=shoot,
     )
     return Simulation(tomogram, density + membranes.density, picks, membranes, defocus)

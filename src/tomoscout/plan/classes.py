@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,17 @@ class TargetClass:
     def to_json(self) -> dict[str, Any]:
         """The class as written into manifests and model files."""
         return {**asdict(self), "sources": [str(source) for source in self.sources]}
+
+
+def rescaled(classes: Sequence[TargetClass], scale: float | Mapping[str, float] | None) -> tuple[TargetClass, ...]:
+    """The classes with target radii of `scale` × the radius of the object; those that it does not name stay as they
+    are."""
+
+    def one(entry: TargetClass) -> TargetClass:
+        own = scale.get(entry.name) if isinstance(scale, Mapping) else scale
+        return entry if entry.radius is None or own is None else replace(entry, target_radius=entry.radius * own)
+
+    return tuple(map(one, classes))
 
 
 def learnt_classes(config: Config, records: Sequence[RunRecord]) -> tuple[tuple[TargetClass, ...], list[str]]:

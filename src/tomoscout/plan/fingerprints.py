@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from tomoscout.data.copick_config import read_objects
 from tomoscout.data.inventory import RunRecord
-from tomoscout.machine.files import digest
+from tomoscout.machine.files import digest, digest_file
+from tomoscout.models.options import BASE_OPTIONS
 from tomoscout.networks import code_digest
 from tomoscout.plan.dataset import overview
 from tomoscout.plan.folds import Fold
@@ -69,6 +70,23 @@ def training_fingerprint(plan: Plan, fold: Fold, leave_out: Collection[str] = ()
                 record.key: [record.contents.get(uri) for uri in uris] for record in plan.records if record.key in used
             },
             "ignored": ignored,
+        }
+    )
+
+
+def of_pretraining(plan: Plan, model: str = "") -> str:
+    """Fingerprint of the training on phantoms."""
+    options, train = plan.config.pretrain, plan.config.train
+    maps = {name: digest_file(Path(path)) for name, path in options.phantom.maps.items()}
+    return digest(
+        {
+            "version": [plan.version("pretrain"), plan.version("phantom"), plan.version("train")],
+            "pretrain": options.decisive(),
+            "maps": maps,
+            "train": train.decisive(leave_out=BASE_OPTIONS),
+            "network_code": code_digest(train.network),
+            "voxel_spacing": plan.config.voxel_spacing,
+            "classes": [[entry.name, entry.target_radius] for entry in plan.targets.classes if entry.is_particle],
         }
     )
 

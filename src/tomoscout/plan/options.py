@@ -11,6 +11,8 @@ from tomoscout.machine.errors import cut
 from tomoscout.options.names import Name, ObjectName, RunName, Source, source_name
 from tomoscout.options.sections import HOW_MANY, IN_ANOTHER_FORM, Fraction, Section, as_meant, note_change
 
+RadiusScale = Annotated[float, Field(gt=0, le=2)]
+
 
 class Targets(Section):
     """What the network is to learn."""
@@ -34,7 +36,7 @@ class Targets(Section):
     runs: Annotated[list[RunName] | None, HOW_MANY] = None
     """Make targets for these runs alone (`run` or `project/run`), even where they have no picks at all. Default:
     every run that has picks or a segmentation of the sources above, empty ones included."""
-    radius_scale: float = Field(default=0.8, gt=0, le=2)
+    radius_scale: RadiusScale = 0.8
     """Target radius = object radius × this. Below 1 neighbouring particles stay apart."""
     name: Name = "targets"
     """Name of the multilabel segmentation written, one for each voxel spacing of the tomograms."""

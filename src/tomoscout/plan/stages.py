@@ -73,23 +73,24 @@ def _written_instances(plan: Plan, manifest: dict[str, Any]) -> Iterator[Stated]
 
 
 STAGES: dict[str, Stage] = {
-    "phantom": Stage(version=1),
+    "phantom": Stage(version=2),
     "targets": Stage(2, fingerprints.of_targets, lambda plan: plan.ever_targeted, _written_targets),
     "overlays": Stage(2, fingerprints.of_overlays, lambda plan: plan.targeted),
     "split": Stage(2, fingerprints.of_split),
-    "train": Stage(3, fingerprints.of_training),
-    "explore": Stage(version=2),
-    "import_model": Stage(1, fingerprints.of_import),
-    "segment": Stage(2, fingerprints.of_segmentation, lambda plan: plan.segmented, _written_by_segment),
-    "localize": Stage(2, fingerprints.of_picks, lambda plan: plan.segmented, _written_picks),
+    "pretrain": Stage(1, fingerprints.of_pretraining),
+    "train": Stage(4, fingerprints.of_training),
+    "explore": Stage(version=3),
+    "import_model": Stage(2, fingerprints.of_import),
+    "segment": Stage(3, fingerprints.of_segmentation, lambda plan: plan.segmented, _written_by_segment),
+    "localize": Stage(3, fingerprints.of_picks, lambda plan: plan.segmented, _written_picks),
     "evaluate": Stage(2, fingerprints.of_scores, lambda plan: plan.scored.records),
     "report": Stage(2, fingerprints.of_report, lambda plan: plan.shown),
     "check_annotations": Stage(1),
     "divide_cells": Stage(1),
-    "train_cells": Stage(2),
+    "train_cells": Stage(3),
     "evaluate_cells": Stage(1),
-    "segment_cells": Stage(1),
-    "segment_instances": Stage(1, fingerprints.of_instances, lambda plan: plan.with_instances, _written_instances),
+    "segment_cells": Stage(2),
+    "segment_instances": Stage(2, fingerprints.of_instances, lambda plan: plan.with_instances, _written_instances),
     "export_cells": Stage(1),
 }
 """Stages by name, in the order of the workflow."""

@@ -26,6 +26,7 @@ import torch
 from torch import nn
 
 from tomoscout.data.copick_config import read_objects
+from tomoscout.learning.precision import chosen_precision
 from tomoscout.learning.validation import Validator
 from tomoscout.machine.device import choose_device
 from tomoscout.machine.errors import TomoscoutError

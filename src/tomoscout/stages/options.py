@@ -7,8 +7,33 @@ from typing import Annotated, Literal
 from annotated_types import MaxLen, MinLen
 from pydantic import Field, field_validator
 
-from tomoscout.options.names import RunName, TomogramUri
+from tomoscout.options.names import Name, RunName, TomogramUri
 from tomoscout.options.sections import HOW_MANY, IN_ANOTHER_FORM, WHERE_IT_RUNS, FilePath, Precision, Section, Size
+from tomoscout.phantom.options import Phantom, SignalToNoise
+
+
+class PretrainingPhantom(Phantom):
+    """What the phantoms are like. `maps` names a density map (MRC) for each object, unless a built-in shape has its
+    name; maps of other names are particles that are not to be found. `shapes` and `voxel_spacing` follow from the
+    objects and the tomograms."""
+
+    runs: int = Field(default=9, ge=2, le=100_000)
+    """Number of tomograms; the last of them validates."""
+    signal_to_noise: SignalToNoise | Annotated[list[SignalToNoise], MinLen(2), MaxLen(2)] = [0.03, 0.3]
+    """Variance of the signal inside particles over the variance of the noise. Of a range, each run has its own."""
+    membranes: int = Field(default=2, ge=0, le=10_000)
+    """Vesicles per tomogram, as particles lie beside membranes in cells."""
+
+
+class Pretrain(Section):
+    """A model that has seen phantoms alone, of the objects of the targets: a base for a training on few annotated
+    tomograms."""
+
+    name: Annotated[Name, HOW_MANY] = "pretrained"
+    """Name of the model: `results/models/{name}/`, to be given as `train.base`."""
+    phantom: PretrainingPhantom = PretrainingPhantom()
+    steps: int | None = Field(default=None, ge=1)
+    """Optimiser updates. Default: `train.steps`. All else of the training is as in `train`."""
 
 
 class Segment(Section):
@@ -24,8 +49,8 @@ class Segment(Section):
     tomogram: Annotated[str | None, IN_ANOTHER_FORM] = None
     """Which kind of tomogram. Default: the first of `tomograms`."""
     tile: Annotated[list[Size], MinLen(3), MaxLen(3)] | Literal["auto"] = "auto"
-    """Largest tile in voxels, z, y, x; made smaller where memory is short. auto: chosen for each tomogram, so that least
-    is computed twice where tiles overlap; the log says what."""
+    """Largest tile in voxels, z, y, x; made smaller where memory is short. auto: chosen for each tomogram, so that
+    least is computed twice where tiles overlap; the log says what."""
     overlap: float = Field(default=0.25, ge=0, le=0.95)
     """Overlap of neighbouring tiles as a fraction of the tile."""
     flips: int = Field(default=1, ge=1, le=8)

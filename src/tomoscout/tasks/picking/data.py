@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -19,12 +20,12 @@ from tomoscout.learning.volumes import LabelledVolume, VolumeSource
 from tomoscout.machine.files import digest
 from tomoscout.options.config import Config
 from tomoscout.options.names import TomogramUri
-from tomoscout.plan.classes import TargetClass
+from tomoscout.plan.classes import TargetClass, rescaled
 from tomoscout.plan.folds import Fold, training_tomograms
 from tomoscout.plan.targets import TargetPlan, ignored_classes
 from tomoscout.tasks.picking.head import Reference
 from tomoscout.tasks.picking.reference import read_reference, sound_reference
-from tomoscout.tasks.picking.targets import read_target
+from tomoscout.tasks.picking.targets import draw_target, read_target
 
 MOST_VOXELS = 50_000
 """Largest number of voxels of a continuous class that are kept per tomogram as centres of crops."""
@@ -43,7 +44,9 @@ class TrainingData:
         runs: Fold,
     ) -> None:
         self.config = config
-        self.plan = plan
+        # A training may learn spheres of another size than those of the targets that are written.
+        self.plan = replace(plan, classes=rescaled(plan.classes, config.train.radius_scale))
+        self._redraws = self.plan.classes != plan.classes and config.targets.existing is None
         self.runs = runs
         self.projects = {name: Project(name, Path(path)) for name, path in config.projects.items()}
         self.training = training_tomograms(config, records, runs)
@@ -74,7 +77,7 @@ class TrainingData:
         return [
             VolumeSource(
                 f"{record.key} {uri}",
-                digest([record.tomograms[uri], record.contents.get(uri), self.plan.inputs[record.key]]),
+                digest([record.tomograms[uri], record.contents.get(uri), self.plan.inputs[record.key], self._radii]),
                 partial(self._read, record, uri),
             )
             for record, uri in self.training
@@ -82,10 +85,18 @@ class TrainingData:
 
     def _read(self, record: RunRecord, uri: str) -> tuple[NDArray[np.float32], NDArray[np.integer]]:
         tomogram = self.projects[record.project].read_tomogram(record.run, uri)
-        return tomogram, self._target(record, tomogram.shape, TomogramUri.parse(uri).voxel_spacing)
+        return tomogram, self._target(record, uri, tomogram.shape)
 
-    def _target(self, record: RunRecord, shape: tuple[int, ...], voxel_spacing: float) -> NDArray[np.integer]:
+    @property
+    def _radii(self) -> list[float | None] | None:
+        """The target radii, where they are not those of the targets that are written."""
+        return [entry.target_radius for entry in self.plan.classes] if self._redraws else None
+
+    def _target(self, record: RunRecord, uri: str, shape: tuple[int, ...]) -> NDArray[np.integer]:
         project = self.projects[record.project]
+        if self._redraws:
+            return draw_target(project, self.config, self.plan, record, uri)
+        voxel_spacing = TomogramUri.parse(uri).voxel_spacing
         return read_target(project, self.config, self.plan, record, voxel_spacing, (shape[0], shape[1], shape[2]))
 
     def validation_volumes(self, with_labels: bool) -> list[tuple[NDArray[np.float32], Reference]]:
@@ -100,7 +111,7 @@ class TrainingData:
             for entry in self.plan.classes
             if entry.radius is not None
         }
-        labels = self._target(record, tomogram.shape, spacing) if with_labels else None
+        labels = self._target(record, self.config.segment_tomogram, tomogram.shape) if with_labels else None
         ignored = frozenset(ignored_classes(self.config, self.plan, record.key))
         return standardise(tomogram), Reference(picks, labels, ignored)
 

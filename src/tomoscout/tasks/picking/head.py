@@ -50,8 +50,13 @@ class PickingHead:
         for name in names:
             if name in COLUMNS:
                 raise TomoscoutError(f"object '{name}': a column of the training's table has that name; rename it")
-        for option, known in (("class_weights", ["background", *names]), ("class_sampling", names)):
-            for name in getattr(options, option):
+        by_object = options.radius_scale if isinstance(options.radius_scale, dict) else {}
+        for option, given, known in (
+            ("class_weights", options.class_weights, ["background", *names]),
+            ("class_sampling", options.class_sampling, names),
+            ("radius_scale", by_object, [entry.name for entry in classes if entry.is_particle]),
+        ):
+            for name in given:
                 if name not in known:
                     raise TomoscoutError(f"train.{option}: no class '{name}'; the classes are {', '.join(known)}")
         label = options.best_class

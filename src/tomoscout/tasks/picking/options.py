@@ -14,7 +14,7 @@ from tomoscout.learning.options import TRAINING_SPACE, ClassTraining
 from tomoscout.machine.errors import shown
 from tomoscout.options.names import Name, ObjectName, RunName
 from tomoscout.options.sections import HOW_MANY, Fraction, NotSearched, Section
-from tomoscout.plan.options import check_sources, read_sources
+from tomoscout.plan.options import RadiusScale, check_sources, read_sources
 
 
 class Peaks(Section):
@@ -41,6 +41,7 @@ class Train(ClassTraining):
     # Contains the search space of octopi.
     SPACE = {
         **TRAINING_SPACE,
+        "radius_scale": {"low": 0.3, "high": 1.0},
         **loss_space(),
         "foreground_weight": {
             "low": 1.0,
@@ -55,6 +56,10 @@ class Train(ClassTraining):
     """Crop size in voxels, z, y, x: multiples of what the network halves. `auto`: planned with the network from the
     median tomogram and `plan_memory_gb`."""
     picking: Picking = Picking()
+    radius_scale: RadiusScale | dict[ObjectName, RadiusScale] | None = None
+    """Learn spheres of another size than `targets.radius_scale`, for all objects or by object: they are drawn anew as
+    the tomograms are read, and the targets that are written stay as they are. With `targets.existing` only the size of
+    the peaks that are expected changes."""
     foreground_weight: float = Field(default=8.0, gt=0, le=1e6)
     """Weight of a voxel of any class against a background voxel in cross-entropy and focal losses."""
     size_balance: float = Field(default=1.0, ge=0, le=3)

@@ -3,8 +3,6 @@ non-maximum suppression."""
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,15 +10,15 @@ LOWEST_SCORE = 0.05
 """Smallest score of a peak. Lower ones are noise at any useful threshold."""
 
 NARROWEST = 0.85
-"""Standard deviation in bins that the smoothing has at least. With a wider one, peaks are searched for on a binned grid,
-which is many times faster."""
+"""Standard deviation in bins that the smoothing has at least. With a wider one, peaks are searched for on a binned
+grid, which is many times faster."""
 
 BINS_APART = 3
 """Two peaks that are kept lie at least this many bins apart, so that the binned grid tells them apart."""
 
 ON_THE_GRID = 0.5
-"""A peak has at least this fraction of its height on the binned grid: a Gaussian as narrow as the smoothing whose middle
-lies where eight bins meet has 0.51 of it."""
+"""A peak has at least this fraction of its height on the binned grid: a Gaussian as narrow as the smoothing whose
+middle lies where eight bins meet has 0.51 of it."""
 
 REACH = 2.5
 """Standard deviations at which the smoothing Gaussian is truncated."""
@@ -144,8 +142,8 @@ def _climb(
     probability: NDArray[np.uint8], places: NDArray[np.int64], reach: int, width: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The highest smoothed value within `reach` voxels of each place (N, 3) along every axis: positions (N, 3), refined
-    to fractions of a voxel, and values (N,). They are those of the whole volume smoothed with a Gaussian of `width` voxels,
-    which is computed around the places alone."""
+    to fractions of a voxel, and values (N,). They are those of the whole volume smoothed with a Gaussian of `width`
+    voxels, which is computed around the places alone."""
     kernel = _kernel(width)
     # One more voxel on either side, for the parabolas.
     side, room = 2 * reach + 3, reach + 1 + len(kernel) // 2
@@ -181,7 +179,8 @@ def _kernel(width: float) -> NDArray[np.float64]:
     """The weights of SciPy's gaussian_filter with `truncate=REACH`."""
     reach = int(REACH * width + 0.5)
     weights: NDArray[np.float64] = np.exp(-0.5 * (np.arange(-reach, reach + 1) / width) ** 2)
-    return weights / weights.sum()
+    weights /= weights.sum()
+    return weights
 
 
 def _along_axes(rows: NDArray[np.float32], patch: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -75,6 +75,15 @@ def read_target(
     return align(labels, shape, what)
 
 
+def draw_target(project: Project, config: Config, plan: TargetPlan, record: RunRecord, uri: str) -> NDArray[np.integer]:
+    """The target of a run (labels 1 to C; z, y, x) for a tomogram as `make_targets` would draw it, without writing it.
+
+    Raises:
+        TomoscoutError: a source cannot be read or does not fit the tomogram.
+    """
+    return _TargetMaker(config, plan, project, record).draw(uri)[0]
+
+
 def align(mask: NDArray[Any], shape: Shape, what: str) -> NDArray[Any]:
     """Crop or pad a volume at its far ends to `shape`: both share the origin.
 
