@@ -12,6 +12,7 @@ from exploring import others, tpe
 from makespans import makespans
 from measure import machine
 from phantom_trainings import searches
+from segmenting import segmenting
 from starting import dryrun, startup
 from studies import dry_runs, proposals
 from training import sampling, speed, validation
@@ -24,7 +25,7 @@ def main() -> None:
     """Run the benchmarks asked for; print their tables, and write them to a file if one is named."""
     parser = argparse.ArgumentParser(description=__doc__)
     everything = ["targets", "startup", "dryrun", "localize", "phantom", "sampling", "speed", "learning", "validation"]
-    everything += ["studies", "makespans", "proposals", "tpe", "samplers", "searches", "budgets"]
+    everything += ["segmenting", "studies", "makespans", "proposals", "tpe", "samplers", "searches", "budgets"]
     parser.add_argument("what", nargs="+", choices=[*everything, "all"])
     parser.add_argument("--repeats", type=int, default=3, help="measurements of each (localize by octopi: 1)")
     parser.add_argument(
@@ -60,6 +61,7 @@ def main() -> None:
             options.seconds,
         ),
         "validation": lambda folder: validation(folder, options.steps),
+        "segmenting": lambda folder: segmenting(repeats),
         "studies": lambda folder: dry_runs(folder, repeats, [100, 400, 1000]),
         "makespans": lambda folder: makespans(20),
         "proposals": lambda folder: proposals(folder, repeats, [10, 100, 1000]),

@@ -22,7 +22,7 @@ from tomoscout.data.project import Project
 ROOT = Path(__file__).parents[2]
 TARGETS = ["all", "targets", "splits", "train", "segment", "localize", "evaluate", "report"]
 # Those that need options of their own.
-OTHER_TARGETS = ["finetune", "cross_validate", "explore", "track", "segment_instances"]
+OTHER_TARGETS = ["pretrain", "finetune", "cross_validate", "explore", "track", "segment_instances"]
 # Those of instances of cells.
 CELL_TARGETS = [
     "check_annotations",

@@ -77,7 +77,9 @@ def training_fingerprint(plan: Plan, fold: Fold, leave_out: Collection[str] = ()
 def of_pretraining(plan: Plan, model: str = "") -> str:
     """Fingerprint of the training on phantoms."""
     options, train = plan.config.pretrain, plan.config.train
-    maps = {name: digest_file(Path(path)) for name, path in options.phantom.maps.items()}
+    # The job tells of a map that is not there.
+    files = {name: Path(path) for name, path in options.phantom.maps.items()}
+    maps = {name: digest_file(path) if path.is_file() else None for name, path in files.items()}
     return digest(
         {
             "version": [plan.version("pretrain"), plan.version("phantom"), plan.version("train")],
