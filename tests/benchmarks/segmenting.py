@@ -68,7 +68,7 @@ def _predict(tool: str) -> dict[str, float]:
 
     from tomoscout.learning.normalisation import standardise
     from tomoscout.learning.precision import chosen_precision
-    from tomoscout.learning.tiles import InputSizes, best_tile, predict
+    from tomoscout.learning.tiles import InputSizes, predict
     from tomoscout.machine.device import choose_device
     from tomoscout.networks import build_network, parse_network
     from tomoscout.stages.options import Segment
@@ -82,13 +82,13 @@ def _predict(tool: str) -> dict[str, float]:
     if tool == "monai":
         _sliding_window(network, tomogram)
     else:
-        device, sizes, overlap = choose_device("cpu"), InputSizes.of([options], 3), Segment().overlap
+        device, segment = choose_device("cpu"), Segment()
         predict(
             network,
             standardise(tomogram),
-            sizes=sizes,
-            tile=best_tile(SHAPE, sizes, overlap),
-            overlap=overlap,
+            sizes=InputSizes.of([options], 3),
+            tile=segment.tile,
+            overlap=segment.overlap,
             flips=1,
             device=device,
             precision=chosen_precision("auto" if tool == "tomoscout" else tool, device),

@@ -11,8 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from tomoscout.learning.tiles import Ensemble, InputSizes, argmax_labels, blending_weights, predict, tile_starts
+from tomoscout.learning.tiles import (
+    Ensemble,
+    InputSizes,
+    TileGrid,
+    argmax_labels,
+    blending_weights,
+    predict,
+    tile_starts,
+)
 from tomoscout.machine.errors import TomoscoutError
+from tomoscout.networks import build_network, parse_network
 from tomoscout.networks.options import NetworkOptions
 
 torch.set_num_threads(1)
@@ -88,6 +97,36 @@ def test_tiles(size: int, tile: int, overlap: float, step: int) -> None:
     sizes = ((count, n) for count in itertools.count(1) for n in range(step, largest + 1, step))
     enough = next((c, n) for c, n in sizes if n * (c - (c - 1) * overlap) >= size)
     assert (len(starts), length) == enough
+
+
+def test_a_layer_at_a_time_is_held() -> None:
+    grid = TileGrid.of((20, 90, 40), any_size(2), (20, 24, 24), 0.25)
+    assert grid.axis == 1
+    assert grid.layer_shape == (20, grid.lengths[1], 40)
+    corners = {corner for layer in grid.layers for corner in grid.corners(layer)}
+    assert len(corners) == len(grid.starts[1]) * len(grid.starts[2])
+
+
+@pytest.mark.parametrize("flips", [1, 3])
+def test_bfloat16_is_close_to_single_precision(flips: int) -> None:
+    torch.manual_seed(0)
+    network = build_network(parse_network({"channels": [4, 8], "strides": [2]}), 3)
+    volume = made_up((20, 33, 47))
+    one, other = (
+        predict(
+            network,
+            volume,
+            sizes=any_size(2),
+            tile=(16, 24, 24),
+            overlap=0.25,
+            flips=flips,
+            device=CPU,
+            precision=precision,
+        ).astype(int)
+        for precision in (torch.float32, torch.bfloat16)
+    )
+    assert 0 < abs(one - other).max() <= 8
+    assert abs(one - other).mean() < 1
 
 
 def test_blending_weights() -> None:

@@ -1,4 +1,4 @@
-"""Memory that was freed goes back to the system."""
+"""Memory that was freed goes back to the system, or stays where it is needed again."""
 
 from __future__ import annotations
 
@@ -32,3 +32,30 @@ def test_memory_between_small_objects_is_returned() -> None:
     before, after = map(int, subprocess.check_output([sys.executable, "-c", PROGRAM], text=True).split())
     assert before > 150
     assert after < before - 100
+
+
+REPEATED = """
+import resource, sys
+import numpy as np
+from tomoscout.machine.heap import keep_freed_memory
+
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+np.ones(2**24)  # The first time the system has to give it in any case.
+before = faults()
+for _ in range(5):
+    np.ones(2**24)
+print(faults() - before)
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="not the C library of GNU")
+def test_memory_that_is_kept_needs_no_pages_again() -> None:
+    otherwise, kept = (
+        int(subprocess.check_output([sys.executable, "-c", REPEATED, what], text=True)) for what in ("", "keep")
+    )
+    assert otherwise > 100
+    assert kept < otherwise / 10

@@ -15,6 +15,7 @@ import pytest
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from scipy import ndimage
 from scipy.interpolate import RegularGridInterpolator
 
@@ -82,6 +83,51 @@ def test_another_seed_is_another_phantom() -> None:
     assert not np.array_equal(first.tomogram, second.tomogram)
     assert not np.array_equal(first.picks["ribosome"].positions, second.picks["ribosome"].positions)
     assert first.defocus != second.defocus
+
+
+def test_numbers_of_particles_by_object() -> None:
+    options = changed(numbers={"hemoglobin": 7, "ribosome": 0}, absent={"proteasome": 2})
+    counts = [{name: len(picks) for name, picks in simulate(KINDS, options, index).picks.items()} for index in (0, 1)]
+    assert counts[0] == {**dict.fromkeys(NAMES, 2), "hemoglobin": 7, "ribosome": 0}
+    assert counts[1] == {**counts[0], "proteasome": 0}
+
+
+def test_some_shapes_alone() -> None:
+    options = changed(shapes=["proteasome", "hemoglobin"])
+    kinds = make_kinds(options)
+    assert [kind.name for kind in kinds] == ["proteasome", "hemoglobin"]
+    assert list(simulate(kinds, options, 0).picks) == ["proteasome", "hemoglobin"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"shapes": ["ribosom"]}, "shapes: no built-in shape 'ribosom'"),
+        ({"shapes": []}, "neither shapes nor maps"),
+        ({"numbers": {"ribosom": 3}}, "numbers: no object 'ribosom'"),
+        ({"absent": {"membrane": 3}}, "absent: no object 'membrane'"),
+        ({"signal_to_noise": [0.1]}, "at least 2 items"),
+        ({"signal_to_noise": [0.1, 0]}, "greater than or equal to"),
+    ],
+)
+def test_options_that_are_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Phantom(**options)
+
+
+def test_each_run_has_a_noise_of_its_own() -> None:
+    def noise(index: int, ratio: object) -> float:
+        """Variance of the noise over that of the signal inside particles: outside of them there is noise alone."""
+        made = simulate(KINDS, changed(signal_to_noise=ratio), index)
+        empty = ndimage.distance_transform_edt(made.density <= 0.5) > 3
+        return float(made.tomogram[empty].var())
+
+    assert simulate(KINDS, changed(signal_to_noise=[2.0, 2.0]), 0).tomogram == pytest.approx(
+        simulate(KINDS, changed(signal_to_noise=2.0), 0).tomogram
+    )
+    found = [noise(index, [0.01, 100.0]) for index in range(4)]
+    assert len({round(value, 3) for value in found}) == 4
+    assert all(noise(index, 100.0) - 0.05 < value < noise(index, 0.01) + 0.05 for index, value in enumerate(found))
 
 
 def test_noise_does_not_change_what_is_in_a_run() -> None:

@@ -43,44 +43,6 @@ class InputSizes(NamedTuple):
         ]
 
 
-MOST_VOXELS = 5_000_000
-"""Largest tile, in voxels, that `best_tile` chooses."""
-
-_SHORTEST = 128
-"""Shortest side of a tile that `best_tile` chooses where the volume is longer: a network needs what surrounds a
-voxel."""
-
-_CACHED = 64**3
-_PER_DOUBLING = 0.08
-"""A voxel takes this fraction longer with each doubling of a tile beyond so many voxels, whose features fit into the
-cache of a CPU. U-Nets with 0.14 and 0.43 million parameters in bf16 on one thread (Sapphire Rapids): 93 ns per voxel
-with 64³, 96 with 96³, 111 with 128³, 121 with 160³, 129 with 192³."""
-
-
-def best_tile(shape: Sequence[int], sizes: InputSizes, overlap: float, most: int = MOST_VOXELS) -> list[int]:
-    """The tile (voxels per axis) with which a volume is predicted in the least time: larger tiles overlap less often,
-    smaller ones stay in the cache. It has at most `most` voxels, unless the network takes no smaller ones.
-
-    Estimated by the voxels of all tiles, each by what it takes in a tile of that size.
-    """
-    per_axis = []
-    for size, step, least in zip(shape, *sizes, strict=True):
-        shortest = max(least, min(_SHORTEST, size))
-        longest = math.ceil(max(size, least) / step) * step
-        plans = (tile_starts(max(size, least), length, overlap, step) for length in range(longest, 0, -step))
-        per_axis.append(list({len(starts): length for starts, length in plans if length >= shortest}.items()))
-
-    def seconds(choice: Sequence[tuple[int, int]]) -> float:
-        voxels = math.prod(length for _, length in choice)
-        slowed = 1 + _PER_DOUBLING * max(0.0, math.log2(voxels / _CACHED))
-        return math.prod(count for count, _ in choice) * voxels * slowed
-
-    choices = list(itertools.product(*per_axis))
-    fitting = [choice for choice in choices if math.prod(length for _, length in choice) <= most]
-    smallest = [min(choices, key=lambda choice: math.prod(length for _, length in choice))]
-    return [length for _, length in min(fitting or smallest, key=seconds)]
-
-
 def tile_starts(size: int, tile: int, overlap: float, step: int) -> tuple[list[int], int]:
     """Cover `size` voxels with as few tiles as possible, all of one length.
 
@@ -216,6 +178,11 @@ class TileGrid:
     def layers(self) -> list[int]:
         """Starts of the layers."""
         return self.starts[self.axis]
+
+    @property
+    def count(self) -> int:
+        """Number of tiles."""
+        return math.prod(map(len, self.starts))
 
     def corners(self, layer: int) -> Iterator[tuple[int, ...]]:
         """Starts of the tiles of a layer."""

@@ -21,7 +21,7 @@ from tomoscout.models.base import Base
 from tomoscout.networks import build_network
 from tomoscout.networks.options import NetworkOptions
 
-OVERLAP = 0.25
+OVERLAP = 0.15
 """Overlap of neighbouring tiles. It is not that of `segment`, so that a change of that option does not repeat the
 training."""
 

@@ -13,7 +13,7 @@ from tomoscout.data.inventory import RunRecord
 from tomoscout.data.labels import stored_labels, to_stored
 from tomoscout.learning.normalisation import standardise
 from tomoscout.learning.precision import chosen_precision
-from tomoscout.learning.tiles import Ensemble, InputSizes, argmax_labels, best_tile, predict
+from tomoscout.learning.tiles import Ensemble, InputSizes, TileGrid, argmax_labels, predict
 from tomoscout.machine.device import choose_device
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import digest
@@ -87,17 +87,17 @@ def _segment_run(
     project, uri = work.project(record), config.segment_tomogram
     tomogram = standardise(project.read_tomogram(record.run, uri))
     options = config.segment
-    tile = best_tile(tomogram.shape, sizes, options.overlap) if options.tile == "auto" else options.tile
     precision = chosen_precision(options.precision, device)
+    grid = TileGrid.of(tomogram.shape, sizes, options.tile, options.overlap)
     progress.note(
-        f"{record.key}: {_text(tomogram.shape)} voxels in tiles of {_text(tile)}, "
+        f"{record.key}: {_text(tomogram.shape)} voxels, {grid.count} tiles of {_text(grid.lengths)}, "
         f"{str(precision).removeprefix('torch.')} on {device}"
     )
     probabilities = predict(
         network,
         tomogram,
         sizes=sizes,
-        tile=tile,
+        tile=options.tile,
         overlap=options.overlap,
         flips=options.flips,
         device=device,

@@ -21,7 +21,7 @@ from tomoscout.plan.classes import TargetClass
 from tomoscout.tasks.picking.decoding import locate_picks
 from tomoscout.tasks.picking.matching import count_matches, f_beta, precision_recall
 from tomoscout.tasks.picking.options import Train
-from tomoscout.tasks.picking.thresholds import DEFAULT_THRESHOLD, robust_threshold
+from tomoscout.tasks.picking.thresholds import DEFAULT_THRESHOLD, Threshold, robust_threshold
 
 
 @dataclass(frozen=True)
@@ -144,12 +144,12 @@ class PickingHead:
         Raises:
             TomoscoutError: no class of `deciding` has a reference.
         """
-        particles, thresholds = self._particle_scores(predictions, references)
+        chosen = self._thresholds(predictions, references)
         labels = [argmax_labels(volume) for volume in predictions] if self.needs_labels else []
         scores: dict[str, float] = {}
         for entry in self.classes:
             by_picks = self.counts_picks(entry)
-            score = particles[entry.name] if by_picks else self._voxel_score(entry, labels, references)
+            score = chosen[entry.name].score if by_picks else self._voxel_score(entry, labels, references)
             if score is not None:
                 scores[entry.name] = score
         chosen_by = [entry.name for entry in self.deciding if entry.name in scores]
@@ -158,17 +158,20 @@ class PickingHead:
                 f"validation: no run has a reference for {self.options.best_metric}; choose other runs under "
                 "split.validate"
             )
-        details: dict[str, Any] = {"scores": scores, "thresholds": thresholds}
+        details: dict[str, Any] = {
+            "scores": scores,
+            "thresholds": {name: threshold.value for name, threshold in chosen.items()},
+            "threshold_ranges": {name: [threshold.low, threshold.high] for name, threshold in chosen.items()},
+        }
         return Validation(float(np.mean([scores[name] for name in chosen_by])), scores, details)
 
-    def _particle_scores(
+    def _thresholds(
         self, predictions: Sequence[NDArray[np.uint8]], references: Sequence[Reference]
-    ) -> tuple[dict[str, float | None], dict[str, float]]:
-        """F-beta and threshold by particle class."""
+    ) -> dict[str, Threshold]:
+        """The threshold of each particle class, with its F-beta."""
         picking = self.options.picking
         located = [locate_picks(volume, self.classes, self.voxel_spacing, picking) for volume in predictions]
-        scores: dict[str, float | None] = {}
-        thresholds: dict[str, float] = {}
+        thresholds: dict[str, Threshold] = {}
         for entry in self.classes:
             if entry.radius is None:
                 continue
@@ -180,8 +183,8 @@ class PickingHead:
                 for picks, truth in zip(located, references, strict=True)
                 if entry.name not in truth.ignored
             )
-            thresholds[entry.name], scores[entry.name] = robust_threshold(curve, self.options.beta)
-        return scores, thresholds
+            thresholds[entry.name] = robust_threshold(curve, self.options.beta)
+        return thresholds
 
     def _voxel_score(
         self, entry: TargetClass, labels: Sequence[NDArray[np.integer]], references: Sequence[Reference]

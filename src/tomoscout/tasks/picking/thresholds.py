@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
+from numpy.typing import NDArray
 
 from tomoscout.tasks.picking.matching import Curve
 from tomoscout.tasks.picking.peaks import LOWEST_SCORE
@@ -10,22 +13,78 @@ from tomoscout.tasks.picking.peaks import LOWEST_SCORE
 DEFAULT_THRESHOLD = 0.5
 """Threshold of a class for which no reference pick is found in the validation runs."""
 
+SMOOTHING = 0.2
+"""Standard deviation by which square roots of scores are blurred, with one reference pick; with N of them it is
+N^(−1/5) times this (Silverman's rule for the density of a sample). The value is the best of several on phantoms: see
+tests/benchmarks/README.md."""
 
-def robust_threshold(curve: Curve, beta: float) -> tuple[float, float | None]:
-    """A threshold that should also do well on other runs than those of the curve, and its F-beta on the curve.
+_GRID = np.linspace(LOWEST_SCORE, 0.95, 91)
+_DRAWS = 200
+_SURE = (10, 90)
 
-    With few references the best threshold lies just below the lowest score among them, and would lose the weakest
-    particles of the next tomogram. So F-beta is first averaged over neighbouring thresholds, with Gaussian weights
-    (standard deviation 0.05), and the threshold with the largest average is taken. Without references: the default, and
-    None. If no reference is found: the default, and 0.
+
+@dataclass(frozen=True)
+class Threshold:
+    """A threshold chosen on validation runs.
+
+    `score`: F-beta there, None without references. `low`, `high`: between them lie 80 % of the thresholds that are
+    chosen when the picks of the validation runs are drawn anew (bootstrap), as for other runs of the same kind.
+    """
+
+    value: float
+    score: float | None
+    low: float
+    high: float
+
+
+def robust_threshold(curve: Curve, beta: float) -> Threshold:
+    """A threshold that should also do well on other runs than those of the curve.
+
+    With few references the best threshold on the curve lies just below the lowest score among some of them, and would
+    lose the weakest particles of the next tomogram. So every score is taken to be blurred: true and false picks above a
+    threshold become sums of probabilities, and the threshold with the best F-beta of these is chosen. Square roots are
+    blurred, as small scores differ less between runs than large ones. Without references, or if none is found, the
+    threshold is `DEFAULT_THRESHOLD`.
     """
     if not curve.found.any():
-        return DEFAULT_THRESHOLD, 0.0 if curve.references else None
-    grid = np.linspace(LOWEST_SCORE, 0.95, 91)
-    kept = np.searchsorted(-curve.thresholds, -grid, side="right")
-    values = np.concatenate([[0.0], curve.f(beta)])[kept]
-    offsets = np.arange(-15, 16)
-    weights = np.exp(-0.5 * (offsets / 5) ** 2)
-    averaged = np.convolve(np.pad(values, 15, mode="edge"), weights / weights.sum(), mode="valid")
-    best = int(np.argmax(averaged))
-    return round(float(grid[best]), 3), float(values[best])
+        return Threshold(DEFAULT_THRESHOLD, 0.0 if curve.references else None, LOWEST_SCORE, 1.0)
+    from scipy.special import ndtr
+
+    width = SMOOTHING * curve.references**-0.2
+    distance = np.sqrt(curve.thresholds) - np.sqrt(_GRID)[:, None]
+    above = ndtr(distance / width)
+    true = np.diff(curve.found, prepend=0)
+    false = np.diff(curve.kept, prepend=0) - true
+    best = int(np.argmax(_f_beta(above @ true, above @ false, curve.references, beta)))
+    kept = int(np.count_nonzero(curve.thresholds >= _GRID[best]))
+    low, high = _range(above, true, false, curve.references, beta)
+    score = float(curve.f(beta)[kept - 1]) if kept else 0.0
+    return Threshold(round(float(_GRID[best]), 3), score, low, high)
+
+
+def _f_beta(
+    true: NDArray[np.float64], false: NDArray[np.float64], references: NDArray[np.float64] | float, beta: float
+) -> NDArray[np.float64]:
+    """F-beta of true and false positives, which need not be whole numbers."""
+    weighted = (1 + beta**2) * true
+    result: NDArray[np.float64] = weighted / (weighted + beta**2 * (references - true) + false)
+    return result
+
+
+def _range(
+    above: NDArray[np.float64],
+    true: NDArray[np.int64],
+    false: NDArray[np.int64],
+    references: int,
+    beta: float,
+) -> tuple[float, float]:
+    """Percentiles of the threshold over samples of picks and references drawn with replacement."""
+    random = np.random.default_rng(0)
+    found = int(true.sum())
+    hits = random.binomial(references, found / references, _DRAWS)
+    drawn_true = np.array([random.multinomial(count, true / found) for count in hits])
+    wrong = max(1, int(false.sum()))
+    drawn_false = np.array([random.multinomial(count, false / wrong) for count in random.poisson(false.sum(), _DRAWS)])
+    values = _f_beta(drawn_true @ above.T, drawn_false @ above.T, float(references), beta)
+    low, high = np.percentile(_GRID[values.argmax(axis=1)], _SURE)
+    return round(float(low), 3), round(float(high), 3)
