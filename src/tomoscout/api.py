@@ -30,7 +30,8 @@ from tomoscout.explore.records import Result, best_names, trial_folder
 from tomoscout.machine.locks import alone_in
 from tomoscout.options.config import Config, load_config, parse_config
 from tomoscout.options.forms import read_entries
-from tomoscout.plan.folds import check_folds, fold_name
+from tomoscout.plan.folds import check_folds
+from tomoscout.plan.members import Member
 from tomoscout.plan.paths import Results, batch_file, read_manifest
 from tomoscout.plan.plan import Plan
 from tomoscout.stages.compare_folds import run_compare_folds
@@ -127,7 +128,7 @@ def train(
             checkpoint was written.
     """
     loss = own_loss(options, loss_name)
-    return _train(_plan(config, results, options), fold, loss)
+    return _train(_plan(config, results, options), Member(fold), loss)
 
 
 def cross_validate(
@@ -143,7 +144,7 @@ def cross_validate(
     loss = own_loss(options, loss_name)
     plan = _plan(config, results, options)
     check_folds(plan.config.split)
-    models = [_train(plan, fold, loss) for fold in range(len(plan.split.folds))]
+    models = [_train(plan, Member(fold), loss) for fold in range(len(plan.split.folds))]
     run_compare_folds([model.folder for model in models], plan.results.compared_folds(plan.config.train.name))
     return models
 
@@ -273,13 +274,13 @@ def _plan(config: Configuration, results: Path | str, options: Mapping[str, Any]
     return Plan(settings, refresh(Results(folder).inventory, settings.projects, settings.runs_per_job), folder)
 
 
-def _train(plan: Plan, fold: int | None, loss: NamedLoss | None) -> TrainedModel:
+def _train(plan: Plan, member: Member, loss: NamedLoss | None) -> TrainedModel:
     # Imported here: PyTorch takes seconds to import, and creating targets does not need it.
     from tomoscout.stages.train import run_train
 
-    folder = plan.results.model(fold_name(plan.config.train.name, fold))
+    folder = plan.model_of(member)
     with alone_in(folder):
-        outcome = run_train(plan, folder, fold, loss=loss)
+        outcome = run_train(plan, folder, member, loss=loss)
     entries = {"best_step": int, "score": float, "scores": dict, "thresholds": dict}
     found = read_entries(folder / "results.json", "the results of a training", **entries)
     return TrainedModel(

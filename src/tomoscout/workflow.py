@@ -7,6 +7,7 @@ torch or anything else that loads slowly.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -27,7 +28,7 @@ from tomoscout.options.config import Config, RuleGroup, parse_config
 from tomoscout.options.config_file import read_config_file
 from tomoscout.plan.containers import enter_images, image_of
 from tomoscout.plan.fingerprints import annotated_tomograms, cell_options, training_targets
-from tomoscout.plan.folds import fold_number
+from tomoscout.plan.members import SINGLE, member_names
 from tomoscout.plan.paths import Results
 from tomoscout.plan.plan import Plan
 from tomoscout.plan.stages import STAGES
@@ -134,8 +135,8 @@ class Workflow:
 
     def training_batches(self, model: str) -> list[str]:
         """Batches with runs that train or validate a model."""
-        fold = self.plan.fold_of(model)
-        return _batches(self.plan.by_key[key] for key in fold.train + fold.validate)
+        runs = self.plan.runs_of(self.plan.member_of(model))
+        return _batches(self.plan.by_key[key] for key in runs.train + runs.validate)
 
     def study_batches(self) -> list[str]:
         """Batches with runs that train or validate the trials of an exploration."""
@@ -143,7 +144,7 @@ class Workflow:
 
     def training_targets(self, model: str) -> str:
         """Digest of the inputs of the targets of the runs that train or validate a model."""
-        return training_targets(self.plan, self.plan.fold_of(model))
+        return training_targets(self.plan, self.plan.runs_of(self.plan.member_of(model)))
 
     def gathered_models(self) -> list[str]:
         """Names of the models whose file targets.made shows that all targets of their training are up to date."""
@@ -177,10 +178,19 @@ class Workflow:
         """Folders of the models of all folds; see `stages.applied_models`."""
         return [str(folder) for folder in fold_models(self.plan)]
 
-    def fold_numbers(self, model: str) -> list[int]:
-        """A list with the number of the fold of a model of the cross-validation; empty for the single model."""
-        number = fold_number(model, self.config.train.name)
-        return [] if number is None else [number]
+    def curve_models(self) -> list[str]:
+        """Folders of the models of the learning curve."""
+        return [str(self.plan.model_of(member)) for member in self.plan.curve]
+
+    @property
+    def model_names(self) -> str:
+        """The regular expression of the names of the models that are trained here."""
+        return member_names(self.config.train.name)
+
+    def member_options(self, model: str) -> list[str]:
+        """The options of `tomoscout train` for a model; none for the single model."""
+        chosen = self.plan.member_of(model)._asdict().items() - SINGLE._asdict().items()
+        return [word for name, value in sorted(chosen) for word in (f"--{name}", str(value))]
 
     @cached_property
     def imported(self) -> dict[str, Path]:
@@ -202,10 +212,9 @@ class Workflow:
         return str(self.results.model(self.config.train.name))
 
     def tracked_models(self) -> list[str]:
-        """Names of the existing models: the single model and those of folds."""
-        name = self.config.train.name
+        """Names of the existing models that are trained here."""
         found = [folder.name for folder in self.results.trained_models()]
-        return [model for model in found if model == name or fold_number(model, name) is not None]
+        return [model for model in found if re.fullmatch(self.model_names, model)]
 
     def base_files(self) -> list[str]:
         """Files of the model that fine-tuning starts from."""

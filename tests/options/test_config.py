@@ -96,6 +96,12 @@ def test_ratios_that_add_up_to_one_but_for_rounding(ratios: list[float]) -> None
     assert parse(split={"ratios": ratios}).split.ratios == ratios
 
 
+@pytest.mark.parametrize("fractions", [[1, 0.29, 0.5], "1,0.29,0.5"])
+def test_the_fractions_of_a_learning_curve_in_any_order(fractions: object) -> None:
+    # 100 * 0.29 is not 29 in floating point.
+    assert parse(learning_curve={"fractions": fractions}).learning_curve.percents == [29, 50, 100]
+
+
 def test_excluded_runs_with_and_without_reasons() -> None:
     assert parse(split={"exclude": {"a": "too thick"}}).split.exclude == {"a": "too thick"}
     assert parse(split={"exclude": ["a", "b"]}).split.exclude == dict.fromkeys("ab", "excluded in the config")
@@ -327,6 +333,12 @@ def test_what_must_be_given(missing: str) -> None:
         ({"train": {"base_weights": "a"}}, "train: base_weights is for a fine-tuning; give base, a model folder, too"),
         ({"segment": {"models": []}}, "segment.models: an empty list; leave it out to apply the model that is trained"),
         ({"targets": {"session": "my/session"}}, "targets.session: a name must hold no space, no underscore"),
+        ({"learning_curve": {"fractions": [0, 1]}}, "learning_curve.fractions: [0.0, 1.0] are not all hundredths from"),
+        ({"learning_curve": {"fractions": [0.125]}}, "learning_curve.fractions: [0.125] are not all hundredths from"),
+        ({"learning_curve": {"fractions": [0.5, 0.5]}}, "learning_curve.fractions: [0.5, 0.5]: a fraction is there"),
+        ({"learning_curve": {"fractions": [1.5]}}, "learning_curve.fractions.0: Input should be less than or equal to"),
+        ({"learning_curve": {"fractions": []}}, "learning_curve.fractions: List should have at least 1 item"),
+        ({"learning_curve": {"draws": 0}}, "learning_curve.draws: Input should be greater than or equal to 1"),
         ({"train": {"name": ".."}}, "train.name: a name must hold no space, no underscore"),
         ({"train": {"name": "a{b}"}}, "train.name: a name must hold no space, no underscore"),
         ({"train": {"name": ""}}, "train.name: a name must hold no space, no underscore"),

@@ -16,6 +16,7 @@ from support.octopi import UNET, write_model
 from support.training import Workspace, trained
 from tomoscout.data.copick_config import read_objects
 from tomoscout.plan import plan as module
+from tomoscout.plan.members import Member
 from tomoscout.plan.paths import Results, batch_file, results_of
 from tomoscout.plan.plan import Plan
 from tomoscout.plan.stages import STAGES
@@ -60,7 +61,7 @@ def test_every_command_plans_once(workspace: Workspace, calls: Counter[str]) -> 
     space = {"patch": 16, "batch_size": 2, "learning_rate": {"low": 1e-3, "high": 1e-2, "log": True}}
     explore = {"trials": 1, "threads": 1, "validations": 1, "networks": network, "space": space}
     train = {**SHORT, "memory_gb": 64}
-    config = workspace.configure(train=train, explore=explore)
+    config = workspace.configure(train=train, explore=explore, learning_curve={"fractions": [1]})
     results = Results(workspace.inventory_path.parent)
     options = ("--config", workspace.config_path, "--inventory", workspace.inventory_path)
     model, targets = ("--model", workspace.model), results.targets("targets")
@@ -79,6 +80,7 @@ def test_every_command_plans_once(workspace: Workspace, calls: Counter[str]) -> 
         ),
         (("split", "--output", results.split("split")), ONCE),
         (("train", *model, "--threads", "1"), ONCE),
+        (("learning-curve", "--output", results.learning_curve(config.train.name)), ONCE),
         (("segment", *model, "--batch", "0", "--output", batch_file(segmented, 0)), {}),
         (("localize", *model, "--segmented", segmented, "--batch", "0", "--output", batch_file(localized, 0)), {}),
         (("evaluate", "--localized", localized, "--output", results.evaluate(config.session)), ONCE),
@@ -137,6 +139,15 @@ def test_a_plan_of_other_options_decides_nothing_anew(workspace: Workspace, call
     assert calls == ONCE
 
 
+def test_the_members_of_a_curve_are_trainings_of_their_own(workspace: Workspace, calls: Counter[str]) -> None:
+    plan = Plan(workspace.configure(), workspace.records())
+    assert plan.plan_of(Member(draw=2)).config.train.seed == plan.config.train.seed + 2
+    assert len(plan.runs_of(Member(percent=50)).train) == 1
+    names = ["unet", "unet-part-50-0", "unet-part-50-1", "unet-part-100-1"]
+    assert len({plan.fingerprint("train", name) for name in names}) == len(names)
+    assert calls == ONCE
+
+
 @pytest.mark.parametrize("stage", [name for name, stage in STAGES.items() if stage.depends_on])
 def test_a_version_that_rises_makes_a_stage_anew(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch, stage: str
@@ -153,9 +164,9 @@ def test_a_version_that_rises_makes_a_stage_anew(
     row = STAGES[stage]
     monkeypatch.setitem(STAGES, stage, type(row)(row.version + 1, row.depends_on, row.runs, row.written))
     after = fingerprints()
-    # What reads targets depends on what they depend on, and a pretraining is a training; all else depends on the
-    # version of its own stage alone.
-    others = {"targets": ["train", "import_model"], "train": ["pretrain"]}
+    # What reads targets depends on what they depend on, a pretraining is a training, and a learning curve is made of
+    # trainings; all else depends on the version of its own stage alone.
+    others = {"targets": ["train", "import_model", "learning_curve"], "train": ["pretrain", "learning_curve"]}
     expected = {stage, *others.get(stage, [])}
     assert {name for name in before if before[name] != after[name]} == expected
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shlex
 import threading
 import urllib.error
@@ -23,6 +24,7 @@ from tomoscout.plan.predictions import predicted_segmentation
 from tomoscout.report.citations import citations
 from tomoscout.report.dataset import describe_dataset, thumbnails
 from tomoscout.report.figures import Figure, chart_style, write_figures
+from tomoscout.report.learning_curve import Curve, CurveRow
 from tomoscout.report.origin import origin_of
 from tomoscout.report.page import write_report
 from tomoscout.report.pictures import SlicePicture, slice_image, to_png
@@ -50,6 +52,25 @@ def project(small: SmallProject) -> SmallProject:
 def plan_of(project: SmallProject) -> Plan:
     config = project.configure(targets={"picks": ["ribosome:expert/0"], "segmentations": ["membrane:expert/0"]})
     return Plan(config, project.refresh())
+
+
+# The learning curve
+
+
+def test_a_learning_curve_has_a_section_and_a_figure(tmp_path: Path) -> None:
+    rows = [CurveRow(50 * n, n, name, 1000 * n, [0.25 * n, None]) for n in (1, 2) for name in ("all", "ribosome")]
+    curve = Curve("0", "fBeta4 of particles", ["More runs help."], rows)
+    write_report(tmp_path / "report.html", "T", None, [], {}, {}, [], [], curve=curve)
+    page = (tmp_path / "report.html").read_text()
+    section = page.partition('<section id="learning-curve">')[2].partition("</section>")[0]
+    assert '<a href="#learning-curve">Learning curve</a>' in page
+    assert "<p>More runs help.</p>" in section
+    assert "fBeta4 of particles on the validation runs" in section
+    row = ["2", "ribosome", "2,000", "1", "0.500", "–"]
+    assert "".join(re.findall(r"<t[dh][^>]*>([^<]*)</t[dh]>", section)).endswith("".join(row))
+    assert section.count("<circle") == 2
+    figure = ElementTree.parse(tmp_path / "report/learning-curve/Learning-curve.svg").getroot()
+    assert len(list(figure.iter(f"{SVG}circle"))) == 2
 
 
 # The dataset

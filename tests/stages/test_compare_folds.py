@@ -11,7 +11,8 @@ import pytest
 
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import read_json, write_json
-from tomoscout.plan.folds import check_folds, fold_name, fold_number
+from tomoscout.plan.folds import check_folds
+from tomoscout.plan.members import Member
 from tomoscout.plan.options import Split
 from tomoscout.stages.compare_folds import format_summary, run_compare_folds, summarise
 
@@ -22,7 +23,7 @@ SCORES = [{"ribosome": 0.5, "ferritin": 0.25, "membrane": 0.75}, {"ribosome": 0.
 
 def folds(folder: Path, scores: list[dict[str, float]] = SCORES, **changes: Any) -> list[Path]:
     """Model folders with the results of trainings."""
-    folders = [folder / fold_name("unet", number) for number in range(len(scores))]
+    folders = [folder / Member(number).name("unet") for number in range(len(scores))]
     for path, found in zip(folders, scores, strict=True):
         results = {"classes": CLASSES, "metric": "fBeta4 of particles", "score": sum(found.values()) / len(found)}
         write_json(path / "results.json", {**results, "scores": found, **changes})
@@ -108,7 +109,7 @@ def test_scores_of_different_kinds_make_no_table(tmp_path: Path) -> None:
     with pytest.raises(TomoscoutError) as caught:
         run_compare_folds(folders, output)
     assert str(caught.value) == (
-        f"{output}: the folds were chosen by different scores: avg_f1 of voxels, fBeta4 of particles"
+        f"{tmp_path}/a: the models were chosen by different scores: avg_f1 of voxels, fBeta4 of particles"
     )
     assert not output.exists()
 
@@ -123,16 +124,6 @@ def test_a_fold_without_results(tmp_path: Path, content: str | None) -> None:
     with pytest.raises(TomoscoutError, match=r"unet-fold-1/results\.json: (no such file|not valid JSON)"):
         run_compare_folds(folders, tmp_path / "table.csv")
     assert not (tmp_path / "table.csv").exists()
-
-
-def test_names_of_folds() -> None:
-    assert fold_name("unet", 3) == "unet-fold-3"
-    for model in ("unet", "my.unet", "unet-fold-1"):
-        for fold in (0, 12):
-            assert fold_number(fold_name(model, fold), model) == fold
-    for name in ("unet", "unet-fold-", "unet-fold-x", "other-fold-1", "unet-fold-1-fold-2", "my-unet-fold-1"):
-        assert fold_number(name, "unet") is None
-    assert fold_number("myxunet-fold-1", "my.unet") is None
 
 
 def test_a_split_without_folds_is_no_cross_validation() -> None:

@@ -22,7 +22,7 @@ from tomoscout.data.project import Project
 ROOT = Path(__file__).parents[2]
 TARGETS = ["all", "targets", "splits", "train", "segment", "localize", "evaluate", "report"]
 # Those that need options of their own.
-OTHER_TARGETS = ["pretrain", "finetune", "cross_validate", "explore", "track", "segment_instances"]
+OTHER_TARGETS = ["pretrain", "finetune", "cross_validate", "learning_curve", "explore", "track", "segment_instances"]
 # Those of instances of cells.
 CELL_TARGETS = [
     "check_annotations",
@@ -135,6 +135,13 @@ def announced_jobs(output: str) -> list[str]:
             batch = re.search(r"wildcards: batch=(\d+)", block)
             jobs.append(f"{rule[1]} {batch[1]}" if batch else rule[1])
     return sorted(set(jobs))
+
+
+def announced_trainings(output: str) -> dict[str, str]:
+    """The trainings that snakemake announces: what it says of each, by model."""
+    blocks = re.split(r"\n\n|\n(?=\[)", output)
+    found = {match[1]: block for block in blocks if (match := re.search(r"wildcards: model=(\S+)", block))}
+    return {model: block for model, block in found.items() if "rule train_model:" in block}
 
 
 def killed_in_training(

@@ -602,7 +602,9 @@ def test_folds_that_cannot_be_compared(small: SmallProject) -> None:
     for folder, metric in zip(folders, ("fBeta4 of particles", "avg_f1 of voxels"), strict=True):
         write_json(folder / "results.json", {"metric": metric, "classes": ["ribosome"], "score": 0.5, "scores": {}})
     message = error_of(tomoscout("compare-folds", *folders, "--output", table))
-    assert message == f"{table}: the folds were chosen by different scores: avg_f1 of voxels, fBeta4 of particles"
+    assert (
+        message == f"{small.folder}: the models were chosen by different scores: avg_f1 of voxels, fBeta4 of particles"
+    )
     assert not table.exists()
 
 

@@ -12,7 +12,7 @@ import subprocess
 import pytest
 import yaml
 
-from support.snakemake_session import Session, configured, copy_of, kept
+from support.snakemake_session import Session, announced_trainings, configured, copy_of, kept
 
 pytestmark = [pytest.mark.workflow, pytest.mark.long]
 
@@ -31,19 +31,12 @@ def with_changes(**changes: dict) -> dict:
     return FOLDS | {name: {**FOLDS.get(name, {}), **options} for name, options in changes.items()}
 
 
-def trainings(output: str) -> dict[str, str]:
-    """The trainings that snakemake announces: what it says of each, by model."""
-    blocks = re.split(r"\n\n|\n(?=\[)", output)
-    found = {match[1]: block for block in blocks if (match := re.search(r"wildcards: model=(\S+)", block))}
-    return {model: block for model, block in found.items() if "rule train_model:" in block}
-
-
 @pytest.fixture(scope="module")
 def folds(phantom: Session, tmp_path_factory: pytest.TempPathFactory) -> Session:
     """A session in which a cross-validation has run, and its models together."""
     made = copy_of(phantom, tmp_path_factory.mktemp("folds"))
     made.configure(FOLDS)
-    announced = trainings(made.snakemake("cross_validate", "evaluate"))
+    announced = announced_trainings(made.snakemake("cross_validate", "evaluate"))
     assert sorted(announced) == ["tiny-fold-0", "tiny-fold-1"]
     for model, block in announced.items():
         # Jobs that can run side by side: neither needs anything of the other.

@@ -91,6 +91,7 @@ MODEL = str(MADE.model("{model}"))
 STUDY = str(MADE.study("{study}"))
 PRETRAINED = str(MADE.model(flow.config.pretrain.name))
 TRAINED = str(MADE.model(flow.config.train.name))
+CURVE = MADE.learning_curve(flow.config.train.name)
 FOLDS = str(MADE.compared_folds(flow.config.train.name))
 SEGMENTED = str(MADE.segment(flow.config.session))
 LOCALIZED = str(MADE.localize(flow.config.session))
@@ -173,10 +174,7 @@ def minutes(amount):
     return lambda wildcards, attempt: amount * attempt
 
 
-MODEL_NAME = re.escape(flow.config.train.name) + r"(-fold-\d+)?"
-
-
 wildcard_constraints:
     batch=r"\d+",
     imported="|".join(map(re.escape, flow.imported)) or r"(?!)",
-    model=MODEL_NAME,
+    model=flow.model_names,

@@ -10,7 +10,7 @@ rule gather_targets:
     log:
         "<logs>/targets/{model}.log",
     wildcard_constraints:
-        model=all_but(flow.gathered_models(), MODEL_NAME),
+        model=all_but(flow.gathered_models(), flow.model_names),
     localrule: True
     conda:
         ENVIRONMENTS["light"]
@@ -54,14 +54,14 @@ rule train_model:
         settings=SETTINGS,
         inventory=INVENTORY,
         folder=lambda wildcards, output: os.path.dirname(output.model),
-        fold=lambda wildcards: options("--fold", flow.fold_numbers(wildcards.model)),
+        runs=guarded(lambda wildcards: flow.member_options(wildcards.model)),
         depends_on=depends_on("train"),
     # What tells a job to stop is sent to all of its processes: shell and tee wait for the training's checkpoint, which
     # a broken pipe would end.
     shell:
         "trap : INT TERM USR1;"
         " tomoscout train --config {params.settings:q} --inventory {params.inventory:q}"
-        " --model {params.folder:q} {params.fold:q} --threads {threads} 2>&1"
+        " --model {params.folder:q} {params.runs:q} --threads {threads} 2>&1"
         " | (trap '' INT TERM USR1; exec tee {log:q})"
 
 
@@ -132,6 +132,43 @@ rule compare_folds:
         "tomoscout compare-folds {params.folders:q} --output {output.table:q} 2>&1 | tee {log:q}"
 
 
+rule learning_curve_table:
+    input:
+        files(lambda wildcards: [f"{folder}/results.json" for folder in flow.curve_models()]),
+    output:
+        report(
+            str(CURVE.with_suffix(".svg")),
+            category="Models",
+            caption="../report/learning_curve.rst",
+            labels={"model": flow.config.train.name, "what": "Learning curve"},
+        ),
+        table=report(
+            str(CURVE),
+            category="Models",
+            caption="../report/learning_curve.rst",
+            labels={"model": flow.config.train.name, "what": "Learning curve, table"},
+        ),
+        rows=str(CURVE.with_suffix(".json")),
+    log:
+        f"<logs>/learning_curve/{flow.config.train.name}.log",
+    benchmark:
+        f"<benchmarks>/learning_curve/{flow.config.train.name}.tsv"
+    conda:
+        ENVIRONMENTS["light"]
+    container:
+        IMAGES["light"]
+    resources:
+        mem_mb=megabytes(1000),
+        runtime=minutes(10),
+    params:
+        settings=SETTINGS,
+        inventory=INVENTORY,
+        depends_on=depends_on("learning_curve"),
+    shell:
+        "tomoscout learning-curve --config {params.settings:q} --inventory {params.inventory:q}"
+        " --output {output.table:q} 2>&1 | tee {log:q}"
+
+
 # Completes what a training could not record while it ran. Not part of `all`: a server that is away fails nothing.
 rule track_model:
     input:
@@ -181,6 +218,13 @@ rule cross_validate:
     input:
         rules.compare_folds.output,
         files(lambda wildcards: model_files(flow.fold_models())),
+        SPLIT,
+    localrule: True
+
+
+rule learning_curve:
+    input:
+        rules.learning_curve_table.output,
         SPLIT,
     localrule: True
 

@@ -1,4 +1,4 @@
-"""Commands for a training: `train` and `train finish`, `pretrain`, `track`, `compare-folds`."""
+"""Commands for trainings: `train` and `train finish`, `pretrain`, `track`, `compare-folds`, `learning-curve`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import click
 from tomoscout.cli.common import (
     FILE,
     Commands,
+    configured,
     inventory_option,
     load,
     output_option,
@@ -39,10 +40,23 @@ class _NeededAlone(click.Option):
 @inventory_option
 @click.option("--model", type=FILE, cls=_NeededAlone, help="Model folder.")
 @click.option("--fold", type=click.IntRange(min=0), help="Which fold of the split. Default: split.fold.")
+@click.option(
+    "--percent", type=click.IntRange(1, 100), default=100, show_default=True, help="How many of the training runs."
+)
+@click.option(
+    "--draw", type=click.IntRange(min=0), default=0, show_default=True, help="Which runs these are, and which seed."
+)
 @threads_option
 @click.pass_context
 def train(
-    context: click.Context, config: Path, inventory: Path, model: Path, fold: int | None, threads: int | None
+    context: click.Context,
+    config: Path,
+    inventory: Path,
+    model: Path,
+    fold: int | None,
+    percent: int,
+    draw: int,
+    threads: int | None,
 ) -> None:
     """Train a network, or end a training early. Stopped or killed, the same command goes on from the last checkpoint.
 
@@ -52,9 +66,10 @@ def train(
         return
     plan = load(config, inventory)
     with alone_in(model), leased_gpu(plan.config.train.device), resumable(model):
+        from tomoscout.plan.members import Member
         from tomoscout.stages.train import run_train
 
-        run_train(plan, model, fold, threads)
+        run_train(plan, model, Member(fold, percent, draw), threads)
 
 
 @commands.command()
@@ -114,3 +129,13 @@ def compare_folds(folders: tuple[Path, ...], output: Path) -> None:
     from tomoscout.stages.compare_folds import run_compare_folds
 
     run_compare_folds(folders, output)
+
+
+@commands.command()
+@configured
+@output_option
+def learning_curve(config: Path, inventory: Path, output: Path) -> None:
+    """Put the scores of models trained on fewer and on all training runs into a table and a figure."""
+    from tomoscout.stages.learning_curve import run_learning_curve
+
+    run_learning_curve(load(config, inventory), output)

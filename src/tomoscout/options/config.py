@@ -28,7 +28,7 @@ from tomoscout.options.names import ProjectName, TomogramUri, model_name
 from tomoscout.options.sections import FilePath, Note, Section, collected_notes, expand_path
 from tomoscout.options.validation_errors import first_error, key_of
 from tomoscout.phantom.options import Phantom
-from tomoscout.plan.options import Split, Targets
+from tomoscout.plan.options import LearningCurve, Split, Targets
 from tomoscout.report.options import Report
 from tomoscout.stages.options import Pretrain, Segment
 from tomoscout.tasks.instances.options import Cells
@@ -70,6 +70,7 @@ class Config(Section):
     split: Split = Split()
     pretrain: Pretrain = Pretrain()
     train: Train = Train()
+    learning_curve: LearningCurve = LearningCurve()
     explore: Explore = Explore()
     tracking: Tracking = Tracking()
     segment: Segment = Segment()

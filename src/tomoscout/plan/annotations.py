@@ -25,9 +25,12 @@ def is_annotated(entry: TargetClass, record: RunRecord) -> bool:
 
 def holds(record: RunRecord, entry: TargetClass) -> bool:
     """Whether a run holds a class: at least one pick of a particle, or a segmentation."""
-    if entry.is_particle:
-        return any(record.picks[source].total for source in entry.sources if source in record.picks)
-    return is_annotated(entry, record)
+    return count_picks(entry, record) > 0 if entry.is_particle else is_annotated(entry, record)
+
+
+def count_picks(entry: TargetClass, record: RunRecord) -> int:
+    """The number of picks of a particle in a run, from all of its sources."""
+    return sum(record.picks[source].total for source in entry.sources if source in record.picks)
 
 
 def has_tomogram(config: Config, record: RunRecord) -> bool:

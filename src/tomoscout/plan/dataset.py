@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tomoscout.data.geometry import Shape
 from tomoscout.data.inventory import RunRecord
-from tomoscout.plan.annotations import is_annotated
+from tomoscout.plan.annotations import count_picks, is_annotated
 
 if TYPE_CHECKING:
     from tomoscout.plan.classes import TargetClass
@@ -51,6 +51,4 @@ def overview(plan: Plan) -> list[RunOverview]:
 def _annotated(entry: TargetClass, record: RunRecord) -> int | bool | None:
     if not is_annotated(entry, record):
         return None
-    if not entry.is_particle:
-        return True
-    return sum(record.picks[source].total for source in entry.sources if source in record.picks)
+    return count_picks(entry, record) if entry.is_particle else True

@@ -45,7 +45,8 @@ def of_split(plan: Plan, job: str = "") -> str:
 
 def of_training(plan: Plan, model: str) -> str:
     """Fingerprint of the training of a model."""
-    return training_fingerprint(plan, plan.fold_of(model))
+    member = plan.member_of(model)
+    return training_fingerprint(plan.plan_of(member), plan.runs_of(member))
 
 
 def training_fingerprint(plan: Plan, fold: Fold, leave_out: Collection[str] = ()) -> str:
@@ -96,6 +97,12 @@ def of_pretraining(plan: Plan, model: str = "") -> str:
 def training_targets(plan: Plan, fold: Fold) -> str:
     """Digest of the inputs of the targets of the runs that train or validate a model."""
     return digest({key: plan.targets.inputs[key] for key in fold.train + fold.validate})
+
+
+def of_learning_curve(plan: Plan, job: str = "") -> str:
+    """Fingerprint of a learning curve: of the trainings of all its models."""
+    names = [member.name(plan.config.train.name) for member in plan.curve]
+    return digest([plan.version("learning_curve"), {name: of_training(plan, name) for name in names}])
 
 
 def of_import(plan: Plan, model: str = "") -> str:

@@ -1,8 +1,7 @@
-"""Folds of a split, the names of their models, and their training tomograms."""
+"""Folds of a split, and their training tomograms."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -42,17 +41,6 @@ def check_folds(options: Split) -> None:
     """
     if not (options.folds or options.leave_one_out):
         raise TomoscoutError("cross-validation needs split.folds (such as 5) or split.leave_one_out: true")
-
-
-def fold_name(model: str, fold: int | None) -> str:
-    """Name of the model of a fold, or of the single model for None."""
-    return model if fold is None else f"{model}-fold-{fold}"
-
-
-def fold_number(name: str, model: str) -> int | None:
-    """The number of the fold in the name of its model; None for the single model."""
-    match = re.fullmatch(rf"{re.escape(model)}-fold-(\d+)", name)
-    return int(match[1]) if match else None
 
 
 def training_tomograms(config: Config, records: Iterable[RunRecord], fold: Fold) -> list[tuple[RunRecord, str]]:

@@ -86,6 +86,33 @@ class Targets(Section):
         return check_sources(value)
 
 
+class LearningCurve(Section):
+    """Whether more annotated runs still help: models trained on fewer and on all training runs, each for as many steps
+    and otherwise by `train`, too, and their scores on the same validation runs."""
+
+    fractions: Annotated[list[Fraction], Field(min_length=1), IN_ANOTHER_FORM] = [0.25, 0.5, 1.0]
+    """Fractions of the training runs, in hundredths. 1 takes them all; its first draw is the model of `train` itself.
+    Of fractions that are equally many runs the largest alone is trained."""
+    draws: Annotated[int, IN_ANOTHER_FORM] = Field(default=1, ge=1, le=1000)
+    """How many models are trained for each fraction. Each takes other runs and another seed (train.seed + 0, 1, 2 …).
+    With one, nothing is known of how far scores differ by chance; 3 tell a little."""
+
+    @field_validator("fractions")
+    @classmethod
+    def _check_fractions(cls, value: list[float]) -> list[float]:
+        percents = [round(100 * fraction) for fraction in value]
+        if 0 in percents or any(abs(100 * f - p) > 1e-6 for f, p in zip(value, percents, strict=True)):
+            raise ValueError(f"{value} are not all hundredths from 0.01 to 1")
+        if len({*percents}) < len(percents):
+            raise ValueError(f"{value}: a fraction is there twice")
+        return sorted(value)
+
+    @property
+    def percents(self) -> list[int]:
+        """The fractions in hundredths, from the smallest."""
+        return [round(100 * fraction) for fraction in self.fractions]
+
+
 class Split(Section):
     """Which runs train, which choose the model, which test it. Runs are `run`, or `project/run` where two
     projects share a run name. Runs without the tomogram that is segmented can only train."""

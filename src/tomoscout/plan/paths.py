@@ -68,6 +68,10 @@ class Results:
         """The table of a cross-validation."""
         return self.folder / "cross_validation" / f"{model}.csv"
 
+    def learning_curve(self, model: str) -> Path:
+        """The table of a learning curve; its rows (.json) and its figure (.svg) are beside it."""
+        return self.folder / "learning_curve" / f"{model}.csv"
+
     def segment(self, session: str) -> Path:
         """Folder of the manifests of the segment stage."""
         return self.folder / "segment" / session

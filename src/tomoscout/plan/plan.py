@@ -11,7 +11,8 @@ from typing import Any
 from tomoscout.data.copick_config import read_objects
 from tomoscout.data.inventory import RunRecord
 from tomoscout.options.config import Config
-from tomoscout.plan.folds import Fold, fold_number
+from tomoscout.plan.folds import Fold
+from tomoscout.plan.members import Member, curve_members, member_of
 from tomoscout.plan.paths import Results
 from tomoscout.plan.predictions import segmented_runs
 from tomoscout.plan.scored import Scored, scored_runs
@@ -134,9 +135,29 @@ class Plan:
         """A fold by its number. Default: `split.fold`."""
         return chosen_fold(self.config.split, self.split, number)
 
-    def fold_of(self, model: str) -> Fold:
-        """The fold of a model, given its name: of a model of the cross-validation, or of the single model."""
-        return self.fold(fold_number(model, self.config.train.name))
+    # Models that are trained
+
+    def member_of(self, model: str) -> Member:
+        """Which of the models that are trained here has this name; see `plan.members`."""
+        return member_of(model, self.config.train.name)
+
+    def runs_of(self, member: Member) -> Fold:
+        """The runs that train, validate and test a member."""
+        return member.runs(self.fold(member.fold))
+
+    def plan_of(self, member: Member) -> Plan:
+        """The plan of a member's training, which has a seed of its own."""
+        train = self.config.train
+        return self.with_options(train=train.model_copy(update={"seed": member.seed(train.seed)}))
+
+    def model_of(self, member: Member) -> Path:
+        """The model folder of a member."""
+        return self.results.model(member.name(self.config.train.name))
+
+    @property
+    def curve(self) -> list[Member]:
+        """The members of the learning curve."""
+        return curve_members(self.config.learning_curve, len(self.fold().train))
 
     # Predictions and scores
 

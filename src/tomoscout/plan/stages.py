@@ -79,6 +79,7 @@ STAGES: dict[str, Stage] = {
     "split": Stage(2, fingerprints.of_split),
     "pretrain": Stage(1, fingerprints.of_pretraining),
     "train": Stage(4, fingerprints.of_training),
+    "learning_curve": Stage(1, fingerprints.of_learning_curve),
     "explore": Stage(version=3),
     "import_model": Stage(2, fingerprints.of_import),
     "segment": Stage(3, fingerprints.of_segmentation, lambda plan: plan.segmented, _written_by_segment),

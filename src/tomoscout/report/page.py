@@ -12,6 +12,7 @@ from tomoscout.report.colours import FALSE, FOUND, MISSED, Colour, Mark
 from tomoscout.report.dataset import Dataset
 from tomoscout.report.figures import Figure, chart_style, drawing, write_figures
 from tomoscout.report.found import Found, score_charts
+from tomoscout.report.learning_curve import Curve, curve_chart
 from tomoscout.report.origin import Origin
 from tomoscout.report.pictures import SlicePicture
 from tomoscout.report.plots import Chart, history_charts, precision_recall_charts
@@ -47,6 +48,7 @@ def write_report(
     *,
     dataset: Dataset | None = None,
     checks: Checks | None = None,
+    curve: Curve | None = None,
     usage: Sequence[Usage] = (),
     viewers: Sequence[OpenProject] = (),
     origin: Origin | None = None,
@@ -65,6 +67,7 @@ def write_report(
         found: the picks of a model trained elsewhere, scored or not.
         dataset: what there is to learn from or to apply a model to.
         checks: targets over tomograms.
+        curve: scores over the number of training runs.
         usage: time and memory of the stages.
         viewers: how to open the runs.
         origin: what the results were made with.
@@ -74,6 +77,7 @@ def write_report(
         "precision-recall": precision_recall_charts(scores) if scores else [],
         "training": history_charts(history),
         "scores": score_charts(found) if found else [],
+        "learning-curve": [curve_chart(curve.rows)] if curve else [],
     }
     pictures = {"picks": slices, "targets": checks.pictures, "tomograms": dataset.thumbnails if dataset else []}
     write_figures(path.with_suffix(""), _figures(charts, pictures))
@@ -98,6 +102,8 @@ def write_report(
             legend=[(mark.word, _css(mark.colour), mark.dashed) for mark in _legend(scores, found)],
             found=found,
             found_charts=charts["scores"],
+            curve=curve,
+            curve_charts=charts["learning-curve"],
             dataset=dataset,
             checks=checks.pictures,
             classes=[(mark.word, _css(mark.colour)) for mark in checks.legend],

@@ -9,7 +9,8 @@ from tomoscout.machine.errors import TomoscoutError
 from tomoscout.models.octopi import WEIGHTS as OCTOPI_WEIGHTS
 from tomoscout.options.config import Config
 from tomoscout.options.names import model_name, names_octopi
-from tomoscout.plan.folds import check_folds, fold_name
+from tomoscout.plan.folds import check_folds
+from tomoscout.plan.members import Member
 from tomoscout.plan.plan import Plan
 from tomoscout.plan.predictions import check_objects
 from tomoscout.stages.explore import study_of
@@ -43,7 +44,7 @@ def fold_models(plan: Plan) -> list[Path]:
         TomoscoutError: the split has no folds.
     """
     check_folds(plan.config.split)
-    return [plan.results.model(fold_name(plan.config.train.name, fold)) for fold in range(len(plan.split.folds))]
+    return [plan.model_of(Member(fold)) for fold in range(len(plan.split.folds))]
 
 
 def _listed_model(plan: Plan, path: str, imported: bool) -> Path:

@@ -32,16 +32,25 @@ def summarise(folders: Sequence[Path]) -> list[dict[str, Any]]:
     Raises:
         TomoscoutError: a fold has no results.
     """
-    return _rows(_read_results(folders))
+    return _rows(read_results(folders))
 
 
-def _read_results(folders: Sequence[Path]) -> list[dict[str, Any]]:
+def read_results(folders: Sequence[Path]) -> list[dict[str, Any]]:
+    """The results of the trainings of several models whose scores are compared.
+
+    Raises:
+        TomoscoutError: a model has no results, or the models were selected by different scores.
+    """
     results = []
     for folder in folders:
         path = folder / "results.json"
         found: dict[str, Any] = read_json(path)
         checked(_Results, found, path, "the results of a training")
         results.append(found)
+    chosen_by = {result["metric"] for result in results}
+    if len(chosen_by) > 1:
+        where = folders[0].parent
+        raise TomoscoutError(f"{where}: the models were chosen by different scores: {', '.join(sorted(chosen_by))}")
     return results
 
 
@@ -68,13 +77,10 @@ def run_compare_folds(folders: Sequence[Path], output: Path) -> None:
     Raises:
         TomoscoutError: a fold has no results, or the models of the folds were selected by different scores.
     """
-    results = _read_results(folders)
-    chosen_by = {result["metric"] for result in results}
-    if len(chosen_by) > 1:
-        raise TomoscoutError(f"{output}: the folds were chosen by different scores: {', '.join(sorted(chosen_by))}")
+    results = read_results(folders)
     rows = _rows(results)
     write_table(output, list(rows[0]), rows)
-    write_json(output.with_suffix(".json"), {"metric": chosen_by.pop(), "rows": rows})
+    write_json(output.with_suffix(".json"), {"metric": results[0]["metric"], "rows": rows})
     print(format_summary(rows), end="")
 
 

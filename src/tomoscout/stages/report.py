@@ -19,6 +19,7 @@ from tomoscout.plan.stages import STAGES
 from tomoscout.report.colours import Colour, Mark, readable_colours
 from tomoscout.report.dataset import describe_dataset, thumbnails
 from tomoscout.report.found import read_found
+from tomoscout.report.learning_curve import Curve, read_curve
 from tomoscout.report.origin import origin_of
 from tomoscout.report.page import Checks, summarise_targets, write_report
 from tomoscout.report.pictures import Marked, SlicePicture, Spheres, marked_slices, picks_slices
@@ -53,7 +54,8 @@ def run_report(
         split: the split file.
         targets: folder of the manifests of the targets.
         pictures: folder of the pictures of the targets.
-        benchmarks: folder of what Snakemake measured. The only part of the page that differs when it is made again.
+        benchmarks: folder of what Snakemake measured. The only part of the page that differs when it is made again,
+            besides a learning curve that is there by then.
 
     Raises:
         TomoscoutError: a stage before this one has not been run.
@@ -82,10 +84,21 @@ def run_report(
         found,
         dataset=describe_dataset(runs, division, small),
         checks=_checks(plan, pictures) if pictures else None,
+        curve=_curve(plan),
         usage=read_usage(benchmarks, _jobs(plan)) if benchmarks else [],
         viewers=viewers(config, plan.segmented, small),
         origin=origin_of(map(read_description, applied), made, config.model_dump(mode="json", by_alias=True)),
     )
+
+
+def _curve(plan: Plan) -> Curve | None:
+    """The learning curve of the model that is trained here, if one was made with these options and data. It is no input
+    of the page, which would then wait for all trainings of the curve."""
+    path = plan.results.learning_curve(plan.config.train.name).with_suffix(".json")
+    if not plan.config.learns or not path.exists():
+        return None
+    curve = read_curve(path)
+    return curve if curve.fingerprint == plan.fingerprint("learning_curve") else None
 
 
 def _checks(plan: Plan, folder: Path) -> Checks:

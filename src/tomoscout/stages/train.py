@@ -12,7 +12,7 @@ from tomoscout.learning.training import Job, resolve_options, train_network
 from tomoscout.machine.files import digest
 from tomoscout.models.base import base_digest, read_base
 from tomoscout.plan.fingerprints import training_fingerprint
-from tomoscout.plan.folds import fold_name
+from tomoscout.plan.members import SINGLE, Member
 from tomoscout.plan.paths import results_of
 from tomoscout.plan.plan import Plan
 from tomoscout.plan.targets import print_warnings
@@ -27,14 +27,14 @@ from tomoscout.tracking.tracker import Tracker
 def run_train(
     plan: Plan,
     folder: Path,
-    fold: int | None = None,
+    member: Member = SINGLE,
     threads: int | None = None,
     watch: Callable[[Progression], None] = lambda progression: None,
     loss: NamedLoss | None = None,
 ) -> Outcome:
-    """Train a model into `folder`; an interrupted training resumes from its checkpoint. `fold`: number of the fold,
-    instead of `split.fold`. `watch`: called after every validation; an exception that it raises ends the training.
-    `loss`: used instead of `train.loss`.
+    """Train a model into `folder`; an interrupted training resumes from its checkpoint. `member`: which runs it
+    trains on. `watch`: called after every validation; an exception that it raises ends the training. `loss`: used
+    instead of `train.loss`.
 
     Raises:
         TrainingFailed: training cannot succeed with these options.
@@ -43,7 +43,8 @@ def run_train(
     """
     if threads:
         torch.set_num_threads(threads)
-    config, runs = plan.config, plan.fold(fold)
+    plan, runs = plan.plan_of(member), plan.runs_of(member)
+    config = plan.config
     print_warnings(plan.targets)
     besides = [base_digest(config.train), *([loss.name] if loss else [])]
     fingerprint = digest([training_fingerprint(plan, runs), *besides])
@@ -56,7 +57,7 @@ def run_train(
     job = Job(
         task,
         resolve_options(config.train, base, task),
-        fold_name(config.train.name, fold),
+        member.name(config.train.name),
         folder,
         fingerprint,
         kind,
