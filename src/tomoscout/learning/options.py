@@ -12,7 +12,7 @@ from tomoscout.learning.augmentations import Augmentation
 from tomoscout.learning.augmentations import search_space as augmentation_space
 from tomoscout.learning.losses import Loss, LossName, parse_losses
 from tomoscout.learning.losses import search_space as loss_space
-from tomoscout.learning.losses.tversky import Tversky
+from tomoscout.learning.losses.cross_entropy_tversky import CrossEntropyTversky
 from tomoscout.learning.optimisers import AdamW
 from tomoscout.learning.schedule import Schedule
 from tomoscout.machine.errors import shown
@@ -104,7 +104,7 @@ class Recipe(Section):
 class ClassRecipe(Recipe):
     """What tells classes of voxels apart: the loss, and how much of it and how many crops each class gets."""
 
-    loss: list[Loss] = Field(default=[Tversky()], min_length=1)
+    loss: list[Loss] = Field(default=[CrossEntropyTversky()], min_length=1)
     """The loss: `name` and its options, or a list of losses that are added up, each with a `weight`."""
     class_weights: dict[ObjectName, Annotated[float, Field(gt=0)]] = {}
     """Weight of a class (by name, or `background`) in the loss: of its voxels in cross-entropy and focal losses, on

@@ -36,8 +36,9 @@ class Targets(Section):
     runs: Annotated[list[RunName] | None, HOW_MANY] = None
     """Make targets for these runs alone (`run` or `project/run`), even where they have no picks at all. Default:
     every run that has picks or a segmentation of the sources above, empty ones included."""
-    radius_scale: RadiusScale = 0.8
-    """Target radius = object radius × this. Below 1 neighbouring particles stay apart."""
+    radius_scale: RadiusScale = 0.5
+    """Target radius = object radius × this. Small spheres keep neighbours apart and mark the middle of an object; the
+    guide of octopi has 0.8."""
     name: Name = "targets"
     """Name of the multilabel segmentation written, one for each voxel spacing of the tomograms."""
     user: Name = "tomoscout"

@@ -42,7 +42,7 @@ def written(workspace: Workspace, scale: float) -> np.ndarray:
     return read_target(workspace.project(), config, plan.targets, record, 20.0, (24, 48, 48))
 
 
-@pytest.mark.parametrize("scale", [0.5, 1.2])
+@pytest.mark.parametrize("scale", [0.8, 1.2])
 def test_spheres_are_those_of_targets_with_this_scale(workspace: Workspace, scale: float) -> None:
     before = learnt(workspace)[1]
     data, labels = learnt(workspace, train={"radius_scale": scale})

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from tomoscout.learning.losses.base import LossTerm, VoxelLoss
 from tomoscout.learning.losses.cross_entropy import CrossEntropy
+from tomoscout.learning.losses.cross_entropy_tversky import CrossEntropyTversky
 from tomoscout.learning.losses.dice import Dice
 from tomoscout.learning.losses.focal import Focal
 from tomoscout.learning.losses.focal_tversky import FocalTversky
@@ -18,7 +19,9 @@ from tomoscout.learning.losses.tversky import Tversky
 from tomoscout.learning.losses.weighted_focal_tversky import WeightedFocalTversky
 from tomoscout.options.sections import note_change
 
-Losses = CrossEntropy | Dice | GeneralisedDice | Focal | Tversky | FocalTversky | WeightedFocalTversky
+Losses = (
+    CrossEntropyTversky | CrossEntropy | Dice | GeneralisedDice | Focal | Tversky | FocalTversky | WeightedFocalTversky
+)
 Loss = Annotated[Losses, Field(discriminator="name")]
 LOSSES: dict[str, type[LossTerm]] = {loss.model_fields["name"].default: loss for loss in get_args(Losses)}
 """Losses by name."""

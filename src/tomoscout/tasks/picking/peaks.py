@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-LOWEST_SCORE = 0.05
+LOWEST_SCORE = 0.03
 """Smallest score of a peak. Lower ones are noise at any useful threshold."""
 
 NARROWEST = 0.85

@@ -18,7 +18,12 @@ SMOOTHING = 0.2
 N^(−1/5) times this (Silverman's rule for the density of a sample). The value is the best of several on phantoms: see
 tests/benchmarks/README.md."""
 
-_GRID = np.linspace(LOWEST_SCORE, 0.95, 91)
+PRIOR, FADING = 0.1, 0.1
+"""False picks that are taken to be there for each reference pick beside those of the curve, and the score over which
+they become e times fewer. Without them, a class of which validation has no false pick would get the lowest
+threshold."""
+
+_GRID = np.linspace(LOWEST_SCORE, 0.95, 93)
 _DRAWS = 200
 _SURE = (10, 90)
 
@@ -43,8 +48,9 @@ def robust_threshold(curve: Curve, beta: float) -> Threshold:
     With few references the best threshold on the curve lies just below the lowest score among some of them, and would
     lose the weakest particles of the next tomogram. So every score is taken to be blurred: true and false picks above a
     threshold become sums of probabilities, and the threshold with the best F-beta of these is chosen. Square roots are
-    blurred, as small scores differ less between runs than large ones. Without references, or if none is found, the
-    threshold is `DEFAULT_THRESHOLD`.
+    blurred, as small scores differ less between runs than large ones. A few false picks with low scores are expected
+    that the curve does not have (`PRIOR`). Without references, or if none is found, the threshold is
+    `DEFAULT_THRESHOLD`.
     """
     if not curve.found.any():
         return Threshold(DEFAULT_THRESHOLD, 0.0 if curve.references else None, LOWEST_SCORE, 1.0)
@@ -62,12 +68,11 @@ def robust_threshold(curve: Curve, beta: float) -> Threshold:
     return Threshold(round(float(_GRID[best]), 3), score, low, high)
 
 
-def _f_beta(
-    true: NDArray[np.float64], false: NDArray[np.float64], references: NDArray[np.float64] | float, beta: float
-) -> NDArray[np.float64]:
-    """F-beta of true and false positives, which need not be whole numbers."""
+def _f_beta(true: NDArray[np.float64], false: NDArray[np.float64], references: int, beta: float) -> NDArray[np.float64]:
+    """F-beta at every threshold (…, thresholds) from true and false positives, with those that are expected besides."""
     weighted = (1 + beta**2) * true
-    result: NDArray[np.float64] = weighted / (weighted + beta**2 * (references - true) + false)
+    expected = false + PRIOR * references * np.exp(-_GRID / FADING)
+    result: NDArray[np.float64] = weighted / (weighted + beta**2 * (references - true) + expected)
     return result
 
 
@@ -85,6 +90,6 @@ def _range(
     drawn_true = np.array([random.multinomial(count, true / found) for count in hits])
     wrong = max(1, int(false.sum()))
     drawn_false = np.array([random.multinomial(count, false / wrong) for count in random.poisson(false.sum(), _DRAWS)])
-    values = _f_beta(drawn_true @ above.T, drawn_false @ above.T, float(references), beta)
+    values = _f_beta(drawn_true @ above.T, drawn_false @ above.T, references, beta)
     low, high = np.percentile(_GRID[values.argmax(axis=1)], _SURE)
     return round(float(low), 3), round(float(high), 3)
