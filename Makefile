@@ -122,9 +122,10 @@ docs: .venv/ready
 image: .venv/ready
 	$(BIN)/python containers/build.py --base $(BASE)
 
-# With NUCLEI, a folder of annotated images: also the heads of cells beside the package stardist.
+# With MAPS, a folder of density maps: also phantoms of these. With NUCLEI, a folder of annotated images: also the heads
+# of cells beside the package stardist.
 bench: .venv/ready $(if $(NUCLEI),.venv/cells .venv/stardist)
-	$(BIN)/python tests/benchmarks/run.py all
+	$(BIN)/python tests/benchmarks/run.py all $(if $(MAPS),--maps $(MAPS))
 	$(if $(NUCLEI),$(BIN)/python tests/benchmarks/instances.py $(NUCLEI) --stardist .venv/stardist/bin/python)
 
 clean:

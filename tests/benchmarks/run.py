@@ -9,6 +9,7 @@ from pathlib import Path
 
 from budgets import budgets
 from exploring import others, tpe
+from few import few
 from makespans import makespans
 from measure import machine
 from phantom_trainings import searches
@@ -25,14 +26,15 @@ def main() -> None:
     """Run the benchmarks asked for; print their tables, and write them to a file if one is named."""
     parser = argparse.ArgumentParser(description=__doc__)
     everything = ["targets", "startup", "dryrun", "localize", "phantom", "sampling", "speed", "learning", "validation"]
-    everything += ["segmenting", "studies", "makespans", "proposals", "tpe", "samplers", "searches", "budgets"]
+    everything += ["segmenting", "few", "studies", "makespans", "proposals", "tpe", "samplers", "searches", "budgets"]
     parser.add_argument("what", nargs="+", choices=[*everything, "all"])
     parser.add_argument("--repeats", type=int, default=3, help="measurements of each (localize by octopi: 1)")
     parser.add_argument(
         "--seconds", type=float, default=10.0, help="of a measurement (sampling, speed); between scores"
     )
     parser.add_argument("--steps", type=int, default=60, help="validation: length of the trainings")
-    parser.add_argument("--maps", type=Path, help="learning: folder of density maps, for more kinds of phantoms")
+    parser.add_argument("--maps", type=Path, help="learning: folder of density maps, for more kinds; few needs it")
+    parser.add_argument("--few-steps", type=int, default=300, help="few: length of the trainings")
     parser.add_argument("--kinds", nargs="+", default=[], choices=KINDS, help="learning: some kinds alone")
     parser.add_argument("--train-seconds", type=float, default=190.0, help="learning: length of each training")
     parser.add_argument("--seeds", type=int, default=3, help="learning: trainings of each tool")
@@ -61,6 +63,7 @@ def main() -> None:
             options.seconds,
         ),
         "validation": lambda folder: validation(folder, options.steps),
+        "few": lambda folder: few(folder, options.maps, options.seeds, options.few_steps),
         "segmenting": lambda folder: segmenting(repeats),
         "studies": lambda folder: dry_runs(folder, repeats, [100, 400, 1000]),
         "makespans": lambda folder: makespans(20),
@@ -72,7 +75,8 @@ def main() -> None:
     }
     tables = [machine()]
     print(tables[0])
-    for name in everything if "all" in options.what else options.what:
+    without_maps = [name for name in everything if name != "few" or options.maps]
+    for name in without_maps if "all" in options.what else options.what:
         with tempfile.TemporaryDirectory(prefix="tomoscout-bench-") as folder:
             tables.append(benchmarks[name](Path(folder)))
         print(tables[-1], flush=True)

@@ -55,6 +55,8 @@ class Train(ClassTraining):
     patch: list[int] | Literal["auto"] = [64, 64, 64]
     """Crop size in voxels, z, y, x: multiples of what the network halves. `auto`: planned with the network from the
     median tomogram and `plan_memory_gb`."""
+    learning_rate: float = Field(default=4e-3, gt=0)
+    """Peak learning rate of AdamW."""
     picking: Picking = Picking()
     radius_scale: RadiusScale | dict[ObjectName, RadiusScale] | None = None
     """Learn spheres of another size than `targets.radius_scale`, for all objects or by object: they are drawn anew as
