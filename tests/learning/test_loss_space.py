@@ -7,7 +7,7 @@ from typing import Any
 from tomoscout.learning.losses import LOSSES, VOXEL_LOSSES, search_space
 from tomoscout.learning.losses.focal import Focal
 
-TVERSKY = ["Tversky", "FocalTversky", "WeightedFocalTversky"]
+TVERSKY = ["CrossEntropyTversky", "Tversky", "FocalTversky", "WeightedFocalTversky"]
 
 
 def test_each_option_is_searched_where_a_loss_has_it() -> None:
@@ -17,17 +17,17 @@ def test_each_option_is_searched_where_a_loss_has_it() -> None:
             "loss.name",
             {
                 "choices": [
-                    *("CrossEntropy", "Dice", "GeneralisedDice", "Focal"),
-                    *TVERSKY,
+                    *("CrossEntropyTversky", "CrossEntropy", "Dice", "GeneralisedDice", "Focal"),
+                    *TVERSKY[1:],
                 ]
             },
         ),
         ("loss.alpha", {"low": 0.1, "high": 0.9, "when": {"loss.name": TVERSKY}}),
         ("loss.beta", {"low": 0.1, "high": 0.9, "when": {"loss.name": TVERSKY}}),
-        ("loss.gamma", {"low": 0.1, "high": 3.0, "when": {"loss.name": ["Focal", *TVERSKY[1:]]}}),
+        ("loss.gamma", {"low": 0.1, "high": 3.0, "when": {"loss.name": ["Focal", *TVERSKY[2:]]}}),
         (
             "loss.weight_tversky",
-            {"low": 0.05, "high": 5.0, "log": True, "when": {"loss.name": ["WeightedFocalTversky"]}},
+            {"low": 0.05, "high": 5.0, "log": True, "when": {"loss.name": [TVERSKY[0], TVERSKY[-1]]}},
         ),
     ]
 
@@ -41,5 +41,5 @@ def test_losses_that_share_an_option_search_it_in_one_range() -> None:
 
 
 def test_weights_of_voxels_matter_to_losses_of_voxels() -> None:
-    assert VOXEL_LOSSES == ["CrossEntropy", "Focal", "WeightedFocalTversky"]
+    assert VOXEL_LOSSES == ["CrossEntropyTversky", "CrossEntropy", "Focal", "WeightedFocalTversky"]
     assert [type(part) for part in LOSSES["WeightedFocalTversky"](weight_tversky=0.0).parts()] == [Focal]

@@ -16,6 +16,7 @@ from tomoscout.learning.losses import LOSSES
 from tomoscout.learning.losses.base import LossTerm
 from tomoscout.learning.losses.combined import MarginalLoss, OwnLoss, build_loss
 from tomoscout.learning.losses.cross_entropy import CrossEntropy
+from tomoscout.learning.losses.cross_entropy_tversky import CrossEntropyTversky
 from tomoscout.learning.losses.dice import Dice
 from tomoscout.learning.losses.focal import Focal
 from tomoscout.learning.losses.focal_tversky import FocalTversky
@@ -32,6 +33,8 @@ IGNORE = 255
 CLASSES = 4
 TERMS = [
     CrossEntropy(),
+    CrossEntropyTversky(),
+    CrossEntropyTversky(weight=0.6, weight_tversky=1.7, alpha=0.6, beta=0.9),
     Dice(weight=0.7),
     GeneralisedDice(),
     Focal(),
@@ -90,11 +93,15 @@ def slow_loss(
     class_weights: torch.Tensor,
 ) -> float:
     """A term for label volumes with a share per crop, from its formula."""
+    parts: list[tuple[float, LossTerm]] = []
+    if isinstance(term, CrossEntropyTversky):
+        parts = [(1.0, CrossEntropy()), (term.weight_tversky, Tversky(alpha=term.alpha, beta=term.beta))]
     if isinstance(term, WeightedFocalTversky):
         parts = [
             (term.weight_tversky, Tversky(alpha=term.alpha, beta=term.beta)),
             (term.weight_focal, Focal(gamma=term.gamma)),
         ]
+    if parts:
         return term.weight * sum(
             weight * slow_loss(part, logits, volumes, voxel_weights, class_weights) for weight, part in parts
         )

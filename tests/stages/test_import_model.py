@@ -44,7 +44,7 @@ def make(project: SmallProject, source: Path, folder: Path) -> str:
 @pytest.mark.parametrize("network", [UNET, DYNUNET, SEGRESNET], ids=lambda network: network["architecture"])
 def test_probabilities_are_those_of_the_network(project: SmallProject, network: dict[str, Any]) -> None:
     source = write_model(project.folder, network, labels=LABELS)
-    folder = configure(project, source)
+    folder = configure(project, source, segment={**SEGMENT, "models": [str(source)], "precision": "float32"})
     said = make(project, source, folder)
     assert said == (
         f"note: {source} has no thresholds: 0.5 for every object; give localize.threshold, or targets, on whose "

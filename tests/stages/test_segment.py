@@ -12,6 +12,7 @@ import torch
 from support.training import Workspace, trained
 from tomoscout.data.written import Probabilities
 from tomoscout.learning.normalisation import standardise
+from tomoscout.learning.precision import chosen_precision
 from tomoscout.learning.tiles import InputSizes, argmax_labels, predict
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import read_json
@@ -60,9 +61,10 @@ def test_probabilities_and_labels_of_every_run_asked_for(workspace: Workspace) -
             standardise(project.read_tomogram(run, URI)),
             sizes=InputSizes.of([model.network], 3),
             tile=(24, 32, 32),
-            overlap=0.25,
+            overlap=0.15,
             flips=1,
             device=torch.device("cpu"),
+            precision=chosen_precision("auto", torch.device("cpu")),
         )
         probabilities = project.read_probabilities(run, PROBABILITIES)
         np.testing.assert_array_equal(probabilities, expected)

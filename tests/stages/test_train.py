@@ -27,6 +27,7 @@ from support.training import SETTINGS, Workspace, trained
 from tomoscout.cli import main
 from tomoscout.data.written import Segmentation
 from tomoscout.learning import crops, training
+from tomoscout.learning.precision import chosen_precision
 from tomoscout.learning.trainer import Interrupted
 from tomoscout.learning.training import resolve_options
 from tomoscout.machine.errors import TomoscoutError
@@ -149,6 +150,7 @@ def test_the_weights_kept_are_those_of_the_best_validation(finished: Workspace) 
         overlap=0.25,
         flips=1,
         device=torch.device("cpu"),
+        precision=chosen_precision("auto", torch.device("cpu")),
     )
     record = next(r for r in finished.records() if r.run == "phantom-002")
     labels = project.read_segmentation("phantom-002", Segmentation("targets", "tomoscout", "1", 20.0, True))
