@@ -10,6 +10,7 @@ import torch
 from tomoscout.learning.progression import Outcome, Progression
 from tomoscout.learning.training import Job, resolve_options, train_network
 from tomoscout.machine.files import digest
+from tomoscout.machine.messages import say
 from tomoscout.models.base import base_digest, read_base
 from tomoscout.plan.fingerprints import training_fingerprint
 from tomoscout.plan.members import SINGLE, Member
@@ -68,4 +69,10 @@ def run_train(
         {"tomograms": config.tomograms, "train": list(runs.train), "validate": list(runs.validate)},
         loss.name if loss else None,
     )
-    return train_network(job, watch)
+    outcome = train_network(job, watch)
+    details = outcome.progression.best_details
+    ranges = details.get("threshold_ranges", {})
+    if ranges:
+        chosen = (f"{name} {details['thresholds'][name]:g} ({low:g} to {high:g})" for name, (low, high) in ranges.items())
+        say(f"thresholds, and where 80 % of them would lie with other validation picks: {', '.join(chosen)}")
+    return outcome
