@@ -76,7 +76,8 @@ class Readout(ABC):
 
     @abstractmethod
     def values(self, outputs: torch.Tensor) -> torch.Tensor:
-        """The values (channels, *space) that tiles are blended by, of the network's outputs (outputs, *space)."""
+        """The values (channels, *space), float32, that tiles are blended by, of the network's outputs (outputs,
+        *space) in any precision."""
 
     @abstractmethod
     def stored(self, values: torch.Tensor) -> torch.Tensor:
@@ -90,7 +91,7 @@ class Probabilities(Readout):
 
     def values(self, outputs: torch.Tensor) -> torch.Tensor:
         """Probabilities without background."""
-        return torch.softmax(outputs, dim=0)[1:]
+        return torch.softmax(outputs, dim=0, dtype=torch.float32)[1:]
 
     def stored(self, values: torch.Tensor) -> torch.Tensor:
         """Whole 255ths."""
@@ -282,7 +283,7 @@ def _values(
     for axes in mirrored:
         with autocast(crop.device, precision):
             outputs = network(crop.flip(axes) if axes else crop)
-        values = readout.values(outputs[0].float())
+        values = readout.values(outputs[0])
         values = values.flip(axes) if axes else values
         total = values if total is None else total.add_(values)
     assert total is not None

@@ -17,8 +17,9 @@ def keep_freed_memory() -> None:
     """
     options = getattr(ctypes.CDLL(None), "mallopt", None)
     if options is not None:
-        for parameter in (_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD):
-            options(parameter, 2**30)
+        options(_M_TRIM_THRESHOLD, 2**30)
+        # Whole tomograms are larger. They come and go seldom, and would leave gaps.
+        options(_M_MMAP_THRESHOLD, 2**28)
 
 
 def return_freed_memory() -> None:

@@ -73,6 +73,7 @@ def run_train(
     details = outcome.progression.best_details
     ranges = details.get("threshold_ranges", {})
     if ranges:
-        chosen = (f"{name} {details['thresholds'][name]:g} ({low:g} to {high:g})" for name, (low, high) in ranges.items())
+        values = details["thresholds"]
+        chosen = (f"{name} {values[name]:g} ({low:g} to {high:g})" for name, (low, high) in ranges.items())
         say(f"thresholds, and where 80 % of them would lie with other validation picks: {', '.join(chosen)}")
     return outcome

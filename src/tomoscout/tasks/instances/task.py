@@ -167,7 +167,7 @@ class HeadReadout(Readout):
         self.every = head.every
 
     def values(self, outputs: torch.Tensor) -> torch.Tensor:
-        return self.head.read_out(outputs)
+        return self.head.read_out(outputs.float())
 
     def stored(self, values: torch.Tensor) -> torch.Tensor:
         return values.to(torch.float16)

@@ -23,7 +23,7 @@ from tomoscout.tasks.picking.head import PickingHead, Reference
 from tomoscout.tasks.picking.model import PickingModel
 from tomoscout.tasks.picking.options import Train
 
-TILE = (192, 160, 160)
+TILE = (192, 128, 128)
 """Voxels (z, y, x) that validation predicts at once. It is not `segment.tile`, so that changing that option does not
 make trainings out of date."""
 
