@@ -126,19 +126,20 @@ class Enough(Exception):
 
 def training_stage(bench: Bench, config: Config, fit: Callable[..., object]) -> None:
     """Run the training stage up to its loop, and `fit` in place of that. What it prints goes to a log."""
-    from tomoscout.stages import train as stage
+    from tomoscout.learning import training
+    from tomoscout.stages.train import run_train
 
     def instead(*given: Any, **named: Any) -> None:
         fit(*given, **named)
         raise Enough
 
-    original = stage.fit
-    stage.fit = instead
+    original = training.fit
+    training.fit = instead
     try:
         with suppress(Enough), (bench.folder / "train.log").open("a") as log, redirect_stderr(log):
-            stage.run_train(Plan(config, bench.records), bench.folder / config.train.name, threads=CORES)
+            run_train(Plan(config, bench.records), bench.folder / config.train.name, threads=CORES)
     finally:
-        stage.fit = original
+        training.fit = original
 
 
 @dataclass(frozen=True)
