@@ -85,7 +85,7 @@ def test_a_curve_ends_in_a_table_a_figure_and_a_section_of_the_report(session: S
             (results / "learning_curve/tiny.json").unlink()
             assert session.would_run("report") == []
     # Nor is one of another training shown.
-    changed = {"train": {**SHORT["train"], "learning_rate": 0.004}, "learning_curve": {"draws": 2}}
+    changed = {"train": {**SHORT["train"], "learning_rate": 0.006}, "learning_curve": {"draws": 2}}
     with configured(session, SHORT | changed):
         session.snakemake("report")
         assert (results / "learning_curve/tiny.json").exists()
