@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,30 @@ def test_an_object_without_a_map(workspace: Workspace) -> None:
     unknown = plan.targets.classes[0].__class__("enigma", 1, 100.0, 50.0, ())
     with pytest.raises(TomoscoutError, match=r"pretrain\.phantom\.maps: no density map of 'enigma'"):
         phantom_of(plan.config, [unknown])
+
+
+def test_phantoms_of_a_killed_job_do_not_serve_other_options(workspace: Workspace) -> None:
+    folder = plan_of(workspace).results.model("pretrained")
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        _train(plan_of(workspace, {"particles": 1}), folder, killed)
+    assert list((folder / "phantoms").iterdir())
+    plan = plan_of(workspace)
+    run_pretrain(plan, folder)
+    elsewhere = plan.results.model("elsewhere")
+    run_pretrain(plan, elsewhere)
+    assert weights(folder) == weights(elsewhere)
+    assert not (folder / "phantoms").exists()
+
+
+def _train(plan: Plan, folder: Path, instead: Callable[..., None]) -> None:
+    """Pretrain with something else in place of the training itself."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tomoscout.stages.pretrain.run_train", instead)
+        run_pretrain(plan, folder)
 
 
 def test_killed_and_started_again(workspace: Workspace, tmp_path: Path) -> None:

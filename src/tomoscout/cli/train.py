@@ -73,8 +73,7 @@ def train(
 
 
 @commands.command()
-@click.option("--config", type=FILE, required=True, help="Configuration (YAML).")
-@inventory_option
+@configured
 @click.option("--model", type=FILE, required=True, help="Model folder.")
 @threads_option
 def pretrain(config: Path, inventory: Path, model: Path, threads: int | None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from tomoscout.data.inventory import RunRecord
+from tomoscout.machine.messages import times
 from tomoscout.machine.tables import aligned
 
 RUNS_SHOWN = 30
@@ -42,7 +43,7 @@ def _tomograms(records: Sequence[RunRecord]) -> list[list[str]]:
     rows = []
     for uri in sorted({uri for record in records for uri in record.tomograms}):
         shapes = [record.tomograms[uri] for record in records if uri in record.tomograms]
-        sizes = ["×".join(map(str, shape)) for shape in dict.fromkeys(shapes)]
+        sizes = [times(shape) for shape in dict.fromkeys(shapes)]
         more = f" and {len(sizes) - 2} other sizes" if len(sizes) > 2 else ""
         rows.append([uri, str(len(shapes)), ", ".join(sizes[:2]) + more])
     return rows

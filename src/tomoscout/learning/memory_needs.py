@@ -16,6 +16,7 @@ from tomoscout.learning.step_memory import Shape, StepMemory
 from tomoscout.learning.tiles import InputSizes, TileGrid
 from tomoscout.learning.volumes import Storage, Tier
 from tomoscout.machine.device import GIB, GPU_CONTEXT, GpuMemory, memory_limit, own_memory
+from tomoscout.machine.messages import times
 
 LIBRARIES = 256 * 2**20
 """Bytes that the libraries of a training take once they are used, on the device and in main memory each: compiled
@@ -185,7 +186,7 @@ class MemoryPlan:
         work = self.work
         crops = math.ceil(work.batch_size / self.parts)
         at_once = "" if self.parts == 1 else f", {crops} at a time"
-        what = f"a step of {work.batch_size} crops of {_text(work.patch)} voxels{at_once}"
+        what = f"a step of {work.batch_size} crops of {times(work.patch)} voxels{at_once}"
         size = work.step.training(work.batch_size, self.parts)
         yield Use(what, self.device, size, "training", _SMALLER_STEP)
 
@@ -199,7 +200,7 @@ class MemoryPlan:
         # Sums and weights are float16 on a GPU, float32 on a CPU.
         sums = layer * (work.predicted + 1) * (2 if self.device == "GPU" else 4)
         quantised = layer * _BEING_QUANTISED
-        yield Use(f"a tile of {_text(self.tile)} voxels", self.device, network, "predicting", _SMALLER_STEP)
+        yield Use(f"a tile of {times(self.tile)} voxels", self.device, network, "predicting", _SMALLER_STEP)
         yield Use("blended tiles", self.device, sums + quantised, "predicting", work.less_validation)
         kept = work.kept * work.predicted * work.stored
         # The tile as the network takes it. Pinned memory is allocated in powers of two.
@@ -251,10 +252,6 @@ class MemoryPlan:
 
 def _stated_bytes(options: Training) -> int | None:
     return None if options.memory_gb is None else round(options.memory_gb * GIB)
-
-
-def _text(shape: Shape) -> str:
-    return "×".join(map(str, shape))
 
 
 def in_gib(size: int) -> str:

@@ -4,6 +4,7 @@ format such as JSON need changes only here. machine/progress.py shows progress l
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 
 
 def say(text: str) -> None:
@@ -19,3 +20,8 @@ def note(text: str) -> None:
 def warn(text: str) -> None:
     """Print a warning: something may be wrong with the results or with their inputs."""
     say(f"warning: {text}")
+
+
+def times(sizes: Iterable[int]) -> str:
+    """Sizes as text, such as 64×192×192."""
+    return "×".join(map(str, sizes))

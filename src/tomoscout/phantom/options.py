@@ -10,7 +10,9 @@ from pydantic import Field, model_validator
 from tomoscout.options.names import Name
 from tomoscout.options.sections import HOW_MANY, FilePath, Section, Size
 
-SignalToNoise = Annotated[float, Field(ge=1e-6, le=1e6)]
+_Ratio = Annotated[float, Field(ge=1e-6, le=1e6)]
+SignalToNoise = _Ratio | Annotated[list[_Ratio], MinLen(2), MaxLen(2)]
+"""One ratio, or the range that each run draws its own from."""
 
 SHAPES = ("ribosome", "virus-like-particle", "proteasome", "apo-ferritin", "hemoglobin")
 """Names of the built-in shapes."""
@@ -31,7 +33,7 @@ class Phantom(Section):
     """Other numbers of particles, by object name."""
     absent: dict[Name, Annotated[int, Field(ge=1)]] = {}
     """Objects that some runs lack: object name → 3 leaves it out of every third run."""
-    signal_to_noise: SignalToNoise | Annotated[list[SignalToNoise], MinLen(2), MaxLen(2)] = 0.15
+    signal_to_noise: SignalToNoise = 0.15
     """Variance of the signal inside particles over the variance of the noise. Of a range, each run has its own (its
     logarithm is drawn evenly)."""
     tilt_range: float = Field(default=60.0, gt=0, le=90)

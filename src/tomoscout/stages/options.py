@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from annotated_types import MaxLen, MinLen
 from pydantic import Field, field_validator
 
 from tomoscout.options.names import Name, RunName, TomogramUri
@@ -19,7 +18,7 @@ class PretrainingPhantom(Phantom):
 
     runs: int = Field(default=9, ge=2, le=100_000)
     """Number of tomograms; the last of them validates."""
-    signal_to_noise: SignalToNoise | Annotated[list[SignalToNoise], MinLen(2), MaxLen(2)] = [0.03, 0.3]
+    signal_to_noise: SignalToNoise = [0.03, 0.3]
     """Variance of the signal inside particles over the variance of the noise. Of a range, each run has its own."""
     membranes: int = Field(default=2, ge=0, le=10_000)
     """Vesicles per tomogram, as particles lie beside membranes in cells."""

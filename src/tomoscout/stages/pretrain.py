@@ -11,7 +11,7 @@ from tomoscout.data.inventory_refresh import refresh
 from tomoscout.learning.progression import Outcome
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import read_json
-from tomoscout.machine.messages import note
+from tomoscout.machine.messages import say
 from tomoscout.models.options import BASE_OPTIONS
 from tomoscout.options.config import Config, parse_config
 from tomoscout.phantom.options import SHAPES, Phantom
@@ -32,7 +32,8 @@ def run_pretrain(plan: Plan, folder: Path, threads: int | None = None) -> Outcom
         Interrupted: a signal stopped the training.
     """
     objects = [entry for entry in plan.targets.classes if entry.is_particle]
-    work = folder / "phantoms"
+    # Phantoms that a killed job made with other options stay apart from these, and leave with them.
+    work = folder / "phantoms" / plan.fingerprint("pretrain")
     project = _make_phantoms(phantom_of(plan.config, objects), work / "project")
     radii = {name: facts["radius"] for name, facts in read_json(project.with_name("phantom.json"))["objects"].items()}
     own = Plan(_configuration(plan.config, objects, radii, project), [], plan.results.folder)
@@ -40,7 +41,7 @@ def run_pretrain(plan: Plan, folder: Path, threads: int | None = None) -> Outcom
     for batch in sorted({record.batch for record in own.records}):
         run_targets(own, batch, work / "targets" / f"batch-{batch:04d}.json")
     outcome = run_train(own, folder, threads=threads)
-    shutil.rmtree(work)
+    shutil.rmtree(work.parent)
     return outcome
 
 
@@ -67,7 +68,7 @@ def _make_phantoms(options: Phantom, folder: Path) -> Path:
     """Make the phantoms, unless they are complete; returns their copick config."""
     if (folder / "phantom.json").exists():
         return folder / "copick.json"
-    return make_phantom(folder, options, note)
+    return make_phantom(folder, options, say)
 
 
 def _configuration(config: Config, objects: Sequence[TargetClass], radii: dict[str, float], project: Path) -> Config:

@@ -17,6 +17,7 @@ from tomoscout.learning.tiles import Ensemble, InputSizes, TileGrid, argmax_labe
 from tomoscout.machine.device import choose_device
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import digest
+from tomoscout.machine.messages import times
 from tomoscout.machine.progress import Progress
 from tomoscout.models.folder import load_network
 from tomoscout.options.config import Config
@@ -90,7 +91,7 @@ def _segment_run(
     precision = chosen_precision(options.precision, device)
     grid = TileGrid.of(tomogram.shape, sizes, options.tile, options.overlap)
     progress.note(
-        f"{record.key}: {_text(tomogram.shape)} voxels, {grid.count} tiles of {_text(grid.lengths)}, "
+        f"{record.key}: {times(tomogram.shape)} voxels, {grid.count} tiles of {times(grid.lengths)}, "
         f"{str(precision).removeprefix('torch.')} on {device}"
     )
     probabilities = predict(
@@ -128,7 +129,3 @@ def _segment_run(
             "voxels": {entry.name: int(np.count_nonzero(labels == entry.label)) for entry in model.classes},
         },
     }
-
-
-def _text(shape: Sequence[int]) -> str:
-    return "×".join(map(str, shape))
