@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from measure import TOMOSCOUT, Command, on_cores, run, spread, table
+from measure import TOMOSCOUT, Command, first_cores, on_cores, run, spread, table
 from peer import Octopi, octopi
 
 from tomoscout.data.inventory import RunRecord, read_inventory
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-CORES = 2
+CORES = len(first_cores(2))
 URI = TomogramUri("wbp", 10.0)
 USER, SESSION = "phantom", "0"
 SCALE, PARTICLES = 0.8, 12

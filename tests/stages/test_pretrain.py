@@ -107,6 +107,12 @@ def test_an_object_without_a_map(workspace: Workspace) -> None:
         phantom_of(plan.config, [unknown])
 
 
+def test_a_number_for_no_object(workspace: Workspace) -> None:
+    plan = plan_of(workspace, {"numbers": {"enigma": 3}})
+    with pytest.raises(TomoscoutError, match=r"pretrain\.phantom\.numbers: no object 'enigma'; there are ribosome"):
+        phantom_of(plan.config, [entry for entry in plan.targets.classes if entry.is_particle])
+
+
 def test_phantoms_of_a_killed_job_do_not_serve_other_options(workspace: Workspace) -> None:
     folder = plan_of(workspace).results.model("pretrained")
 

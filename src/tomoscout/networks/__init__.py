@@ -148,6 +148,9 @@ def build_network(options: NetworkOptions, outputs: int, *, inputs: int = 1, dim
         raise ValueError(f"networks have 2 or 3 dimensions, found {dimensions}")
     options.size_step(dimensions)
     network: nn.Module = family_module(options.family).build(options, inputs, outputs, dimensions)
+    from tomoscout.networks.prelu import quicken
+
+    quicken(network)
     return network
 
 

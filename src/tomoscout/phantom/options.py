@@ -18,15 +18,13 @@ SHAPES = ("ribosome", "virus-like-particle", "proteasome", "apo-ferritin", "hemo
 """Names of the built-in shapes."""
 
 
-class Phantom(Section):
-    """A project whose truth is known."""
+class PhantomTomograms(Section):
+    """Tomograms whose truth is known."""
 
     runs: Annotated[int, HOW_MANY] = Field(default=6, ge=1, le=100_000)
     """Number of tomograms."""
     shape: list[Size] = Field(default=[64, 192, 192], min_length=3, max_length=3)
     """Voxels z, y, x."""
-    voxel_spacing: float = Field(default=10.0, gt=0, le=10_000)
-    """Å per voxel."""
     particles: int = Field(default=12, ge=0, le=100_000)
     """Particles of every kind per tomogram, as far as they fit."""
     numbers: dict[Name, Annotated[int, Field(ge=0, le=100_000)]] = {}
@@ -43,13 +41,20 @@ class Phantom(Section):
     membranes: int = Field(default=0, ge=0, le=10_000)
     """Vesicles per tomogram: their membranes are written as a segmentation named membrane, the vesicles as one named
     vesicles, in which each has a number of its own."""
-    shapes: list[Name] = list(SHAPES)
-    """Built-in shapes that take part."""
     maps: dict[Name, FilePath] = {}
     """Density maps (MRC): object name → file. A map with the name of a built-in shape takes its place, others come
     beside the built-in ones."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Seed of everything random."""
+
+
+class Phantom(PhantomTomograms):
+    """A project whose truth is known."""
+
+    voxel_spacing: float = Field(default=10.0, gt=0, le=10_000)
+    """Å per voxel."""
+    shapes: list[Name] = list(SHAPES)
+    """Built-in shapes that take part."""
 
     @model_validator(mode="after")
     def _check_names(self) -> Self:

@@ -8,13 +8,12 @@ from pydantic import Field, field_validator
 
 from tomoscout.options.names import Name, RunName, TomogramUri
 from tomoscout.options.sections import HOW_MANY, IN_ANOTHER_FORM, WHERE_IT_RUNS, FilePath, Precision, Section, Size
-from tomoscout.phantom.options import Phantom, SignalToNoise
+from tomoscout.phantom.options import PhantomTomograms, SignalToNoise
 
 
-class PretrainingPhantom(Phantom):
+class PretrainingPhantom(PhantomTomograms):
     """What the phantoms are like. `maps` names a density map (MRC) for each object, unless a built-in shape has its
-    name; maps of other names are particles that are not to be found. `shapes` and `voxel_spacing` follow from the
-    objects and the tomograms."""
+    name; maps of other names are particles that are not to be found."""
 
     runs: int = Field(default=9, ge=2, le=100_000)
     """Number of tomograms; the last of them validates."""

@@ -7,6 +7,8 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from tomoscout.data.inventory_refresh import refresh
 from tomoscout.learning.progression import Outcome
 from tomoscout.machine.errors import TomoscoutError
@@ -50,7 +52,7 @@ def phantom_of(config: Config, objects: Sequence[TargetClass]) -> Phantom:
     found.
 
     Raises:
-        TomoscoutError: an object has neither a density map nor a built-in shape.
+        TomoscoutError: an object has neither a density map nor a built-in shape, or an option names no object.
     """
     options = config.pretrain.phantom
     names = [entry.name for entry in objects]
@@ -61,7 +63,11 @@ def phantom_of(config: Config, objects: Sequence[TargetClass]) -> Phantom:
                 f"({', '.join(SHAPES)}); give an MRC file"
             )
     shapes = [name for name in SHAPES if name in names and name not in options.maps]
-    return options.model_copy(update={"shapes": shapes, "voxel_spacing": config.voxel_spacing})
+    try:
+        return Phantom(**options.model_dump(), shapes=shapes, voxel_spacing=config.voxel_spacing)
+    except ValidationError as error:
+        message = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise TomoscoutError(f"pretrain.phantom.{message}") from None
 
 
 def _make_phantoms(options: Phantom, folder: Path) -> Path:

@@ -117,7 +117,7 @@ class Loss(BatchLoss):
                 total = total + voxel_loss.weight * weighted_mean(voxel_loss.values(likelihoods), weights)
         if self.region_losses:
             probabilities = log_probabilities.exp()
-            regions = Regions.total([Regions.of(probabilities, labels, self.ignore) for labels in volumes], shares)
+            regions = Regions.total([Regions.of(probabilities, labels) for labels in volumes], shares)
             weights = self.class_weights.to(logits) * (regions.true > 0)
             for region_loss in self.region_losses:
                 total = total + region_loss.weight * region_loss.value(regions, weights)

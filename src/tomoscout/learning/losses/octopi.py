@@ -80,7 +80,7 @@ def _tversky_by_crop(
     logits: torch.Tensor, labels: torch.Tensor, alpha: float, beta: float, smooth: float
 ) -> torch.Tensor:
     probabilities = functional.softmax(single_or_double(logits), dim=1)
-    regions = Regions.of(probabilities, _without_channel(labels, logits), _NOTHING)
+    regions = Regions.of(probabilities, _without_channel(labels, logits))
     return regions.tversky_losses(alpha, beta, smooth).mean()
 
 

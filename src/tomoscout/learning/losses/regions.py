@@ -21,14 +21,16 @@ class Regions:
     true: torch.Tensor
 
     @classmethod
-    def of(cls, probabilities: torch.Tensor, labels: torch.Tensor, ignore: int) -> Regions:
-        """The regions of each crop, from probabilities (batch, C+1, *space) and labels (batch, *space)."""
-        labels = labels.flatten(1)[:, None]
-        classes = torch.arange(probabilities.shape[1], device=labels.device)[:, None]
-        # Masks in the dtype of the probabilities: the products are then several times as fast on a CPU.
-        inside, known = (labels == classes).to(probabilities), (labels != ignore).to(probabilities)
-        probabilities = probabilities.flatten(2) * known
-        return cls((probabilities * inside).sum(2), probabilities.sum(2), inside.sum(2))
+    def of(cls, probabilities: torch.Tensor, labels: torch.Tensor) -> Regions:
+        """The regions of each crop, from probabilities (batch, C+1, *space) and labels (batch, *space). Voxels with
+        another label than 0…C do not count."""
+        probabilities, labels = probabilities.flatten(2), labels.flatten(1)[:, None].to(probabilities)
+        classes = torch.arange(probabilities.shape[1], dtype=labels.dtype, device=labels.device)[:, None]
+        # Compared and written as numbers in one pass: on a CPU a fifth of the time of a mask that is then converted.
+        inside = torch.eq(labels, classes, out=torch.empty_like(probabilities, requires_grad=False))
+        # Predicted class × true class: of all voxels, read once.
+        shared = probabilities @ inside.mT
+        return cls(shared.diagonal(dim1=1, dim2=2), shared.sum(2), inside.sum(2))
 
     @classmethod
     def total(cls, regions: Sequence[Regions], shares: torch.Tensor) -> Regions:
