@@ -45,7 +45,8 @@ from measure import spread
 
 from tomoscout.learning.augmentations import Augmentation
 from tomoscout.learning.precision import chosen_precision
-from tomoscout.learning.tiles import InputSizes, predict
+from tomoscout.learning.prediction import predict
+from tomoscout.learning.tiles import InputSizes
 from tomoscout.machine.device import choose_device
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.networks import FAMILIES, build_network, parse_network

@@ -165,7 +165,8 @@ class HeldOut:
         learnt. `prepare` makes of a tomogram what it was trained on."""
         import torch
 
-        from tomoscout.learning.tiles import InputSizes, predict
+        from tomoscout.learning.prediction import predict
+        from tomoscout.learning.tiles import InputSizes
         from tomoscout.networks import build_network
 
         weights = point.weights

@@ -68,7 +68,8 @@ def _predict(tool: str) -> dict[str, float]:
 
     from tomoscout.learning.normalisation import standardise
     from tomoscout.learning.precision import chosen_precision
-    from tomoscout.learning.tiles import InputSizes, predict
+    from tomoscout.learning.prediction import predict
+    from tomoscout.learning.tiles import InputSizes
     from tomoscout.machine.device import choose_device
     from tomoscout.networks import build_network, parse_network
     from tomoscout.stages.options import Segment

@@ -24,8 +24,9 @@ from tomoscout.learning.losses.cross_entropy import CrossEntropy
 from tomoscout.learning.losses.weighted_focal_tversky import WeightedFocalTversky
 from tomoscout.learning.memory import plan_memory, plan_training
 from tomoscout.learning.memory_needs import LIBRARIES, PLACES, Limits, MemoryPlan, Workload
+from tomoscout.learning.readout import PROBABILITIES
 from tomoscout.learning.step_memory import MARGIN, StepMemory, label_targets, step_memory
-from tomoscout.learning.tiles import PROBABILITIES, InputSizes
+from tomoscout.learning.tiles import InputSizes
 from tomoscout.learning.volumes import Storage
 from tomoscout.machine.device import GIB, GpuMemory, own_memory
 from tomoscout.machine.errors import TomoscoutError, TrainingFailed
@@ -190,7 +191,7 @@ WORK = Workload(
     decoding=32,
 )
 LARGE, SMALL = 4_000_000, 2_560_000
-LAYER = 100 * 100 * 200
+HELD = 100**3
 TRAINING = 10 * LARGE * 3
 
 
@@ -204,7 +205,7 @@ def test_on_a_gpu_with_room() -> None:
     assert (made.parts, made.tile, made.reasons) == (1, (100, 100, 100), ())
     always = TRAINING + 50 * MIB + LIBRARIES
     training = math.ceil(MARGIN * (8 * MIB + 800 * MIB))
-    predicting = math.ceil(MARGIN * 100 * 10**6) + LAYER * (4 * 2 + 16)
+    predicting = math.ceil(MARGIN * 100 * 10**6) + 3 * HELD * (2 + 12)
     assert made.needed("GPU", "training") == always + training
     assert made.needed("GPU", "predicting") == always + predicting
     assert made.needed("GPU") == always + max(training, predicting)
@@ -220,7 +221,7 @@ def test_on_a_cpu_everything_is_in_main_memory() -> None:
     assert made.storage.tier == "memory"
     always = TRAINING + (LARGE + SMALL) * 4 + 70 * MIB + LIBRARIES
     assert made.needed("main memory", "training") == always + math.ceil(MARGIN * 808 * MIB)
-    blended = LAYER * (4 * 4 + 16)
+    blended = 3 * HELD * (4 + 12)
     copies = (LARGE + SMALL) * 3 + 10**6 * 4
     assert made.needed("main memory", "predicting") == always + math.ceil(MARGIN * 10**8) + blended + copies
     assert made.needed("GPU") == made.needed("disk") == 0

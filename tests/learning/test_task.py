@@ -27,10 +27,12 @@ from tomoscout.learning.losses.combined import build_loss
 from tomoscout.learning.normalisation import standardise
 from tomoscout.learning.options import ClassTraining, Training
 from tomoscout.learning.precision import chosen_precision
+from tomoscout.learning.prediction import predict
 from tomoscout.learning.progression import Outcome, Progression, Validation
+from tomoscout.learning.readout import argmax_labels
 from tomoscout.learning.sampling import Centres, largest_jitter
 from tomoscout.learning.task import Task
-from tomoscout.learning.tiles import InputSizes, argmax_labels, predict
+from tomoscout.learning.tiles import InputSizes
 from tomoscout.learning.trainer import Batches
 from tomoscout.learning.training import Job, plan_of, resolve_options, train_network
 from tomoscout.learning.validation import Validator

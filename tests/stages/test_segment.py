@@ -13,7 +13,9 @@ from support.training import Workspace, trained
 from tomoscout.data.written import Probabilities
 from tomoscout.learning.normalisation import standardise
 from tomoscout.learning.precision import chosen_precision
-from tomoscout.learning.tiles import InputSizes, argmax_labels, predict
+from tomoscout.learning.prediction import predict
+from tomoscout.learning.readout import argmax_labels
+from tomoscout.learning.tiles import InputSizes
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import read_json
 from tomoscout.models.folder import load_network

@@ -135,7 +135,8 @@ def test_a_training_leaves_a_model(finished: Workspace) -> None:
 def test_the_weights_kept_are_those_of_the_best_validation(finished: Workspace) -> None:
     """Validated again, the model folder gives the score it says it has."""
     from tomoscout.learning.normalisation import standardise
-    from tomoscout.learning.tiles import InputSizes, predict
+    from tomoscout.learning.prediction import predict
+    from tomoscout.learning.tiles import InputSizes
     from tomoscout.tasks.picking.head import PickingHead, Reference
     from tomoscout.tasks.picking.reference import read_reference
 

@@ -30,8 +30,8 @@ _UNLIMITED = 2**62
 # Bytes per voxel.
 # A volume being read and prepared: two copies of a channel in float32, a few parts of one, and the labels twice.
 _READING, _READING_CHANNEL = 4, 8
-# A prediction while it is quantised: four copies of a channel in float32 at most.
-_BEING_QUANTISED = 16
+# Values of a tile while they are stored: in float32, scaled and rounded, and as they are stored.
+_BEING_STORED = 12
 
 
 Place = Literal["GPU", "main memory", "disk"]
@@ -196,12 +196,11 @@ class MemoryPlan:
             return
         grids = [TileGrid.of(shape, work.sizes, self.tile, work.overlap) for shape in work.validation]
         network = max(work.step.predicting(grid.lengths) for grid in grids)
-        layer = max(math.prod(grid.layer_shape) for grid in grids)
-        # Sums and weights are float16 on a GPU, float32 on a CPU.
-        sums = layer * (work.predicted + 1) * (2 if self.device == "GPU" else 4)
-        quantised = layer * _BEING_QUANTISED
+        # Values are float16 on a GPU, float32 on a CPU.
+        held = max(grid.values_held for grid in grids) * (2 if self.device == "GPU" else 4)
+        stored = max(math.prod(grid.lengths) for grid in grids) * _BEING_STORED
         yield Use(f"a tile of {times(self.tile)} voxels", self.device, network, "predicting", _SMALLER_STEP)
-        yield Use("blended tiles", self.device, sums + quantised, "predicting", work.less_validation)
+        yield Use("blended tiles", self.device, work.predicted * (held + stored), "predicting", work.less_validation)
         kept = work.kept * work.predicted * work.stored
         # The tile as the network takes it. Pinned memory is allocated in powers of two.
         tile = 4 * work.channels * max(math.prod(grid.lengths) for grid in grids)

@@ -13,8 +13,8 @@ from torch import nn
 
 from tomoscout.learning.options import Training
 from tomoscout.learning.progression import Validation
+from tomoscout.learning.readout import PROBABILITIES, Readout
 from tomoscout.learning.step_memory import Shape, label_targets
-from tomoscout.learning.tiles import PROBABILITIES, Readout
 from tomoscout.learning.trainer import Batches
 from tomoscout.learning.volumes import Storage
 from tomoscout.models.folder import Model

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from tomoscout.learning.options import Training
+from tomoscout.learning.prediction import predict
 from tomoscout.learning.progression import Validation
 from tomoscout.learning.step_memory import Shape
 from tomoscout.learning.task import Task
-from tomoscout.learning.tiles import InputSizes, predict
+from tomoscout.learning.tiles import InputSizes
 from tomoscout.models.base import Base
 from tomoscout.networks import build_network
 from tomoscout.networks.options import NetworkOptions

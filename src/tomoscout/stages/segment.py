@@ -13,7 +13,9 @@ from tomoscout.data.inventory import RunRecord
 from tomoscout.data.labels import stored_labels, to_stored
 from tomoscout.learning.normalisation import standardise
 from tomoscout.learning.precision import chosen_precision
-from tomoscout.learning.tiles import Ensemble, InputSizes, TileGrid, argmax_labels, predict
+from tomoscout.learning.prediction import Ensemble, predict
+from tomoscout.learning.readout import argmax_labels
+from tomoscout.learning.tiles import InputSizes, TileGrid
 from tomoscout.machine.device import choose_device
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import digest

@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from tomoscout.learning.precision import chosen_precision
-from tomoscout.learning.tiles import InputSizes, predict
+from tomoscout.learning.prediction import predict
+from tomoscout.learning.tiles import InputSizes
 from tomoscout.learning.validation import OVERLAP
 from tomoscout.models.folder import load_network
 from tomoscout.tasks.instances.model import CellModel

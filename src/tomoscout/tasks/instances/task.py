@@ -14,9 +14,9 @@ from torch import nn
 from tomoscout.learning.crops import crop_batches
 from tomoscout.learning.options import Training
 from tomoscout.learning.progression import Validation
+from tomoscout.learning.readout import Readout
 from tomoscout.learning.step_memory import Shape
 from tomoscout.learning.task import Task
-from tomoscout.learning.tiles import Readout
 from tomoscout.learning.trainer import Batches
 from tomoscout.learning.volumes import Storage, labelled_volumes
 from tomoscout.tasks.instances.data import LARGEST_LABEL, CellData

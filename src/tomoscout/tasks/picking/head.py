@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tomoscout.data.picks import Picks
 from tomoscout.learning.losses.combined import OwnLoss, build_loss
 from tomoscout.learning.progression import COLUMNS, Validation
-from tomoscout.learning.tiles import argmax_labels
+from tomoscout.learning.readout import argmax_labels
 from tomoscout.learning.volumes import ignored_label
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.messages import warn
