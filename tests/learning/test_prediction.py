@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from tomoscout.learning.prediction import Ensemble, predict
+from tomoscout.learning.prediction import Ensemble, predict, predict_blocks
 from tomoscout.learning.tiles import InputSizes, blending_weights, tile_starts
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.networks import build_network, parse_network
@@ -148,6 +148,62 @@ def test_mirrored_copies_make_a_symmetric_answer() -> None:
     for axis in (1, 2, 3):
         assert abs(found.astype(int) - np.flip(found, axis)).max() <= 1
     assert np.ptp(found) > 10
+
+
+class Planar(nn.Module):
+    """A network whose answer depends on the place within a plane, with the first of two axes apart from the second."""
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        z, y, x = torch.meshgrid(*(torch.arange(n, dtype=torch.float32) for n in inputs.shape[2:]), indexing="ij")
+        images = inputs[:, 0]
+        return torch.stack([torch.zeros_like(images), images + 0.3 * y - 0.1 * z, 0.2 * x * y - images], dim=1)
+
+
+@pytest.mark.parametrize(("flips", "turns", "count"), [(1, 4, 4), (2, 2, 4), (8, 4, 16), (4, 1, 4)])
+def test_quarter_turns_against_a_slow_reference(flips: int, turns: int, count: int) -> None:
+    volume, network = made_up((5, 6, 9), seed=3), Planar()
+    found = predict(
+        network,
+        volume,
+        sizes=any_size(1),
+        tile=(8, 16, 16),
+        overlap=0.25,
+        flips=flips,
+        quarter_turns=turns,
+        device=CPU,
+    )
+    mirrored = [(), (2,), (1,), (0,), (1, 2), (0, 2), (0, 1), (0, 1, 2)][:flips]
+    copies: dict[bytes, np.ndarray] = {}
+    for quarters in range(turns):
+        for axes in mirrored:
+            copy = np.rot90(np.flip(volume, axes), quarters, (1, 2))
+            probabilities = mirrored_softmax(network, copy, [()])
+            back = np.flip(np.rot90(probabilities, -quarters, (2, 3)), [axis + 1 for axis in axes])
+            copies.setdefault(copy.tobytes(), back)
+    assert len(copies) == count
+    assert abs(found - 255 * np.mean(list(copies.values()), axis=0)).max() < 0.51
+
+
+def test_blocks_cover_a_volume_of_any_size_once_and_in_order() -> None:
+    volume, network = made_up((12, 40, 22)), voxel_by_voxel()
+    asked: list[tuple[slice, ...]] = []
+
+    def part(window: tuple[slice, ...]) -> np.ndarray:
+        asked.append(window)
+        return volume[(None, *window)]
+
+    found = np.full((3, *volume.shape), np.nan)
+    starts = []
+    for window, block in predict_blocks(
+        network, part, volume.shape, sizes=any_size(2), tile=(8, 8, 8), overlap=0.25, device=CPU
+    ):
+        assert np.isnan(found[(slice(None), *window)]).all()
+        found[(slice(None), *window)] = block
+        starts.append(window[1].start)
+    assert abs(found - at_once(network, volume)).max() <= 0.502
+    assert starts == sorted(starts)
+    rows = [window[1].start for window in asked]
+    assert rows == sorted(rows)
 
 
 def test_certainty_is_quantised_to_the_ends() -> None:

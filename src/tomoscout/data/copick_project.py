@@ -174,6 +174,20 @@ def read_volume(
         raise TomoscoutError(f"{what}: {error}") from None
 
 
+def open_whole_volume(entry: Any, voxel_spacing: float, what: str) -> Volume:
+    """A volume to be read part by part, none of whose chunks are missing. `what` names it in messages.
+
+    Raises:
+        TomoscoutError: it cannot be read.
+    """
+    try:
+        volume = open_volume(*storage_of(entry), voxel_spacing)
+        volume.check_chunks()
+    except VolumeError as error:
+        raise TomoscoutError(f"{what}: {error}") from None
+    return volume
+
+
 def digest_content(fs: Any, path: str) -> str:
     """A digest that changes with the content of a volume: of samples of its files on a local disk, else of the sizes,
     times and tags that the storage gives."""

@@ -39,9 +39,14 @@ def label_type(largest: int) -> type[np.unsignedinteger[Any]]:
     return np.uint8 if largest <= 255 else np.uint16
 
 
+def stored_type(stored: Mapping[str, int]) -> type[np.unsignedinteger[Any]]:
+    """The type of the labels on disk."""
+    return label_type(max(stored.values(), default=0))
+
+
 def to_stored(labels: NDArray[np.integer], stored: Mapping[str, int]) -> NDArray[np.integer]:
     """Labels 1 to C, in the order of `stored`, replaced by the labels on disk."""
-    return _replaced(labels, np.array([0, *stored.values()], dtype=label_type(max(stored.values(), default=0))))
+    return _replaced(labels, np.array([0, *stored.values()], dtype=stored_type(stored)))
 
 
 def from_stored(labels: NDArray[Any], stored: Mapping[str, int], what: str) -> NDArray[np.integer]:

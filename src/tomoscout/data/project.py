@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from tomoscout.data.copick_config import PickableObject, read_objects
 from tomoscout.data.copick_project import (
@@ -17,6 +18,7 @@ from tomoscout.data.copick_project import (
     digest_content,
     is_local,
     local_folder,
+    open_whole_volume,
     read_attributes,
     read_picks_file,
     read_volume,
@@ -24,6 +26,7 @@ from tomoscout.data.copick_project import (
 )
 from tomoscout.data.geometry import Shape
 from tomoscout.data.ome_zarr import VolumeError
+from tomoscout.data.open_tomogram import OpenTomogram, check_values
 from tomoscout.data.picks import Picks, PicksFound, Points, picks_of, places_of, points_of, to_points
 from tomoscout.data.written import (
     DAMAGED,
@@ -35,7 +38,7 @@ from tomoscout.data.written import (
     kind_of,
     stamped_inputs,
 )
-from tomoscout.data.zarr_files import Volume, digest_samples, open_volume, remove_volume, write_volume
+from tomoscout.data.zarr_files import Volume, digest_samples, new_volume, open_volume, remove_volume, write_volume
 from tomoscout.machine.errors import TomoscoutError, cut
 from tomoscout.machine.files import digest, digest_folder, write_text
 from tomoscout.options.names import Source, TomogramUri
@@ -147,12 +150,18 @@ class Project:
         what = f"{self.name}/{run}: tomogram {uri}"
         spacing = TomogramUri.parse(uri).voxel_spacing
         volume = read_volume(self._copick.tomogram(run, uri), spacing, what, region).astype(np.float32, copy=False)
-        low, high = float(volume.min()), float(volume.max())
-        if not np.isfinite(low) or not np.isfinite(high):
-            raise TomoscoutError(f"{what} holds NaN or infinite values")
-        if low == high:
-            raise TomoscoutError(f"{what} is constant (every voxel is {low:g})")
+        check_values(float(volume.min()), float(volume.max()), what)
         return volume
+
+    def open_tomogram(self, run: str, uri: str) -> OpenTomogram:
+        """A tomogram that is read part by part.
+
+        Raises:
+            TomoscoutError: no such tomogram, or missing chunks.
+        """
+        what = f"{self.name}/{run}: tomogram {uri}"
+        spacing = TomogramUri.parse(uri).voxel_spacing
+        return OpenTomogram(open_whole_volume(self._copick.tomogram(run, uri), spacing, what), what)
 
     def read_middle(self, run: str, uri: str) -> NDArray[np.float32]:
         """Of the slice in the middle of a tomogram, the part (y, x) around its centre for which the fewest chunks are
@@ -271,20 +280,38 @@ class Project:
     ) -> str:
         """Write labels (z, y, x) unchanged, replacing an earlier segmentation in one step (atomically for its readers);
         `attributes`, "inputs" among them, are stored with them under "tomoscout". Returns the digest of the data."""
-        return self._write(run, wanted, labels, wanted.voxel_spacing, attributes)
+        return self._write(run, wanted, labels, attributes)
+
+    @contextmanager
+    def writing(
+        self,
+        run: str,
+        wanted: Segmentation | Probabilities,
+        shape: Sequence[int],
+        kind: DTypeLike,
+        attributes: Mapping[str, Any],
+    ) -> Iterator[Any]:
+        """A context in which a volume is written part by part: an array of `shape`, (z, y, x) or (class, z, y, x), and
+        dtype `kind` to assign to. At its end the volume replaces an earlier one in one step; after an exception
+        nothing changes. `attributes` as in `write_segmentation`."""
+        if isinstance(wanted, Probabilities):
+            spacing = TomogramUri.parse(wanted.tomogram).voxel_spacing
+        else:
+            spacing = wanted.voxel_spacing
+        with new_volume(self._copick.place(run, wanted), shape, kind, spacing, attributes) as array:
+            yield array
+        self._copick.refresh(run, wanted)
 
     def _write(
         self,
         run: str,
         wanted: Segmentation | Probabilities,
         volume: NDArray[Any],
-        voxel_spacing: float,
         attributes: Mapping[str, Any],
     ) -> str:
-        path = self._copick.place(run, wanted)
-        write_volume(path, volume, voxel_spacing, attributes)
-        self._copick.refresh(run, wanted)
-        return digest_folder(path)
+        with self.writing(run, wanted, volume.shape, volume.dtype, attributes) as array:
+            array[...] = volume
+        return self.digest_written(run, wanted)
 
     # Probabilities: a feature volume of the tomogram, classes first
 
@@ -293,8 +320,7 @@ class Project:
     ) -> str:
         """Write quantised class probabilities (class, z, y, x); `attributes` as in `write_segmentation`. Returns their
         digest."""
-        spacing = TomogramUri.parse(wanted.tomogram).voxel_spacing
-        return self._write(run, wanted, probabilities, spacing, attributes)
+        return self._write(run, wanted, probabilities, attributes)
 
     def read_probabilities(self, run: str, wanted: Probabilities) -> NDArray[np.uint8]:
         """Quantised class probabilities (class, z, y, x)."""

@@ -12,13 +12,14 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from tomoscout.data.ome_zarr import VolumeError, check_axes, check_scale, finest_level, first_image, multiscales
 from tomoscout.machine.errors import cut, shown
@@ -50,7 +51,7 @@ class Volume:
             VolumeError: chunks are missing, or one cannot be decoded.
         """
         if not allow_missing_chunks:
-            self._check_chunks()
+            self.check_chunks()
         leading = (0,) * (len(self.array.shape) - len(self.shape))
         try:
             return np.asarray(self.array[(*leading, *region) or ...])
@@ -69,7 +70,12 @@ class Volume:
             region.append(slice(first * chunk, min((first + count) * chunk, size)))
         return tuple(region)
 
-    def _check_chunks(self) -> None:
+    def check_chunks(self) -> None:
+        """Check that no chunk is missing.
+
+        Raises:
+            VolumeError: one is.
+        """
         fs, folder, separator = self.place
         # Other files may lie among the chunks.
         there = {path.removeprefix(folder).strip("/") for path in fs.find(folder)}
@@ -182,8 +188,22 @@ def _separator(fs: Any, array: str, dimensions: int) -> str:
 def write_volume(
     path: Path, volume: NDArray[Any], voxel_spacing: float, attributes: Mapping[str, Any] | None = None
 ) -> None:
-    """Write one OME-NGFF 0.4 image with one resolution level into a temporary folder, which then replaces the one at
-    `path`. `attributes` are kept beside the image under "tomoscout", with a digest of its content."""
+    """Write an image; see `new_volume`."""
+    with new_volume(path, volume.shape, volume.dtype, voxel_spacing, attributes) as array:
+        array[...] = volume
+
+
+@contextmanager
+def new_volume(
+    path: Path,
+    shape: Sequence[int],
+    kind: DTypeLike,
+    voxel_spacing: float,
+    attributes: Mapping[str, Any] | None = None,
+) -> Iterator[Any]:
+    """A context in which one OME-NGFF 0.4 image with one resolution level is written: an array of `shape` and dtype
+    `kind` to assign to. It lies in a temporary folder, which replaces the one at `path` at the end, unless there was an
+    exception. `attributes` are kept beside the image under "tomoscout", with a digest of its content."""
     import zarr
     from numcodecs import blosc
 
@@ -193,13 +213,14 @@ def write_volume(
     temporary, old = _aside(path)
     for leftover in (temporary, old):
         shutil.rmtree(leftover, ignore_errors=True)
-    channels = volume.ndim - 3
+    channels = len(shape) - 3
     try:
         group = zarr.open_group(str(temporary), mode="w")
-        group.create_dataset(
+        yield group.create_dataset(
             "0",
-            data=volume,
-            chunks=(1,) * channels + tuple(_chunk(size) for size in volume.shape[channels:]),
+            shape=tuple(shape),
+            dtype=kind,
+            chunks=(1,) * channels + tuple(_chunk(size) for size in shape[channels:]),
             dimension_separator="/",
             write_empty_chunks=True,
         )

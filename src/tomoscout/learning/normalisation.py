@@ -34,10 +34,10 @@ class Intensities:
         limited = np.clip(sample, low, high).astype(np.float64)
         return cls(float(low), float(high), float(limited.mean()), float(limited.std()) or 1.0)
 
-    def prepare(self, part: NDArray[np.float32]) -> NDArray[np.float32]:
-        """A part of the volume with its values clipped, shifted and scaled to mean 0 and standard deviation 1. Takes
-        the memory of one more part."""
-        limited = np.clip(part, np.float32(self.low), np.float32(self.high))
+    def prepare(self, part: NDArray[np.float32], out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+        """A part of the volume with its values clipped, shifted and scaled to mean 0 and standard deviation 1. `out`:
+        where to put them, `part` itself perhaps."""
+        limited = np.clip(part, np.float32(self.low), np.float32(self.high), out=out)
         limited -= np.float32(self.mean)
         limited /= np.float32(self.deviation)
         return limited

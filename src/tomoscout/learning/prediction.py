@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -30,7 +30,8 @@ def predict(
     sizes: InputSizes,
     tile: Sequence[int],
     overlap: float,
-    flips: int,
+    flips: int = 1,
+    quarter_turns: int = 1,
     device: torch.device,
     readout: Readout = PROBABILITIES,
     precision: torch.dtype = torch.float32,
@@ -50,6 +51,7 @@ def predict(
         tile=tile,
         overlap=overlap,
         flips=flips,
+        quarter_turns=quarter_turns,
         device=device,
         readout=readout,
         precision=precision,
@@ -71,7 +73,8 @@ def predict_blocks(
     sizes: InputSizes,
     tile: Sequence[int],
     overlap: float,
-    flips: int,
+    flips: int = 1,
+    quarter_turns: int = 1,
     device: torch.device,
     readout: Readout = PROBABILITIES,
     precision: torch.dtype = torch.float32,
@@ -87,8 +90,9 @@ def predict_blocks(
         tile: the largest tile. If the device has too little memory for it, tiles are halved along the longest side
             that can be reduced, until they fit.
         overlap: of neighbouring tiles, as a fraction of the tile.
-        flips: so many mirrored copies of each tile are predicted and averaged; more than one only where mirroring an
-            image does nothing but mirror its prediction.
+        flips, quarter_turns: each tile is predicted in so many mirrored copies, and turned about the first axis so many
+            times, and the predictions are averaged (test-time augmentation); more than one only where mirroring or
+            turning an image does nothing but mirror or turn its prediction.
         progress: told of smaller tiles.
 
     Raises:
@@ -99,9 +103,11 @@ def predict_blocks(
     tile = [min(length, size) for length, size in zip(tile, space, strict=True)]
     grid = TileGrid.of(space, sizes, tile, overlap, readout.every)
 
+    copies = augmented_copies(len(space), flips, quarter_turns)
+
     def values(corner: tuple[int, ...]) -> torch.Tensor:
         crop = _tile(part, grid.window(corner), space, device)
-        return _values(network, crop, flips, readout, precision).to(kind)
+        return _values(network, crop, copies, readout, precision).to(kind)
 
     first: torch.Tensor | None = None
     while first is None:
@@ -118,9 +124,9 @@ def predict_blocks(
                 progress(f"out of memory; going on with tiles of {times(tile)}")
             grid = TileGrid.of(space, sizes, tile, overlap, readout.every)
     # The first tile is predicted already.
-    waiting = [first]
+    predicted = [first]
     del first
-    blender = Blender(grid, lambda corner: waiting.pop() if waiting else values(corner), kind)
+    blender = Blender(grid, lambda corner: predicted.pop() if predicted else values(corner), kind)
     ends = [math.ceil(size / readout.every) for size in space]
     for window, block in blender.blocks():
         # Tiles that are longer than the volume go beyond its end.
@@ -158,22 +164,51 @@ def _tile(part: Part, window: Window, space: Sequence[int], device: torch.device
     return crop.to(device, torch.float32, non_blocking=True)[None]
 
 
+class Copy(NamedTuple):
+    """How a copy of an image is made: mirrored along some axes (negative), then turned by so many quarters in the plane
+    of the last two axes."""
+
+    mirrored: tuple[int, ...]
+    quarters: int
+
+    def of(self, image: torch.Tensor) -> torch.Tensor:
+        """The copy of an image (…, *space)."""
+        image = image.flip(self.mirrored) if self.mirrored else image
+        return image.rot90(self.quarters, (-2, -1)) if self.quarters else image
+
+    def undo(self, image: torch.Tensor) -> torch.Tensor:
+        """The image of a copy."""
+        image = image.rot90(-self.quarters, (-2, -1)) if self.quarters else image
+        return image.flip(self.mirrored) if self.mirrored else image
+
+
+def augmented_copies(dimensions: int, flips: int, quarter_turns: int) -> list[Copy]:
+    """The first `flips` mirrored copies of an image, in three dimensions eight at most, in each of the first
+    `quarter_turns` orientations. Copies that are the same come once: an image that is mirrored along two axes is one
+    that is turned by half."""
+    axes = range(-1, -1 - dimensions, -1)
+    mirrored = [chosen for count in range(dimensions + 1) for chosen in itertools.combinations(axes, count)][:flips]
+    # The corners of a cube tell all copies apart.
+    corners = torch.arange(2**dimensions).view([2] * dimensions)
+    copies = [Copy(chosen, quarters) for quarters in range(quarter_turns) for chosen in mirrored]
+    by_corners: dict[tuple[int, ...], Copy] = {}
+    for copy in copies:
+        by_corners.setdefault(tuple(copy.of(corners).flatten().tolist()), copy)
+    return list(by_corners.values())
+
+
 def _values(
-    network: nn.Module, crop: torch.Tensor, flips: int, readout: Readout, precision: torch.dtype
+    network: nn.Module, crop: torch.Tensor, copies: Sequence[Copy], readout: Readout, precision: torch.dtype
 ) -> torch.Tensor:
-    """Values (channels, *space) averaged over the first `flips` mirrored copies of the crop (test-time augmentation).
-    In three dimensions there are eight copies."""
-    spatial = range(-1, 1 - crop.ndim, -1)
-    mirrored = [axes for count in range(crop.ndim - 1) for axes in itertools.combinations(spatial, count)][:flips]
+    """Values (channels, *space) averaged over copies of the crop."""
     total: torch.Tensor | None = None
-    for axes in mirrored:
+    for copy in copies:
         with autocast(crop.device, precision):
-            outputs = network(crop.flip(axes) if axes else crop)
-        values = readout.values(outputs[0])
-        values = values.flip(axes) if axes else values
+            outputs = network(copy.of(crop))
+        values = copy.undo(readout.values(outputs[0]))
         total = values if total is None else total.add_(values)
     assert total is not None
-    return total if len(mirrored) == 1 else total.div_(len(mirrored))
+    return total if len(copies) == 1 else total.div_(len(copies))
 
 
 class Ensemble(nn.Module):

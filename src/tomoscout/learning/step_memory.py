@@ -109,6 +109,20 @@ def step_memory(
     )
 
 
+def prediction_memory(network: nn.Module, tile: Shape, precision: torch.dtype) -> int:
+    """Bytes of working memory in which a network on the CPU predicts a tile of one channel, measured as by
+    `step_memory`; 0 where a dry run cannot be made, as the network reads values."""
+    without_content = FakeTensorMode(allow_non_fake_inputs=True)
+    dry = _DryRun(precision, 1, lambda _: ())
+    try:
+        emptied = _emptied(network, without_content)
+        with _silent(), without_content:
+            return math.ceil(MARGIN * dry.predict(emptied, tile))
+    except Exception:
+        # Code that reads values of fake tensors may raise almost any exception.
+        return 0
+
+
 def _emptied(module: nn.Module, without_content: FakeTensorMode) -> nn.Module:
     """A copy whose parameters and buffers are fake tensors."""
     with without_content:

@@ -81,8 +81,8 @@ STAGES: dict[str, Stage] = {
     "train": Stage(5, fingerprints.of_training),
     "learning_curve": Stage(1, fingerprints.of_learning_curve),
     "explore": Stage(version=4),
-    "import_model": Stage(2, fingerprints.of_import),
-    "segment": Stage(3, fingerprints.of_segmentation, lambda plan: plan.segmented, _written_by_segment),
+    "import_model": Stage(3, fingerprints.of_import),
+    "segment": Stage(4, fingerprints.of_segmentation, lambda plan: plan.segmented, _written_by_segment),
     "localize": Stage(3, fingerprints.of_picks, lambda plan: plan.segmented, _written_picks),
     "evaluate": Stage(2, fingerprints.of_scores, lambda plan: plan.scored.records),
     "report": Stage(2, fingerprints.of_report, lambda plan: plan.shown),
@@ -90,8 +90,8 @@ STAGES: dict[str, Stage] = {
     "divide_cells": Stage(1),
     "train_cells": Stage(4),
     "evaluate_cells": Stage(1),
-    "segment_cells": Stage(2),
-    "segment_instances": Stage(2, fingerprints.of_instances, lambda plan: plan.with_instances, _written_instances),
+    "segment_cells": Stage(3),
+    "segment_instances": Stage(3, fingerprints.of_instances, lambda plan: plan.with_instances, _written_instances),
     "export_cells": Stage(1),
 }
 """Stages by name, in the order of the workflow."""

@@ -54,6 +54,11 @@ class Segment(Section):
     """Overlap of neighbouring tiles as a fraction of the tile."""
     flips: int = Field(default=1, ge=1, le=8)
     """Test-time augmentation: average over this many mirrored copies (1 = none, 8 = all)."""
+    quarter_turns: int = Field(default=1, ge=1, le=4)
+    """Test-time augmentation: average over this many quarter turns about z, with the mirrored copies of each (1 = none,
+    4 = all). The missing wedge turns with them: for models that have seen it in all directions."""
+    memory_gb: float = Field(default=4.0, gt=0)
+    """Main memory in GiB that a job may take. Where a tomogram would need more, tiles are made thinner."""
     precision: Precision = "auto"
     """Arithmetic of the network, as `train.precision`."""
     keep_probabilities: Annotated[bool, HOW_MANY] = True
