@@ -10,6 +10,7 @@ from pathlib import Path
 from budgets import budgets
 from exploring import others, tpe
 from few import few
+from large import SHAPES, large
 from makespans import makespans
 from measure import machine
 from phantom_trainings import searches
@@ -26,7 +27,18 @@ def main() -> None:
     """Run the benchmarks asked for; print their tables, and write them to a file if one is named."""
     parser = argparse.ArgumentParser(description=__doc__)
     everything = ["targets", "startup", "dryrun", "localize", "phantom", "sampling", "speed", "learning", "validation"]
-    everything += ["segmenting", "few", "studies", "makespans", "proposals", "tpe", "samplers", "searches", "budgets"]
+    everything += [
+        "segmenting",
+        "large",
+        "few",
+        "studies",
+        "makespans",
+        "proposals",
+        "tpe",
+        "samplers",
+        "searches",
+        "budgets",
+    ]
     parser.add_argument("what", nargs="+", choices=[*everything, "all"])
     parser.add_argument("--repeats", type=int, default=3, help="measurements of each (localize by octopi: 1)")
     parser.add_argument(
@@ -36,6 +48,7 @@ def main() -> None:
     parser.add_argument("--maps", type=Path, help="learning: folder of density maps, for more kinds; few needs it")
     parser.add_argument("--few-steps", type=int, default=300, help="few: length of the trainings")
     parser.add_argument("--kinds", nargs="+", default=[], choices=KINDS, help="learning: some kinds alone")
+    parser.add_argument("--sizes", nargs="+", default=list(SHAPES), choices=SHAPES, help="large: some sizes alone")
     parser.add_argument("--train-seconds", type=float, default=190.0, help="learning: length of each training")
     parser.add_argument("--seeds", type=int, default=3, help="learning: trainings of each tool")
     parser.add_argument("--octopi-seeds", type=int, help="learning: fewer of them by octopi")
@@ -65,6 +78,7 @@ def main() -> None:
         "validation": lambda folder: validation(folder, options.steps),
         "few": lambda folder: few(folder, options.maps, options.seeds, options.few_steps),
         "segmenting": lambda folder: segmenting(repeats),
+        "large": lambda folder: large(folder, options.sizes),
         "studies": lambda folder: dry_runs(folder, repeats, [100, 400, 1000]),
         "makespans": lambda folder: makespans(20),
         "proposals": lambda folder: proposals(folder, repeats, [10, 100, 1000]),
