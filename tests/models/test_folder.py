@@ -247,7 +247,6 @@ def test_an_ensemble_is_the_mean_of_its_models(tmp_path: Path) -> None:
             {"classes": (replace(CLASSES[1], label=1), replace(CLASSES[0], label=2), CLASSES[2])},
             "b: finds µ-tubule, ribosome, membrane, but .* in one order",
         ),
-        ({"voxel_spacings": (20.0,)}, "trained at different voxel spacings"),
     ],
 )
 def test_models_that_do_not_go_together(tmp_path: Path, changes: dict[str, Any], message: str) -> None:

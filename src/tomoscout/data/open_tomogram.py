@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -40,25 +41,31 @@ class OpenTomogram:
             raise TomoscoutError(f"{self.what}: {error}") from None
 
     def sample(self, every: int) -> NDArray[np.float32]:
-        """Every so-many-th voxel along each axis. Reads the whole tomogram, a layer of chunks at a time.
+        """Every so-many-th voxel along each axis. Reads the whole tomogram, chunk by chunk.
 
         Raises:
             TomoscoutError: a voxel is NaN or infinite, all have one value, or a chunk cannot be decoded.
         """
-        lowest, highest, parts = [], [], []
-        for rows in self._layers():
-            layer = self.read((rows,))
-            lowest.append(layer.min())
-            highest.append(layer.max())
-            parts.append(layer[-rows.start % every :: every, ::every, ::every].copy())
+        lowest, highest = [], []
+        sample = np.empty([-(-size // every) for size in self.shape], dtype=np.float32)
+        for place in self._chunks():
+            chunk = self.read(place)
+            lowest.append(chunk.min())
+            highest.append(chunk.max())
+            here = tuple(slice(-part.start % every, None, every) for part in place)
+            there = tuple(slice(-(-part.start // every), -(-part.stop // every)) for part in place)
+            sample[there] = chunk[here]
         # NumPy's extremes of numbers with a NaN among them are NaN.
         check_values(float(np.min(lowest)), float(np.max(highest)), self.what)
-        return np.concatenate(parts)
+        return sample
 
-    def _layers(self) -> Iterator[slice]:
-        size, chunk = self.shape[0], self.volume.array.chunks[-3]
-        for start in range(0, size, chunk):
-            yield slice(start, min(start + chunk, size))
+    def _chunks(self) -> Iterator[tuple[slice, ...]]:
+        lengths = self.volume.array.chunks[-3:]
+        spans = [
+            [slice(start, min(start + length, size)) for start in range(0, size, length)]
+            for size, length in zip(self.shape, lengths, strict=True)
+        ]
+        yield from itertools.product(*spans)
 
 
 def check_values(low: float, high: float, what: str) -> None:

@@ -26,10 +26,13 @@ class InputSizes(NamedTuple):
     @classmethod
     def of(cls, networks: Sequence[NetworkOptions], dimensions: int) -> InputSizes:
         """The sizes that all of the networks take, in this number of spatial dimensions."""
-        all_steps = (options.size_step(dimensions) for options in networks)
-        steps = tuple(math.lcm(*axis) for axis in zip(*all_steps, strict=True))
-        all_smallest = (options.smallest_size(dimensions) for options in networks)
-        least = [max(axis) for axis in zip(*all_smallest, strict=True)]
+        return cls.common([cls(o.size_step(dimensions), o.smallest_size(dimensions)) for o in networks])
+
+    @classmethod
+    def common(cls, several: Sequence[InputSizes]) -> InputSizes:
+        """The sizes that are among all of several."""
+        steps = tuple(math.lcm(*axis) for axis in zip(*(sizes.step for sizes in several), strict=True))
+        least = [max(axis) for axis in zip(*(sizes.smallest for sizes in several), strict=True)]
         return cls(steps, tuple(math.ceil(size / step) * step for size, step in zip(least, steps, strict=True)))
 
     def tiles(self, shape: Sequence[int], tile: Sequence[int], overlap: float) -> list[tuple[list[int], int]]:

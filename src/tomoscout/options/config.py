@@ -125,10 +125,10 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _check_segmented(self) -> Self:
-        if self.tomograms and self.voxel_spacing not in self.target_spacings:
+        if self.tomograms and self.voxel_spacing not in self.target_spacings and not self.segment.resample:
             raise ValueError(
                 f"segment.tomogram {self.segment_tomogram} has another voxel spacing than all of tomograms: "
-                f"{', '.join(self.tomograms)}"
+                f"{', '.join(self.tomograms)}; give one of these, or set segment.resample"
             )
         return self
 

@@ -46,6 +46,10 @@ class Segment(Section):
     ensemble. With such a list `targets` can be left out: then nothing is trained."""
     tomogram: Annotated[str | None, IN_ANOTHER_FORM] = None
     """Which kind of tomogram. Default: the first of `tomograms`."""
+    resample: bool = False
+    """Apply a model to tomograms of another voxel spacing than it was trained at: each tile is brought to that of the
+    model, and what is predicted is brought back. Models of several voxel spacings can be an ensemble then. Refused
+    otherwise."""
     tile: list[Size] = Field(default=[192, 128, 128], min_length=3, max_length=3)
     """Largest tile in voxels, z, y, x; made smaller where fewer voxels are then computed twice, or memory is short. On
     a CPU a voxel takes a third longer in a tile of 192³ than in one of 64³, whose features stay in the cache, but small

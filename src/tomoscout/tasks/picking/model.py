@@ -102,11 +102,11 @@ class PickingModel(Model):
 
 
 def read_ensemble(folders: Sequence[Path]) -> tuple[PickingModel, list[PickingModel]]:
-    """Read the models of an ensemble. Returns the ensemble as one model, with the means of the thresholds, and its
-    members.
+    """Read the models of an ensemble. Returns the ensemble as one model, with the means of the thresholds and the voxel
+    spacings that all were trained at, and its members.
 
     Raises:
-        TomoscoutError: a model cannot be read, or they differ in classes, radii or decoding, or share no voxel spacing.
+        TomoscoutError: a model cannot be read, or they differ in classes, radii or decoding.
     """
     members = [PickingModel.read(folder) for folder in folders]
     first = members[0]
@@ -121,8 +121,6 @@ def read_ensemble(folders: Sequence[Path]) -> tuple[PickingModel, list[PickingMo
     if len(members) == 1:
         return first, members
     shared = set.intersection(*(set(member.voxel_spacings) for member in members))
-    if not shared:
-        raise TomoscoutError(f"{', '.join(map(str, folders))}: trained at different voxel spacings")
     thresholds = {name: float(np.mean([m.thresholds[name] for m in members]).round(3)) for name in first.thresholds}
     together = replace(
         first,
