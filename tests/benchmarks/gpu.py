@@ -1,6 +1,7 @@
 """What a GPU makes of tomoscout's training and inference: `python tests/benchmarks/gpu.py [--output gpu.md]`.
 
-Stands alone: a checkout, PyTorch, MONAI, NumPy and pydantic are enough (no copick, no zarr, no installed tomoscout).
+Stands alone: a checkout, PyTorch, MONAI, NumPy, SciPy, psutil and pydantic are enough (no copick, no zarr, no installed
+tomoscout).
 Volumes and weights are random, which changes no time. Rows are printed as they are measured; one that fails says why,
 and the rest goes on. Under eight minutes on an H100; with --quick about a minute on two cores, to try it.
 """
@@ -27,6 +28,7 @@ import numpy as np
 import torch
 from gpu_tools import (
     OUTPUTS,
+    RADII,
     Batch,
     Draw,
     Phantoms,
@@ -37,6 +39,7 @@ from gpu_tools import (
     peak_memory,
     per_call,
     place,
+    planned,
     rates,
     step_tflop,
     train,
@@ -50,9 +53,12 @@ from tomoscout.learning.tiles import InputSizes
 from tomoscout.machine.device import choose_device
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.networks import FAMILIES, build_network, parse_network
+from tomoscout.stages.options import Segment
+from tomoscout.tasks.picking import device_peaks, peaks
+from tomoscout.tasks.picking.options import Picking
 
-FULL = Size(4, (184, 630, 630), (64, 96), 8, 2.0, min(8, os.cpu_count() or 1), 160)
-QUICK = Size(2, (64, 128, 128), (32,), 2, 0.3, 1, 96)
+FULL = Size(4, (184, 630, 630), (64, 96), 8, 2.0, min(8, os.cpu_count() or 1))
+QUICK = Size(2, (64, 128, 128), (32,), 2, 0.3, 1)
 
 NOMINAL = {"H200": 989, "H100 PCIe": 756, "H100": 989, "A100": 312, "L40S": 362, "RTX 4090": 165}
 """TFLOP/s in bf16, dense, as the maker has it."""
@@ -140,8 +146,10 @@ def sampling(report: Report, phantoms: Phantoms, device: torch.device) -> None:
 
 def inference(report: Report, size: Size, device: torch.device) -> None:
     """A whole tomogram through the default network."""
+    kind, segment = chosen_precision("auto", device), Segment()
     report.table(
-        f"Inference with the default network: {'×'.join(map(str, size.shape))}, tiles of {size.tile}³, overlap 0.25",
+        f"Inference with the default network in {_name(kind)}: {'×'.join(map(str, size.shape))}, tiles of "
+        f"{'×'.join(map(str, segment.tile))}, overlap {segment.overlap}",
         ["", "s per tomogram", "Mvoxel/s", "GiB at most"],
     )
     options = parse_network({})
@@ -154,10 +162,11 @@ def inference(report: Report, size: Size, device: torch.device) -> None:
             network,
             volume,
             sizes=InputSizes.of([options], 3),
-            tile=[size.tile] * 3,
-            overlap=0.25,
+            tile=segment.tile,
+            overlap=segment.overlap,
             flips=flips,
             device=device,
+            precision=kind,
         )
         return time.perf_counter() - started
 
@@ -172,11 +181,52 @@ def inference(report: Report, size: Size, device: torch.device) -> None:
     report.row(["mirrored in all eight ways"], partial(measure, 8))
 
 
+def decoding(report: Report, phantoms: Phantoms, device: torch.device) -> None:
+    """The peaks of six classes of a tomogram, as validation decodes it (from the lowest score on) and as localisation
+    does."""
+    size, options = phantoms.size, Picking()
+    report.table(
+        f"Peaks of {len(RADII)} classes: {'×'.join(map(str, size.shape))}, radii {', '.join(map(str, RADII))} voxels",
+        ["", "lowest score", "s per tomogram", "peaks", "GiB at most"],
+    )
+    classes = {radius: phantoms.probabilities(label) for label, radius in enumerate(RADII, 1)}
+
+    def measure(find: Callable[..., Any], threshold: float) -> list[object]:
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        each = []
+        for _ in range(2):
+            started = time.perf_counter()
+            found = [
+                find(volume, radius, smoothing=options.smoothing, separation=radius, threshold=threshold)
+                for radius, volume in classes.items()
+            ]
+            each.append(time.perf_counter() - started)
+        return [spread(each, 2), sum(len(positions) for positions, _ in found), peak_memory(device)]
+
+    finders = {
+        "NumPy and SciPy, one core": peaks.find_peaks,
+        f"PyTorch, {device.type}": partial(device_peaks.find_peaks, device=device),
+    }
+    for (name, find), threshold in itertools.product(finders.items(), (peaks.LOWEST_SCORE, 0.3)):
+        report.row([name, threshold], partial(measure, find, threshold))
+
+
 def families(report: Report, phantoms: Phantoms, device: torch.device, best: float) -> None:
     """Training steps of every family with its defaults."""
     size, known = phantoms.size, nominal(device)
     kind = _name(chosen_precision("auto", device))
-    columns = ["network", "patch", "million weights", "ms per step", "crops/s", "Mvoxel/s", "GiB at most", "TFLOP/s"]
+    columns = [
+        "network",
+        "patch",
+        "million weights",
+        "ms per step",
+        "crops/s",
+        "Mvoxel/s",
+        "GiB at most",
+        "planned",
+        "TFLOP/s",
+    ]
     report.table(
         f"Training steps in {kind} on batches of {size.batch} crops that are there already; GiB with the volumes",
         [*columns, "of the matrix product's", "of the maker's"],
@@ -188,6 +238,7 @@ def families(report: Report, phantoms: Phantoms, device: torch.device, best: flo
         network = build_network(options, OUTPUTS)
         weights = sum(parameter.numel() for parameter in network.parameters())
         draw = phantoms.given(side, device)
+        expected = planned(network, options, side, size.batch, device)
         work = step_tflop(network, draw(0)[0], device)
         shape = {"network": options, "patch": [side] * 3, "batch_size": size.batch}
         each, remark = train(network, draw, device, size.seconds, **shape)
@@ -199,6 +250,7 @@ def families(report: Report, phantoms: Phantoms, device: torch.device, best: flo
             rates(size.batch, each, 1),
             rates(size.batch * side**3 / 1e6, each, 1),
             peak_memory(device),
+            expected,
             rates(work, each, 2),
             f"{speed / best:.1%}",
             f"{speed / known:.1%}" if known else "–",
@@ -317,8 +369,7 @@ def _monai(phantoms: Phantoms, patch: int, device: torch.device, way: str) -> Dr
         transforms.RandGaussianNoised(keys="image", prob=1.0, std=0.1),
     ]
     data = [
-        {"image": volume.intensities.cpu().float()[None], "label": volume.labels.cpu()[None]}
-        for volume in phantoms.volumes
+        {"image": volume.intensities.cpu().float(), "label": volume.labels.cpu()[None]} for volume in phantoms.volumes
     ]
     dataset = CacheDataset(
         data, transforms.Compose(steps), num_workers=size.workers, copy_cache=way != "listed", progress=False
@@ -357,6 +408,7 @@ def main() -> None:
     phantoms = Phantoms(size, device)
     sampling(report, phantoms, device)
     inference(report, size, device)
+    decoding(report, phantoms, device)
     families(report, phantoms, device, best)
     variants(report, phantoms, device, VARIANTS)
     pipelines(report, phantoms, device)

@@ -29,6 +29,7 @@ from tomoscout.learning.losses.cross_entropy import CrossEntropy
 from tomoscout.learning.precision import autocast, chosen_precision
 from tomoscout.learning.progression import Validation
 from tomoscout.learning.sampling import Centres, CropSampler, cut, largest_jitter
+from tomoscout.learning.step_memory import step_memory
 from tomoscout.learning.trainer import Interrupted, fit
 from tomoscout.learning.volumes import LabelledVolume
 from tomoscout.networks.options import NetworkOptions
@@ -56,7 +57,6 @@ class Size:
     batch: int
     seconds: float
     workers: int
-    tile: int
 
 
 class Report:
@@ -176,7 +176,7 @@ class Phantoms:
         self.volumes = [
             LabelledVolume(
                 f"{number}",
-                torch.randn(size.shape, device=device).half(),
+                torch.randn((1, *size.shape), device=device).half(),
                 torch.from_numpy(labels[number]).to(device),
                 IGNORE,
             )
@@ -210,6 +210,11 @@ class Phantoms:
         held = volumes or self.volumes
         return lambda step: augment(*cut(held, sampler.crops(step), [patch] * 3, device), options, 0, step)
 
+    def probabilities(self, label: int) -> NDArray[np.uint8]:
+        """What a fair network might say of a class in the first volume (z, y, x): its spheres, under noise."""
+        noise = np.abs(np.random.default_rng(label).normal(0, 4, self.size.shape))
+        return (noise + 200.0 * (self.volumes[0].labels.cpu().numpy() == label)).astype(np.uint8)
+
     def given(self, patch: int, device: torch.device, batch: int | None = None) -> Draw:
         """Four batches, drawn before, in turn."""
         draw = self.draw(patch, device, batch=batch)
@@ -231,11 +236,25 @@ class NoCheckpoint(Checkpoint):
     def __init__(self) -> None:
         super().__init__(Path("none.pt"), "", math.inf)
 
-    def load(self) -> None:
+    def load(self, *_: object) -> None:
         """Nothing."""
 
     def save(self, state: dict[str, Any]) -> None:
         """Nothing."""
+
+
+def cross_entropy() -> nn.Module:
+    """The loss."""
+    return build_loss([CrossEntropy()], torch.ones(OUTPUTS), torch.ones(OUTPUTS), IGNORE)
+
+
+def planned(network: nn.Module, options: NetworkOptions, patch: int, batch: int, device: torch.device) -> str:
+    """GiB that the device would hold in a step by the memory plan, with what it holds already; the network is on the
+    CPU."""
+    held = torch.cuda.memory_allocated() if device.type == "cuda" else 0
+    kind = chosen_precision("auto", device)
+    step = step_memory(network, cross_entropy(), [patch] * 3, options.smallest_size(), kind)
+    return f"{(held + step.state + step.training(batch, 1)) / 2**30:.2f}"
 
 
 def train(
@@ -248,15 +267,15 @@ def train(
         watch.look(step)
         return draw(step)
 
-    loss = build_loss([CrossEntropy()], torch.ones(OUTPUTS), torch.ones(OUTPUTS), IGNORE).to(device)
+    loss = cross_entropy().to(device)
     settings = Train(steps=10**6, **options)
     nothing = Validation(0.0, {}, {})
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     with suppress(_Enough), redirect_stderr(io.StringIO()) as said:
         fit(network, batches, loss, lambda _: nothing, settings, NoCheckpoint(), device, validate_every=10**6)
-    parts = re.findall(r"in (\d+) parts", said.getvalue())
-    return watch.each, f", in {parts[-1]} parts for want of memory" if parts else ""
+    at_once = re.findall(r"worked through (\d+) at a time", said.getvalue())
+    return watch.each, f", {at_once[-1]} at a time for want of memory" if at_once else ""
 
 
 def step_tflop(network: nn.Module, inputs: torch.Tensor, device: torch.device) -> float:

@@ -457,7 +457,7 @@ def test_a_crop_alone_is_not_blended() -> None:
         assert share.tolist() == [1]
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_a_gpu_draws_what_a_cpu_draws() -> None:
     labels, images = random_labels(6), random_images(6)
     options = Augmentation(**(EVERYTHING_ON | {"noise": 0}))

@@ -375,3 +375,16 @@ def test_an_ensemble_of_networks_that_are_certain() -> None:
 
     probabilities = torch.softmax(Ensemble([Certain(1), Certain(2)])(torch.zeros(1, 1, 2, 2, 2)), dim=1)
     torch.testing.assert_close(probabilities[0, :, 0, 0, 0], torch.tensor([0.0, 0.5, 0.5]))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("flips", [1, 8])
+def test_a_gpu_predicts_what_a_cpu_predicts(flips: int) -> None:
+    torch.manual_seed(0)
+    network, volume = build_network(parse_network({"channels": [4, 8], "strides": [2]}), 7), made_up((40, 90, 70))
+    options = {"sizes": any_size(2), "tile": (32, 32, 32), "overlap": 0.25, "flips": flips}
+    expected = predict(network, volume, device=CPU, **options).astype(int)
+    found = predict(network.cuda(), volume, device=torch.device("cuda"), **options).astype(int)
+    # Convolutions in TF32, and sums in half precision.
+    assert abs(found - expected).max() <= 4
+    assert abs(found - expected).mean() < 0.2

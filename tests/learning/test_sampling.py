@@ -315,7 +315,7 @@ def test_cutting_leaves_volumes_alone() -> None:
     assert torch.equal(volume.labels, kept[1])
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_cut_onto_a_gpu_from_anywhere() -> None:
     here = [labelled((9, 9, 9), np.float16), labelled((9, 9, 9), stored=np.int32, seed=1)]
     there = LabelledVolume("there", here[0].intensities.cuda(), here[0].labels.cuda(), here[0].ignore)

@@ -217,15 +217,23 @@ def test_the_best_weights_are_those_of_the_best_validation(
     tmp_path: Path, scores: tuple[float, ...], best: int
 ) -> None:
     seen: list[Weights] = []
+    computed: list[int] = []
 
     def validate(network: nn.Module) -> Validation:
         seen.append(weights_of(network))
-        return Validation(scores[len(seen) - 1], {}, {"number": len(seen)})
+        number = len(seen)
+
+        def more() -> dict[str, int]:
+            computed.append(number)
+            return {"twice": 2 * number}
+
+        return Validation(scores[number - 1], {}, {"number": number}, more)
 
     outcome = Training(tmp_path, changed(steps=20))(validate=validate)
     assert outcome.progression.best_step == 5 * best
     assert outcome.progression.best_score == scores[best - 1]
-    assert outcome.progression.best_details == {"number": best}
+    assert outcome.progression.best_details == {"number": best, "twice": 2 * best}
+    assert computed == [n for n, score in enumerate(scores, 1) if score > max(scores[: n - 1], default=-1)]
     assert is_same(outcome.weights, seen[best - 1])
     assert not torch.equal(seen[0]["0.weight"], seen[1]["0.weight"])
 
@@ -715,6 +723,53 @@ def test_a_checkpoint_without_a_loss_scale_serves_half_precision(
     outcome = training()
     monkeypatch.setattr("tomoscout.learning.state.chosen_precision", lambda *_: torch.float16)
     assert_equal(training(), outcome)
+
+
+def test_a_checkpoint_of_another_device_is_gone_on_from_as_on_this_one(tmp_path: Path) -> None:
+    def until(last: int) -> Callable[..., Batch]:
+        def batches(step: int, scores: Mapping[str, float]) -> Batch:
+            if step == last:
+                raise PowerCut
+            return toy_batch(step, scores)
+
+        return batches
+
+    training = Training(tmp_path, every=1)
+    with pytest.raises(PowerCut):
+        training(until(9))
+    state = training.checkpoint.load()
+    assert state is not None
+    # On a GPU the optimiser is fused.
+    state["optimiser"]["param_groups"][0]["fused"] = True
+    training.checkpoint.save(state)
+    assert_equal(training(), Training(tmp_path / "uninterrupted")())
+    state = training.checkpoint.load()
+    assert state is not None
+    assert state["optimiser"]["param_groups"][0]["fused"] is False
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["auto", "fp16", "float32"])
+def test_a_training_on_a_gpu_learns(tmp_path: Path, precision: str) -> None:
+    cuda = torch.device("cuda")
+
+    def batches(step: int, scores: Mapping[str, float]) -> Batch:
+        images, targets = toy_batch(step, scores)
+        return images.to(cuda), tuple(target.to(cuda) for target in targets)
+
+    def validate(network: nn.Module) -> Validation:
+        return toy_validation(copy.deepcopy(network).cpu())
+
+    options = changed(steps=150, ema_decay=0.8, precision=precision)
+    arguments = {"validate_every": 5}
+    checkpoint = Seldom(tmp_path, 10_000)
+    outcome = fit(toy_network(), batches, nn.CrossEntropyLoss(), validate, options, checkpoint, cuda, **arguments)
+    assert outcome.progression.best_score > 0.9
+    state = checkpoint.load()
+    assert state is not None
+    assert state["optimiser"]["param_groups"][0]["fused"] is True
+    again = fit(toy_network(), batches, nn.CrossEntropyLoss(), validate, options, checkpoint, cuda, **arguments)
+    assert_equal(again, outcome)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])

@@ -5,20 +5,24 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.overrides import TorchFunctionMode
 
 from tomoscout.machine.device import (
     GIB,
     GPU_CONTEXT,
     OTHERS,
     GpuMemory,
+    _test_convolution,
     available_memory,
     choose_device,
+    is_out_of_memory,
     memory_limit,
     own_memory,
 )
@@ -79,6 +83,53 @@ def test_the_cpu_is_used_where_it_is_asked_for(node: Path) -> None:
 def test_a_gpu_that_is_asked_for_must_be_there() -> None:
     with pytest.raises(TomoscoutError, match=r"^device: cuda was asked for, but PyTorch finds no GPU"):
         choose_device("cuda")
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+def test_convolutions_that_are_right_pass(kind: torch.dtype) -> None:
+    _test_convolution(torch.device("cpu"), kind)
+
+
+def test_a_device_that_computes_no_convolution_is_refused() -> None:
+    with pytest.raises(TomoscoutError, match=r"^device: 3D convolutions on this GPU fail: .*; install another pair"):
+        _test_convolution(torch.device("meta"), torch.bfloat16)
+
+
+class WrongAtTheBorder(TorchFunctionMode):
+    """Half precision as on a device that leaves the padding out."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is torch.nn.functional.conv3d and torch.is_autocast_enabled("cpu"):
+            return torch.nn.functional.pad(function(*args), [1] * 6)
+        return function(*args, **(kwargs or {}))
+
+
+def test_a_device_that_convolves_wrong_is_refused() -> None:
+    with WrongAtTheBorder(), pytest.raises(TomoscoutError, match=r"3D convolutions on this GPU are wrong by [1-9]"):
+        _test_convolution(torch.device("cpu"), torch.bfloat16)
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory: you tried to ...", True),
+        ("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported", True),
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True),
+        ("FIND was unable to find an engine to execute this computation", True),
+        ("CUDA error: device-side assert triggered", False),
+        ("Given groups=1, weight of size [4, 1, 3, 3, 3], expected input to have 1 channels", False),
+    ],
+)
+def test_which_errors_mean_that_memory_is_short(message: str, expected: bool) -> None:
+    assert is_out_of_memory(RuntimeError(message)) == expected
+    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."))
+
+
+@pytest.mark.gpu
+def test_a_gpu_is_chosen_where_there_is_one() -> None:
+    assert choose_device("auto") == choose_device("cuda") == torch.device("cuda")
+    memory = GpuMemory.of(torch.device("cuda"), None)
+    assert 0 < memory.limit <= memory.total
 
 
 # The memory of a GPU

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 
 import torch
 
+from tomoscout.machine.device import half_precision
 from tomoscout.machine.errors import TomoscoutError
 
 
@@ -20,9 +21,11 @@ def chosen_precision(wanted: str, device: torch.device) -> torch.dtype:
     if wanted == "auto":
         if device.type != "cuda":
             return torch.bfloat16 if _cpu_computes_bf16() else torch.float32
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+        return half_precision()
     if wanted == "fp16" and device.type != "cuda":
         raise TomoscoutError("train.precision: fp16 needs a GPU; use float32, bf16 or auto")
+    if wanted == "bf16" and device.type == "cuda" and torch.cuda.is_available() and half_precision() != torch.bfloat16:
+        raise TomoscoutError("train.precision: this GPU has no instructions for bf16; use fp16, float32 or auto")
     return {"bf16": torch.bfloat16, "fp16": torch.float16, "float32": torch.float32}[wanted]
 
 

@@ -159,7 +159,7 @@ def _tile(part: Part, window: Window, space: Sequence[int], device: torch.device
         values = np.pad(values, [(0, 0), *missing], mode="reflect" if mirrored else "edge")
     crop = torch.from_numpy(np.ascontiguousarray(values))
     if device.type == "cuda":
-        # From pinned memory, so that the transfer overlaps with the tile before.
+        # From pinned memory, which a GPU reads several times faster.
         crop = crop.pin_memory()
     return crop.to(device, torch.float32, non_blocking=True)[None]
 

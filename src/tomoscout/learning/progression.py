@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,11 +19,12 @@ COLUMNS = ("step", "loss", "learning_rate", "score")
 @dataclass(frozen=True)
 class Validation:
     """The result of a validation: the score that selects the best weights, the scores by name for the history, and
-    other plain data that the caller keeps with the best weights."""
+    other plain data that the caller keeps with the best weights. `more`: computes details that only these need."""
 
     score: float
     scores: dict[str, float]
     details: dict[str, Any]
+    more: Callable[[], dict[str, Any]] = dict
 
 
 @dataclass

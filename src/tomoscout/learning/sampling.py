@@ -163,8 +163,8 @@ def _room(shape: tuple[int, ...], kind: Literal["float32", "int64"], device: tor
 
 def _copy(source: torch.Tensor, target: torch.Tensor) -> None:
     if source.device != target.device:
-        # The transfer is in the stored dtype, which is smaller, and from pinned memory, so that it overlaps with
-        # computation.
+        # The transfer is in the stored dtype, which is smaller, and from pinned memory, so that the processor does not
+        # wait for what the GPU has to do before.
         locked = torch.empty(source.shape, dtype=source.dtype, pin_memory=True)
         source = locked.copy_(source).to(target.device, non_blocking=True)
     target.copy_(source)

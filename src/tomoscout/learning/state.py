@@ -178,7 +178,7 @@ class TrainingState:
         progression.history[-1] |= {"score": result.score, **result.scores}
         if keep and result.score > progression.best_score:
             progression.best_score, progression.best_step = result.score, progression.step
-            progression.best_details = result.details
+            progression.best_details = result.details | result.more()
             self.best_weights = {
                 name: value.detach().cpu().clone() for name, value in self.averaged.state_dict().items()
             }
@@ -224,6 +224,9 @@ class TrainingState:
             return
         self.network.load_state_dict(state["network"])
         self.averaged.load_state_dict(state["averaged"])
+        for saved, own in zip(state["optimiser"]["param_groups"], self.optimiser.param_groups, strict=True):
+            # The way of computing of this device: a GPU may go on from where a CPU was, and the other way round.
+            saved["fused"] = own["fused"]
         self.optimiser.load_state_dict(state["optimiser"])
         if state["scaler"]:  # Empty if the precision needs no scaling of the loss.
             self.scaler.load_state_dict(state["scaler"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -109,6 +110,6 @@ def score_base(base: Base, validator: Validator) -> Callable[[nn.Module], Valida
             found.append(ours)
         result = validator.task.measure(found)
         scores = base.shared_scores(result.scores, names)
-        return Validation(float(np.mean(list(scores.values()))) if scores else 0.0, scores, result.details)
+        return replace(result, score=float(np.mean(list(scores.values()))) if scores else 0.0, scores=scores)
 
     return score

@@ -55,7 +55,7 @@ def choose_device(wanted: str, root: Path = Path("/"), environment: Mapping[str,
         return torch.device("cpu")
     device = torch.device("cuda")
     torch.backends.cudnn.benchmark = True
-    _test_convolution(device)
+    _test_convolution(device, half_precision())
     return device
 
 
@@ -75,22 +75,40 @@ def _refuse_unused_gpu(root: Path, environment: Mapping[str, str]) -> None:
         )
 
 
-def _test_convolution(device: torch.device) -> None:
-    """Compare a 3D convolution in bfloat16 with float32 on the CPU: some pairs of PyTorch and cuDNN get it wrong."""
+def half_precision() -> torch.dtype:
+    """The dtype of 16 bits that the GPU has instructions for: bfloat16, or float16 on one older than Ampere, where
+    cuDNN has no 3D convolution in bfloat16."""
+    import torch
+
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+
+
+def _test_convolution(device: torch.device, kind: torch.dtype) -> None:
+    """Compare a 3D convolution in `kind` with float32 on the CPU: some pairs of PyTorch and cuDNN get it wrong.
+
+    Raises:
+        TomoscoutError: the device gets it wrong, or does not compute it.
+    """
     import torch
 
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(1, 16, 24, 24, 24, generator=generator)
     kernel = torch.randn(16, 16, 3, 3, 3, generator=generator) / (16 * 27) ** 0.5
     expected = torch.nn.functional.conv3d(inputs, kernel, padding=1)
-    with torch.autocast(device.type, torch.bfloat16):
-        found = torch.nn.functional.conv3d(inputs.to(device), kernel.to(device), padding=1)
-    cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
-    error = float((found.float().cpu() - expected).abs().max())
-    if not error < 0.1:
+    try:
+        with torch.autocast(device.type, kind):
+            found = torch.nn.functional.conv3d(inputs.to(device), kernel.to(device), padding=1)
+        error = float((found.float().cpu() - expected).abs().max())
+        fault = "" if error < 0.1 else f"are wrong by {error:.3g}"
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as failure:
+        fault = f"fail: {' '.join(str(failure).split())[:150]}"
+    if fault:
+        cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
         raise TomoscoutError(
-            f"device: 3D convolutions on this GPU are wrong by {error:.3g} (PyTorch {torch.__version__}, "
-            f"cuDNN {cudnn}); install another pair or use device: cpu"
+            f"device: 3D convolutions on this GPU {fault} (PyTorch {torch.__version__}, cuDNN {cudnn}); "
+            "install another pair or use device: cpu"
         )
 
 
@@ -242,9 +260,16 @@ def _left_in_job(environment: Mapping[str, str]) -> Iterator[int]:
             yield most * 2**20 - own_memory()
 
 
+_OUT_OF_MEMORY = (
+    "can't allocate memory",  # PyTorch's allocator of main memory
+    "CUDA error: out of memory",  # what PyTorch's allocator of GPU memory does not provide, as pinned memory
+    "_STATUS_ALLOC_FAILED",  # cuBLAS and cuDNN
+    "unable to find an engine",  # no way of cuDNN to convolve fits into memory; `_test_convolution` found one
+)
+
+
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Whether an error reports that a device or the machine is out of memory."""
     import torch
 
-    # PyTorch's CPU allocator raises a plain RuntimeError.
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from support.counting import f_beta
 from tomoscout.data.picks import Picks
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.plan.classes import TargetClass
+from tomoscout.tasks.picking import device_peaks
 from tomoscout.tasks.picking.decoding import locate_picks
 from tomoscout.tasks.picking.head import PickingHead, Reference
 from tomoscout.tasks.picking.options import Picking, Train
@@ -73,6 +75,23 @@ def test_perfect_probabilities_score_one() -> None:
     assert result.scores == {"ribosome": 1.0}
     assert result.details["scores"] == result.scores
     assert 0.03 <= result.details["thresholds"]["ribosome"] < 0.9
+
+
+def test_peaks_found_on_a_device_are_scored_alike() -> None:
+    random = np.random.default_rng(2)
+    truth = [scattered(random, 12) for _ in range(2)]
+    predictions = [
+        blobs(np.concatenate([places[:9], scattered(random, 6)]), random.uniform(0.1, 1, 15))[None] for places in truth
+    ]
+    references = [reference(ribosome=places) for places in truth]
+    one, other = head(RIBOSOME, best_metric="avg_f1"), head(RIBOSOME, best_metric="avg_f1")
+    other.find = partial(device_peaks.find_peaks, device=torch.device("cpu"))
+    expected, found = (each.measure(predictions, references) for each in (one, other))
+    assert 0.3 < expected.score < 1
+    assert (found.score, found.scores, found.details) == (expected.score, expected.scores, expected.details)
+    assert found.more() == expected.more()
+    low, high = expected.more()["threshold_ranges"]["ribosome"]
+    assert low <= expected.details["thresholds"]["ribosome"] <= high
 
 
 def scattered(random: np.random.Generator, number: int) -> np.ndarray:

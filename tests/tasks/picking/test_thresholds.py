@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from support.counting import f_beta
 from tomoscout.tasks.picking.matching import count_matches, precision_recall
-from tomoscout.tasks.picking.thresholds import DEFAULT_THRESHOLD, Threshold, robust_threshold
+from tomoscout.tasks.picking.thresholds import DEFAULT_THRESHOLD, Threshold, robust_threshold, threshold_range
 
 checked = settings(deadline=None, max_examples=40, derandomize=True)
 
@@ -56,9 +56,10 @@ def test_more_picks_make_surer() -> None:
         truth = np.arange(count)[:, None] * [1000.0, 0, 0]
         places = np.concatenate([truth, truth + np.array([500, 0, 0])])
         scores = np.concatenate([random.beta(4, 3, count), random.beta(2, 5, count)])
-        threshold = robust_threshold(precision_recall([count_matches(places, scores, truth, 20.0)]), 1)
-        assert threshold.low <= threshold.value <= threshold.high
-        return threshold.high - threshold.low
+        curve = precision_recall([count_matches(places, scores, truth, 20.0)])
+        low, high = threshold_range(curve, 1)
+        assert low <= robust_threshold(curve, 1).value <= high
+        return high - low
 
     assert spread(1000) < spread(10) / 2
 
@@ -74,6 +75,7 @@ def test_a_threshold_keeps_its_distance_from_the_weakest_pick() -> None:
 def test_what_validation_says_nothing_about_has_the_default_threshold() -> None:
     nowhere = np.zeros((0, 3))
     without = precision_recall([count_matches(nowhere, np.zeros(0), nowhere, 1.0)])
-    assert robust_threshold(without, 4) == Threshold(DEFAULT_THRESHOLD, None, 0.03, 1.0)
+    assert robust_threshold(without, 4) == Threshold(DEFAULT_THRESHOLD, None)
     missed = precision_recall([count_matches(nowhere, np.zeros(0), np.ones((2, 3)), 1.0)])
-    assert robust_threshold(missed, 4) == Threshold(DEFAULT_THRESHOLD, 0.0, 0.03, 1.0)
+    assert robust_threshold(missed, 4) == Threshold(DEFAULT_THRESHOLD, 0.0)
+    assert threshold_range(without, 4) == threshold_range(missed, 4) == (0.03, 1.0)

@@ -3,7 +3,7 @@ would be a module beside `peaks`, with its options beside `Peaks`, and be called
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,9 @@ from tomoscout.plan.classes import TargetClass
 from tomoscout.tasks.picking.options import Peaks
 from tomoscout.tasks.picking.peaks import LOWEST_SCORE, find_peaks
 
+FindPeaks = Callable[..., tuple[NDArray[np.float64], NDArray[np.float64]]]
+"""A function like `peaks.find_peaks`."""
+
 
 def locate_picks(
     probabilities: NDArray[np.uint8],
@@ -21,6 +24,7 @@ def locate_picks(
     voxel_spacing: float,
     options: Peaks,
     thresholds: Mapping[str, float] | None = None,
+    find: FindPeaks = find_peaks,
 ) -> dict[str, Picks]:
     """Picks in Å of every particle class.
 
@@ -30,12 +34,13 @@ def locate_picks(
         voxel_spacing: Å per voxel.
         options: smoothing and separation.
         thresholds: class name → smallest score of a pick. Default: `LOWEST_SCORE`, so that thresholds can be chosen.
+        find: finds the peaks of a class.
     """
     found = {}
     for entry, probability in zip(classes, probabilities, strict=True):
         if entry.radius is None or entry.target_radius is None:
             continue
-        indices, scores = find_peaks(
+        indices, scores = find(
             probability,
             entry.target_radius / voxel_spacing,
             smoothing=options.smoothing,

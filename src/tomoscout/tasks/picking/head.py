@@ -18,10 +18,11 @@ from tomoscout.learning.volumes import ignored_label
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.messages import warn
 from tomoscout.plan.classes import TargetClass
-from tomoscout.tasks.picking.decoding import locate_picks
-from tomoscout.tasks.picking.matching import count_matches, f_beta, precision_recall
+from tomoscout.tasks.picking.decoding import FindPeaks, locate_picks
+from tomoscout.tasks.picking.matching import Curve, count_matches, f_beta, precision_recall
 from tomoscout.tasks.picking.options import Train
-from tomoscout.tasks.picking.thresholds import DEFAULT_THRESHOLD, Threshold, robust_threshold
+from tomoscout.tasks.picking.peaks import find_peaks
+from tomoscout.tasks.picking.thresholds import DEFAULT_THRESHOLD, robust_threshold, threshold_range
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,10 @@ class Reference:
 
 
 class PickingHead:
-    """Semantic segmentation for picking: channel 0 is background, channel c is the class with label c."""
+    """Semantic segmentation for picking: channel 0 is background, channel c is the class with label c.
+
+    `find`: finds the peaks of a class.
+    """
 
     def __init__(self, classes: Sequence[TargetClass], voxel_spacing: float, options: Train) -> None:
         """`voxel_spacing`: of the validation tomograms, in Å.
@@ -46,6 +50,7 @@ class PickingHead:
         self.classes = tuple(classes)
         self.voxel_spacing = voxel_spacing
         self.options = options
+        self.find: FindPeaks = find_peaks
         names = [entry.name for entry in classes]
         for name in names:
             if name in COLUMNS:
@@ -144,7 +149,8 @@ class PickingHead:
         Raises:
             TomoscoutError: no class of `deciding` has a reference.
         """
-        chosen = self._thresholds(predictions, references)
+        curves = self._curves(predictions, references)
+        chosen = {name: robust_threshold(curve, self.options.beta) for name, curve in curves.items()}
         labels = [argmax_labels(volume) for volume in predictions] if self.needs_labels else []
         scores: dict[str, float] = {}
         for entry in self.classes:
@@ -161,30 +167,33 @@ class PickingHead:
         details: dict[str, Any] = {
             "scores": scores,
             "thresholds": {name: threshold.value for name, threshold in chosen.items()},
-            "threshold_ranges": {name: [threshold.low, threshold.high] for name, threshold in chosen.items()},
         }
-        return Validation(float(np.mean([scores[name] for name in chosen_by])), scores, details)
 
-    def _thresholds(
-        self, predictions: Sequence[NDArray[np.uint8]], references: Sequence[Reference]
-    ) -> dict[str, Threshold]:
-        """The threshold of each particle class, with its F-beta."""
+        def ranges() -> dict[str, Any]:
+            found = {name: list(threshold_range(curve, self.options.beta)) for name, curve in curves.items()}
+            return {"threshold_ranges": found}
+
+        return Validation(float(np.mean([scores[name] for name in chosen_by])), scores, details, ranges)
+
+    def _curves(self, predictions: Sequence[NDArray[np.uint8]], references: Sequence[Reference]) -> dict[str, Curve]:
+        """Precision and recall of the picks of each particle class."""
         picking = self.options.picking
-        located = [locate_picks(volume, self.classes, self.voxel_spacing, picking) for volume in predictions]
-        thresholds: dict[str, Threshold] = {}
+        located = [
+            locate_picks(volume, self.classes, self.voxel_spacing, picking, find=self.find) for volume in predictions
+        ]
+        curves: dict[str, Curve] = {}
         for entry in self.classes:
             if entry.radius is None:
                 continue
             reach = picking.distance * entry.radius
-            curve = precision_recall(
+            curves[entry.name] = precision_recall(
                 count_matches(
                     picks[entry.name].positions, picks[entry.name].scores, truth.picks[entry.name].positions, reach
                 )
                 for picks, truth in zip(located, references, strict=True)
                 if entry.name not in truth.ignored
             )
-            thresholds[entry.name] = robust_threshold(curve, self.options.beta)
-        return thresholds
+        return curves
 
     def _voxel_score(
         self, entry: TargetClass, labels: Sequence[NDArray[np.integer]], references: Sequence[Reference]

@@ -59,6 +59,14 @@ def find_peaks(
         positions, scores = _climb(probability, start + peaks * bin_size + (bin_size - 1) // 2, bin_size, width)
         found = scores >= threshold
         positions, scores = positions[found], scores[found]
+    return best_apart(positions, scores, separation)
+
+
+def best_apart(
+    positions: NDArray[np.float64], scores: NDArray[np.float64], separation: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Positions (N, 3) and scores (N,) in descending order of score, without those nearer than `separation` to a better
+    one."""
     order = np.lexsort((*positions.T, -scores))
     kept = suppress(positions[order], separation)
     return positions[order][kept], scores[order][kept]
@@ -132,9 +140,14 @@ def _refinement(volume: NDArray[np.float32], peaks: NDArray[np.int64]) -> NDArra
         step = np.eye(3, dtype=int)[axis]
         inner = (peaks[:, axis] > 0) & (peaks[:, axis] < volume.shape[axis] - 1)
         here = peaks[inner]
-        low, mid, high = (volume[tuple((here + n * step).T)].astype(np.float64) for n in (-1, 0, 1))
-        bend = low - 2 * mid + high
-        offsets[inner, axis] = np.where(bend < 0, 0.5 * (low - high) / np.where(bend < 0, bend, -1.0), 0.0)
+        offsets[inner, axis] = vertex(*(volume[tuple((here + n * step).T)].astype(np.float64) for n in (-1, 0, 1)))
+    return offsets
+
+
+def vertex(low: NDArray[np.float64], mid: NDArray[np.float64], high: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Where the parabola through values at −1, 0 and 1 is highest, −0.5…0.5; 0 where it does not bend downwards."""
+    bend = low - 2 * mid + high
+    offsets: NDArray[np.float64] = np.where(bend < 0, 0.5 * (low - high) / np.where(bend < 0, bend, -1.0), 0.0)
     return np.clip(offsets, -0.5, 0.5)
 
 
@@ -144,7 +157,7 @@ def _climb(
     """The highest smoothed value within `reach` voxels of each place (N, 3) along every axis: positions (N, 3), refined
     to fractions of a voxel, and values (N,). They are those of the whole volume smoothed with a Gaussian of `width`
     voxels, which is computed around the places alone."""
-    kernel = _kernel(width)
+    kernel = gaussian(width)
     # One more voxel on either side, for the parabolas.
     side, room = 2 * reach + 3, reach + 1 + len(kernel) // 2
     rows = np.zeros((side, side + len(kernel) - 1), dtype=np.float32)
@@ -171,11 +184,15 @@ def _climb(
         offset = _refinement(smoothed, peak[None])[0]
         positions[number] = at + np.where((at > 0) & (at < shape - 1), offset, 0.0)
         values[number] = smoothed[tuple(peak)]
-    # Without the rounding errors of sums in single precision, which a threshold of 1 would meet.
-    return positions, np.round(values, 6)
+    return positions, without_rounding_errors(values)
 
 
-def _kernel(width: float) -> NDArray[np.float64]:
+def without_rounding_errors(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Scores without the rounding errors of sums in single precision, which a threshold of 1 would meet."""
+    return np.round(scores, 6)
+
+
+def gaussian(width: float) -> NDArray[np.float64]:
     """The weights of SciPy's gaussian_filter with `truncate=REACH`."""
     reach = int(REACH * width + 0.5)
     weights: NDArray[np.float64] = np.exp(-0.5 * (np.arange(-reach, reach + 1) / width) ** 2)

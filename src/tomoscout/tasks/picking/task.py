@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from tomoscout.learning.step_memory import Shape, label_targets
 from tomoscout.learning.task import Task
 from tomoscout.learning.trainer import Batches
 from tomoscout.learning.volumes import Storage, labelled_volumes
+from tomoscout.tasks.picking import device_peaks
 from tomoscout.tasks.picking.data import TrainingData
 from tomoscout.tasks.picking.head import PickingHead, Reference
 from tomoscout.tasks.picking.model import PickingModel
@@ -66,6 +68,8 @@ class PickingTask(Task):
 
     def batches(self, options: Training, storage: Storage) -> Batches:
         """Batches of crops near picks, on voxels of continuous classes, and of background."""
+        if storage.device.type == "cuda":
+            self.head.find = partial(device_peaks.find_peaks, device=storage.device)
         volumes = labelled_volumes(self.data.volumes(), options.crop, storage)
         classes = self.data.plan.classes
         centres = {entry.name: self.data.centres(entry, volumes, options.crop) for entry in classes}

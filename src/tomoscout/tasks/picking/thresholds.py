@@ -30,16 +30,10 @@ _SURE = (10, 90)
 
 @dataclass(frozen=True)
 class Threshold:
-    """A threshold chosen on validation runs.
-
-    `score`: F-beta there, None without references. `low`, `high`: between them lie 80 % of the thresholds that are
-    chosen when the picks of the validation runs are drawn anew (bootstrap), as for other runs of the same kind.
-    """
+    """A threshold chosen on validation runs. `score`: F-beta there, None without references."""
 
     value: float
     score: float | None
-    low: float
-    high: float
 
 
 def robust_threshold(curve: Curve, beta: float) -> Threshold:
@@ -53,19 +47,40 @@ def robust_threshold(curve: Curve, beta: float) -> Threshold:
     `DEFAULT_THRESHOLD`.
     """
     if not curve.found.any():
-        return Threshold(DEFAULT_THRESHOLD, 0.0 if curve.references else None, LOWEST_SCORE, 1.0)
+        return Threshold(DEFAULT_THRESHOLD, 0.0 if curve.references else None)
+    above, true, false = _blurred(curve)
+    best = int(np.argmax(_f_beta(above @ true, above @ false, curve.references, beta)))
+    kept = int(np.count_nonzero(curve.thresholds >= _GRID[best]))
+    score = float(curve.f(beta)[kept - 1]) if kept else 0.0
+    return Threshold(round(float(_GRID[best]), 3), score)
+
+
+def threshold_range(curve: Curve, beta: float) -> tuple[float, float]:
+    """Between these lie 80 % of the thresholds that are chosen when the picks of the validation runs, and their
+    references, are drawn anew (bootstrap), as for other runs of the same kind."""
+    if not curve.found.any():
+        return LOWEST_SCORE, 1.0
+    above, true, false = _blurred(curve)
+    references, found = curve.references, int(true.sum())
+    random = np.random.default_rng(0)
+    hits = random.binomial(references, found / references, _DRAWS)
+    drawn_true = np.array([random.multinomial(count, true / found) for count in hits])
+    wrong = max(1, int(false.sum()))
+    drawn_false = np.array([random.multinomial(count, false / wrong) for count in random.poisson(false.sum(), _DRAWS)])
+    values = _f_beta(drawn_true @ above.T, drawn_false @ above.T, references, beta)
+    low, high = np.percentile(_GRID[values.argmax(axis=1)], _SURE)
+    return round(float(low), 3), round(float(high), 3)
+
+
+def _blurred(curve: Curve) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
+    """How probably a pick lies above each threshold (thresholds, scores), and the true and false picks of each
+    score."""
     from scipy.special import ndtr
 
     width = SMOOTHING * curve.references**-0.2
-    distance = np.sqrt(curve.thresholds) - np.sqrt(_GRID)[:, None]
-    above = ndtr(distance / width)
+    above = ndtr((np.sqrt(curve.thresholds) - np.sqrt(_GRID)[:, None]) / width)
     true = np.diff(curve.found, prepend=0)
-    false = np.diff(curve.kept, prepend=0) - true
-    best = int(np.argmax(_f_beta(above @ true, above @ false, curve.references, beta)))
-    kept = int(np.count_nonzero(curve.thresholds >= _GRID[best]))
-    low, high = _range(above, true, false, curve.references, beta)
-    score = float(curve.f(beta)[kept - 1]) if kept else 0.0
-    return Threshold(round(float(_GRID[best]), 3), score, low, high)
+    return above, true, np.diff(curve.kept, prepend=0) - true
 
 
 def _f_beta(true: NDArray[np.float64], false: NDArray[np.float64], references: int, beta: float) -> NDArray[np.float64]:
@@ -74,22 +89,3 @@ def _f_beta(true: NDArray[np.float64], false: NDArray[np.float64], references: i
     expected = false + PRIOR * references * np.exp(-_GRID / FADING)
     result: NDArray[np.float64] = weighted / (weighted + beta**2 * (references - true) + expected)
     return result
-
-
-def _range(
-    above: NDArray[np.float64],
-    true: NDArray[np.int64],
-    false: NDArray[np.int64],
-    references: int,
-    beta: float,
-) -> tuple[float, float]:
-    """Percentiles of the threshold over samples of picks and references drawn with replacement."""
-    random = np.random.default_rng(0)
-    found = int(true.sum())
-    hits = random.binomial(references, found / references, _DRAWS)
-    drawn_true = np.array([random.multinomial(count, true / found) for count in hits])
-    wrong = max(1, int(false.sum()))
-    drawn_false = np.array([random.multinomial(count, false / wrong) for count in random.poisson(false.sum(), _DRAWS)])
-    values = _f_beta(drawn_true @ above.T, drawn_false @ above.T, references, beta)
-    low, high = np.percentile(_GRID[values.argmax(axis=1)], _SURE)
-    return round(float(low), 3), round(float(high), 3)
