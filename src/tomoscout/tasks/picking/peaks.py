@@ -24,6 +24,10 @@ REACH = 2.5
 """Standard deviations at which the smoothing Gaussian is truncated."""
 
 
+PATCH_VOXELS = 2**20
+"""Voxels of the patches around places that are worked through at once."""
+
+
 def find_peaks(
     probability: NDArray[np.uint8], radius: float, *, smoothing: float, separation: float, threshold: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -159,32 +163,44 @@ def _climb(
     voxels, which is computed around the places alone."""
     kernel = gaussian(width)
     # One more voxel on either side, for the parabolas.
-    side, room = 2 * reach + 3, reach + 1 + len(kernel) // 2
+    side = 2 * reach + 3
     rows = np.zeros((side, side + len(kernel) - 1), dtype=np.float32)
     for row in range(side):
         rows[row, row : row + len(kernel)] = kernel
-    shape = np.array(probability.shape)
-    places = np.minimum(places, shape - 1)
+    places = np.minimum(places, np.array(probability.shape) - 1)
     positions, values = np.zeros((len(places), 3)), np.zeros(len(places))
-    for number, place in enumerate(places):
-        low, high = place - room, place + room + 1
-        inner = tuple(slice(max(a, 0), min(b, n)) for a, b, n in zip(low, high, shape, strict=True))
-        patch = probability[inner]
-        cut = np.column_stack([np.maximum(-low, 0), np.maximum(high - shape, 0)])
-        if cut.any():
-            patch = np.pad(patch, cut, mode="edge")
-        smoothed = _along_axes(rows, patch.astype(np.float32)) / np.float32(255)
-        inside = tuple(
-            slice(max(1, reach + 1 - at), min(side - 1, reach + 1 + size - at))
-            for at, size in zip(place, shape, strict=True)
-        )
-        found = np.array(np.unravel_index(int(smoothed[inside].argmax()), smoothed[inside].shape))
-        peak = found + [part.start for part in inside]
-        at = place + peak - (reach + 1)
-        offset = _refinement(smoothed, peak[None])[0]
-        positions[number] = at + np.where((at > 0) & (at < shape - 1), offset, 0.0)
-        values[number] = smoothed[tuple(peak)]
+    at_once = max(1, PATCH_VOXELS // rows.shape[1] ** 3)
+    for start in range(0, len(places), at_once):
+        some = slice(start, start + at_once)
+        positions[some], values[some] = _highest(probability, places[some], rows)
     return positions, without_rounding_errors(values)
+
+
+def _highest(
+    probability: NDArray[np.uint8], places: NDArray[np.int64], rows: NDArray[np.float32]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The highest value around each place (N, 3), and its position. `rows` (side, patch): what smooths a patch around a
+    place to the `side` voxels in its middle; the first and the last of them are for parabolas alone."""
+    side, patch = rows.shape
+    shape = np.array(probability.shape)
+    offsets = np.arange(patch) - patch // 2
+    # Indices beyond the volume become those of its edge.
+    z, y, x = (np.clip(places[:, axis, None] + offsets, 0, shape[axis] - 1) for axis in range(3))
+    patches = probability[z[:, :, None, None], y[:, None, :, None], x[:, None, None, :]].astype(np.float32)
+    smoothed = _along_axes(rows, patches) / np.float32(255)
+    inner = places[:, :, None] + np.arange(side) - side // 2
+    within = (inner >= 0) & (inner < shape[:, None])
+    within[:, :, [0, -1]] = False
+    z, y, x = within.swapaxes(0, 1)
+    allowed = z[:, :, None, None] & y[:, None, :, None] & x[:, None, None, :]
+    numbers = np.arange(len(places))
+    peaks = np.where(allowed, smoothed, -1).reshape(len(places), -1).argmax(axis=1)
+    at = np.column_stack(np.unravel_index(peaks, (side,) * 3))
+    steps = np.eye(3, dtype=int)
+    around = [[smoothed[(numbers, *(at + sign * step).T)].astype(np.float64) for sign in (-1, 0, 1)] for step in steps]
+    positions = places + at - side // 2
+    offset = np.column_stack([vertex(*values) for values in around])
+    return positions + np.where((positions > 0) & (positions < shape - 1), offset, 0.0), around[0][1]
 
 
 def without_rounding_errors(scores: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -200,12 +216,12 @@ def gaussian(width: float) -> NDArray[np.float64]:
     return weights
 
 
-def _along_axes(rows: NDArray[np.float32], patch: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The product with `rows` (N, M) along each axis of a cube (M, M, M): (N, N, N)."""
+def _along_axes(rows: NDArray[np.float32], patches: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The product with `rows` (N, M) along each axis of cubes (…, M, M, M): (…, N, N, N)."""
     for _ in range(3):
-        # The last axis becomes the first, so that after three turns they are in order again.
-        patch = np.moveaxis(patch @ rows.T, -1, 0)
-    return patch
+        # The last axis becomes the first of the three, so that after three turns they are in order again.
+        patches = np.moveaxis(patches @ rows.T, -1, -3)
+    return patches
 
 
 def suppress(positions: NDArray[np.float64], separation: float) -> NDArray[np.int64]:
