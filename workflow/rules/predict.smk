@@ -49,7 +49,7 @@ rule segment_runs:
     threads: 4
     resources:
         gpu=GPU_FOR_SEGMENTING,
-        mem_mb=megabytes(16000),
+        mem_mb=megabytes(round(1024 * flow.config.segment.memory_gb) + 4000),
         runtime=minutes(4 * 60),
     params:
         settings=SETTINGS,
