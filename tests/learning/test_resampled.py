@@ -7,20 +7,21 @@ import pytest
 import torch
 from torch import nn
 
-from tomoscout.learning.resampled import Resampled, resample, resampling_matrix
+from tomoscout.learning.resampled import Resampled, resample
+from tomoscout.learning.resampling import needed, resampled_size, resampling_matrix
 from tomoscout.learning.tiles import InputSizes
 
 
 def waves(shape: tuple[int, ...], spacing: float, period: float) -> np.ndarray:
-    """The sum of a wave along each axis, at the middles of voxels of this spacing."""
-    places = [(np.arange(n) + 0.5) * spacing for n in shape]
+    """The sum of a wave along each axis, of voxels of this spacing."""
+    places = [np.arange(n) * spacing for n in shape]
     return sum(np.cos(2 * np.pi * grid / period) for grid in np.meshgrid(*places, indexing="ij"))
 
 
 @pytest.mark.parametrize("ratio", [0.5, 0.37, 1.0, 1.6, 2.0])
 def test_slow_waves_stay_as_they_are(ratio: float) -> None:
     shape = (40, 33, 50)
-    new_shape = [int(np.ceil(n * ratio)) for n in shape]
+    new_shape = [resampled_size(n, ratio) for n in shape]
     given = torch.from_numpy(waves(shape, 1.0, 17.0).astype(np.float32))[None, None]
     found = resample(given, new_shape, ratio)[0, 0].numpy()
     expected = waves(tuple(new_shape), 1 / ratio, 17.0)
@@ -40,9 +41,22 @@ def test_waves_that_a_coarser_grid_cannot_hold_vanish() -> None:
 
 @pytest.mark.parametrize(("size", "new_size", "ratio"), [(7, 4, 0.5), (5, 5, 1.0), (1, 3, 3.0), (30, 11, 0.35)])
 def test_constants_stay(size: int, new_size: int, ratio: float) -> None:
-    torch.testing.assert_close(resampling_matrix(size, new_size, ratio).sum(1), torch.ones(new_size))
+    matrix = resampling_matrix(range(new_size), size, ratio)
+    np.testing.assert_allclose(matrix.sum(1), 1, rtol=1e-6)
     if ratio == 1:
-        torch.testing.assert_close(resampling_matrix(size, new_size, ratio), torch.eye(size))
+        np.testing.assert_allclose(matrix, np.eye(size), atol=1e-6)
+
+
+@pytest.mark.parametrize("ratio", [0.3, 0.5, 1.0, 1.7])
+def test_a_part_needs_some_voxels_alone(ratio: float) -> None:
+    size = 60
+    whole = resampling_matrix(range(resampled_size(size, ratio)), size, ratio)
+    for start in range(0, len(whole), 7):
+        new = range(start, min(start + 7, len(whole)))
+        old = needed(new, size, ratio)
+        outside = np.setdiff1d(np.arange(size), old)
+        assert not whole[new.start : new.stop, outside].any()
+        np.testing.assert_array_equal(resampling_matrix(new, size, ratio), whole[new.start : new.stop])
 
 
 class Doubling(nn.Module):
@@ -58,12 +72,13 @@ class Doubling(nn.Module):
 def test_a_network_sees_its_own_spacing_and_answers_at_that_of_the_volume(ratio: float) -> None:
     network = Doubling()
     resampled = Resampled(network, ratio, InputSizes((4, 4, 4), (8, 8, 8)))
-    assert resampled.sizes == InputSizes((1, 1, 1), (int(np.ceil(8 / ratio)),) * 3)
+    assert resampled.sizes == InputSizes((1, 1, 1), (int(np.ceil(7 / ratio)) + 1,) * 3)
+    assert resampled_size(resampled.sizes.smallest[0], ratio) >= 8
     volume = torch.from_numpy(waves((26, 40, 31), 1.0, 19.0).astype(np.float32))
     with torch.no_grad():
         logits = resampled(volume[None, None])
     assert logits.shape == (1, 2, 26, 40, 31)
-    assert tuple(network.seen) == tuple(int(np.ceil(np.ceil(n * ratio) / 4)) * 4 for n in volume.shape)
+    assert tuple(network.seen) == tuple(int(np.ceil(resampled_size(n, ratio) / 4)) * 4 for n in volume.shape)
     edge = 8
     inner = (slice(edge, -edge),) * 3
     assert abs(logits[0, 0] - volume)[inner].max() < 0.1

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tomoscout.machine.errors import cut
 
@@ -47,8 +48,8 @@ def check_axes(image: Mapping[str, Any]) -> None:
         raise VolumeError(f"its axes are {', '.join(names)} by its OME-Zarr metadata, expected z, y, x")
 
 
-def check_scale(image: Mapping[str, Any], voxel_spacing: float) -> None:
-    """Refuse a scale that contradicts the voxel spacing. A scale of 1 without a unit says nothing."""
+def voxel_sizes(image: Mapping[str, Any]) -> NDArray[np.float64] | None:
+    """Sizes of a voxel along z, y, x in Å. None where nothing says them: a scale of 1 without a unit does not."""
     transforms = [entry.get("coordinateTransformations") for entry in (image, *_levels(image)[:1])]
     scale = np.ones(3)
     try:
@@ -61,13 +62,19 @@ def check_scale(image: Mapping[str, Any], voxel_spacing: float) -> None:
         ]
         units = [axis.get("unit") for axis in axes]
         if units == [None] * 3 and (scale == 1).all():
-            return
-        found = scale * [_UNITS[unit] for unit in units]
+            return None
+        sizes: NDArray[np.float64] = scale * np.array([_UNITS[unit] for unit in units])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise VolumeError(
             f"the scale in its OME-Zarr metadata cannot be read ({cut(str(error) or repr(error))})"
         ) from None
-    if not (np.abs(found - voxel_spacing) <= SPACING_TOLERANCE * voxel_spacing).all():
+    return sizes
+
+
+def check_scale(image: Mapping[str, Any], voxel_spacing: float) -> None:
+    """Refuse a scale that contradicts the voxel spacing."""
+    found = voxel_sizes(image)
+    if found is not None and not (np.abs(found - voxel_spacing) <= SPACING_TOLERANCE * voxel_spacing).all():
         sizes = " × ".join(f"{value:g}" for value in dict.fromkeys(found.tolist()))
         raise VolumeError(
             f"its voxels are of {sizes} Å by its OME-Zarr metadata, but {voxel_spacing:g} Å by the name of its folder"

@@ -21,7 +21,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from tomoscout.data.ome_zarr import VolumeError, check_axes, check_scale, finest_level, first_image, multiscales
+from tomoscout.data.ome_zarr import (
+    VolumeError,
+    check_axes,
+    check_scale,
+    finest_level,
+    first_image,
+    multiscales,
+    voxel_sizes,
+)
 from tomoscout.machine.errors import cut, shown
 
 LARGEST_CHUNK = 256
@@ -107,6 +115,24 @@ def open_volume(fs: Any, path: str, voxel_spacing: float, channels: int = 0) -> 
         VolumeError: it is no image of zarr 2, has other axes than (channels,) z, y, x, or a scale that contradicts the
             voxel spacing.
     """
+    volume, image = _open(fs, path, channels)
+    check_scale(image, voxel_spacing)
+    return volume
+
+
+def open_image(fs: Any, path: str) -> tuple[Volume, NDArray[np.float64] | None]:
+    """Open an image whose voxel spacing is not known: the image, and the sizes of its voxels along z, y, x in Å as far
+    as it says them.
+
+    Raises:
+        VolumeError: as for `open_volume`.
+    """
+    volume, image = _open(fs, path, 0)
+    return volume, voxel_sizes(image)
+
+
+def _open(fs: Any, path: str, channels: int) -> tuple[Volume, Mapping[str, Any]]:
+    """An image and its OME-Zarr metadata."""
     image = first_image(_read_json(fs, f"{path}/.zattrs", {}))
     level = finest_level(image)
     facts = _read_json(fs, f"{path}/{level}/.zarray", None)
@@ -117,8 +143,7 @@ def open_volume(fs: Any, path: str, voxel_spacing: float, channels: int = 0) -> 
     array, separator = _open_array(fs, path, level, facts)
     shape = _shape(array.shape, channels)
     check_axes(image)
-    check_scale(image, voxel_spacing)
-    return Volume(array, shape, (fs, f"{path}/{level}", separator))
+    return Volume(array, shape, (fs, f"{path}/{level}", separator)), image
 
 
 def open_array(path: Path) -> Any:

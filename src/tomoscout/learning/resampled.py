@@ -5,42 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
 
 from tomoscout.learning.normalisation import Intensities
+from tomoscout.learning.resampling import resampled_size, resampling_matrix
 from tomoscout.learning.tiles import InputSizes
-
-LOBES = 3
-"""Half the width of the resampling kernel, in voxels of the coarser of the two grids."""
-
-
-def resampling_matrix(size: int, new_size: int, ratio: float) -> torch.Tensor:
-    """Weights (new_size, size) by which values along an axis become those of another grid. `ratio`: voxels of the new
-    grid per voxel of the old one; both begin at the same edge of the volume.
-
-    A Lanczos kernel (Duchon, Journal of Applied Meteorology 1979), widened for a coarser grid so that what this cannot
-    hold does not appear in it as something else (aliasing). Values at the ends are repeated beyond them.
-    """
-    width = LOBES * max(1.0, 1 / ratio)
-    centres = (np.arange(new_size) + 0.5) / ratio - 0.5
-    reach = math.ceil(width)
-    places = np.floor(centres)[:, None] + np.arange(-reach, reach + 1)
-    distances = (places - centres[:, None]) / max(1.0, 1 / ratio)
-    weights = np.where(abs(distances) < LOBES, np.sinc(distances) * np.sinc(distances / LOBES), 0.0)
-    weights /= weights.sum(axis=1, keepdims=True)
-    matrix = np.zeros((new_size, size))
-    rows = np.repeat(np.arange(new_size), places.shape[1])
-    np.add.at(matrix, (rows, places.clip(0, size - 1).astype(int).ravel()), weights.ravel())
-    return torch.from_numpy(matrix.astype(np.float32))
 
 
 def resample(values: torch.Tensor, shape: Sequence[int], ratio: float) -> torch.Tensor:
     """Values (batch, channels, *space) on a grid of `shape`; see `resampling_matrix`."""
     for axis, new_size in enumerate(shape, start=2):
-        matrix = resampling_matrix(values.shape[axis], new_size, ratio).to(values.device)
+        matrix = torch.from_numpy(resampling_matrix(range(new_size), values.shape[axis], ratio)).to(values.device)
         values = torch.movedim(torch.movedim(values, axis, -1) @ matrix.T, -1, axis)
     return values
 
@@ -60,12 +37,12 @@ class Resampled(nn.Module):
     @property
     def sizes(self) -> InputSizes:
         """The sizes of tiles of the volumes: any."""
-        least = tuple(math.ceil(size / self.ratio) for size in self.own_sizes.smallest)
+        least = tuple(math.ceil((size - 1) / self.ratio) + 1 for size in self.own_sizes.smallest)
         return InputSizes((1,) * len(least), least)
 
     def at_own_spacing(self, inputs: torch.Tensor) -> torch.Tensor:
         """Inputs (batch, channels, *space) at the voxel spacing of the network, with intensities as they are."""
-        shape = [math.ceil(size * self.ratio) for size in inputs.shape[2:]]
+        shape = [resampled_size(size, self.ratio) for size in inputs.shape[2:]]
         return resample(inputs.float(), shape, self.ratio)
 
     def measure(self, parts: Sequence[torch.Tensor]) -> None:
