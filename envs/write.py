@@ -19,8 +19,8 @@ ENVIRONMENTS = Path(__file__).parent
 PYTHON = "3.11"
 
 LIGHT = """
-    click copick jinja2 mrcfile numcodecs numpy pillow psutil pydantic pyyaml safetensors scipy setuptools tifffile
-    zarr
+    click copick dynamotable emfile imodmodel jinja2 mrcfile numcodecs numpy pandas pillow psutil pydantic pyyaml
+    safetensors scipy setuptools starfile tifffile zarr
 """
 """What the stages import that use no network. setuptools installs tomoscout itself."""
 

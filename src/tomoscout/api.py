@@ -27,6 +27,7 @@ from typing import Any
 
 from tomoscout.data.inventory_refresh import refresh
 from tomoscout.explore.records import Result, best_names, trial_folder
+from tomoscout.machine.files import read_json
 from tomoscout.machine.locks import alone_in
 from tomoscout.options.config import Config, load_config, parse_config
 from tomoscout.options.forms import read_entries
@@ -237,6 +238,46 @@ def evaluate(config: Configuration, results: Path | str = "results") -> dict[str
     folder = plan.results.evaluate(plan.config.session)
     run_evaluate(plan, plan.results.localize(plan.config.session), folder)
     return read_scores(folder)
+
+
+def export(config: Configuration, results: Path | str = "results") -> dict[str, dict[str, Any]]:
+    """Write picks in the formats of other programs that `export.formats` names, to `export/{format}/` below `results`.
+
+    Args:
+        config: options by section as in config/config.yaml, or the path of such a file.
+        results: folder of the results.
+
+    Returns:
+        Format → the content of its export.json: what the coordinates refer to, counts, and digests of the files.
+
+    Raises:
+        TomoscoutError: a run is not localised, or a format needs something that is not given.
+    """
+    from tomoscout.stages.export import run_export
+
+    plan = _plan(config, results)
+    localized = plan.results.localize(plan.config.session) if plan.config.export.picks is None else None
+    for form in plan.config.export.formats:
+        run_export(plan, form, localized, plan.results.export(form))
+    return {form: read_json(plan.results.export(form)) for form in plan.config.export.formats}
+
+
+def import_picks(config: Configuration, results: Path | str = "results") -> dict[str, list[str]]:
+    """Bring the picks of other programs that `import_picks` names into the projects. The arguments are those of
+    `export`.
+
+    Returns:
+        Import → the runs (`project/run`) that have its picks.
+
+    Raises:
+        TomoscoutError: a file cannot be read, or names no run or object that there is.
+    """
+    from tomoscout.stages.import_picks import run_import_picks
+
+    plan = _plan(config, results)
+    for name in plan.config.import_picks:
+        run_import_picks(plan, name, plan.results.import_picks(name))
+    return {name: list(read_json(plan.results.import_picks(name))["runs"]) for name in plan.config.import_picks}
 
 
 def _in_batches(plan: Plan, folder: Path, run: Callable[[int, Path], None]) -> dict[str, dict[str, Any]]:

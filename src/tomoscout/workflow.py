@@ -27,6 +27,7 @@ from tomoscout.models.base import base_files
 from tomoscout.options.config import Config, RuleGroup, parse_config
 from tomoscout.options.config_file import read_config_file
 from tomoscout.plan.containers import enter_images, image_of
+from tomoscout.plan.exchange import files_beside, files_of_import
 from tomoscout.plan.fingerprints import annotated_tomograms, cell_options, training_targets
 from tomoscout.plan.members import SINGLE, member_names
 from tomoscout.plan.paths import Results
@@ -244,6 +245,28 @@ class Workflow:
     def tracked_studies(self) -> list[str]:
         """Names of the studies that have a table of trials."""
         return sorted(path.parent.name for path in self.results.studies.glob("*/trials.csv"))
+
+    # Exchange with other programs
+
+    def imports(self) -> list[str]:
+        """The imports of picks.
+
+        Raises:
+            TomoscoutError: there are none.
+        """
+        if not self.config.import_picks:
+            raise TomoscoutError("import_picks: nothing to import; give a name of yours and, below it, its files")
+        return list(self.config.import_picks)
+
+    def imported_pick_files(self, name: str) -> list[str]:
+        """The files that an import reads."""
+        entry = self.config.import_picks[name]
+        files = files_of_import(entry, name)
+        return [str(path) for path in [*files, *files_beside(entry, files)]]
+
+    def exported_batches(self) -> list[str]:
+        """The batches of runs whose picks the localize stage makes and which are exported; none if others are."""
+        return self.batches("export") if self.config.export.picks is None else []
 
     # Instances of cells
 

@@ -95,6 +95,11 @@ ELSEWHERE = {
     "tomoscout show-scores results/evaluate/unet": Elsewhere(
         "needs scores", "tests/workflow/test_damaged_files.py", '"show-scores"'
     ),
+    "snakemake import_picks --cores 4 --configfile my.yaml": Elsewhere(
+        "needs files of another program",
+        "tests/workflow/test_exchange.py",
+        "def test_what_is_exported_comes_in_again(",
+    ),
     "cd /fs/fs/tomoscout": Elsewhere("the volume of a cloud", "tests/workflow/test_profiles.py", "class Volume"),
 }
 # By how they begin.

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from support.project import succeeded, tomoscout
+from tomoscout.data.formats.options import ImportedPicks
 from tomoscout.learning.losses import LOSSES
 from tomoscout.learning.losses.cross_entropy import CrossEntropy
 from tomoscout.learning.losses.dice import Dice
@@ -572,6 +573,12 @@ def test_text_that_is_not_utf8(tmp_path: Path) -> None:
         ({"train": {"patch": 96}}, "train.patch", [96, 96, 96], "train.patch: 96 is taken as [96, 96, 96]"),
         ({"train": {"patch": (64, 64, 64)}}, "train.patch", [64, 64, 64], None),
         ({"segment": {"tile": 128}}, "segment.tile", [128, 128, 128], "segment.tile: 128 is taken as [128, 128, 128]"),
+        (
+            {"import_picks": {"my_picks": {"files": "a.star"}}},
+            "import_picks",
+            {"my-picks": ImportedPicks(files=["a.star"])},
+            "import_picks.files: 'a.star' is taken as ['a.star']",
+        ),
         ({"segment": {"models": "my/model"}}, "segment.models", ["my/model"], "segment.models: "),
         ({"split": {"train": "TS_1,TS_2"}}, "split.train", ["TS_1", "TS_2"], "split.train: "),
         ({"split": {"test": [7]}}, "split.test", ["7"], "split.test: [7] is taken as ['7']"),

@@ -64,6 +64,15 @@ def test_what_a_configuration_names_is_bound(tmp_path: Path) -> None:
     assert binds == sorted(map(str, [static, overlay.parent, project, model, results]))
 
 
+def test_of_a_pattern_the_folder_is_bound(tmp_path: Path) -> None:
+    project, results = copick_config(tmp_path / "projects"), tmp_path / "results"
+    results.mkdir()
+    (tmp_path / "boxes" / "info").mkdir(parents=True)
+    for pattern in ("info/*_info.json", "inf?/TS.json", "info/TS_[12].json"):
+        config = config_of(project, import_picks={"eman2": {"files": [f"{tmp_path}/boxes/{pattern}"]}})
+        assert any(str(tmp_path / "boxes") in bind for bind in entered(config, results, {}))
+
+
 def test_a_folder_within_a_bound_one_needs_none_of_its_own(tmp_path: Path) -> None:
     (tmp_path / "a" / "b").mkdir(parents=True)
     assert bound([tmp_path / "a", tmp_path / "a" / "b", tmp_path / "a" / "c"]) == [str(tmp_path / "a")]

@@ -61,8 +61,11 @@ def test_every_command_plans_once(workspace: Workspace, calls: Counter[str]) -> 
     space = {"patch": 16, "batch_size": 2, "learning_rate": {"low": 1e-3, "high": 1e-2, "log": True}}
     explore = {"trials": 1, "threads": 1, "validations": 1, "networks": network, "space": space}
     train = {**SHORT, "memory_gb": 64}
-    config = workspace.configure(train=train, explore=explore, learning_curve={"fractions": [1]})
     results = Results(workspace.inventory_path.parent)
+    table = workspace.folder / "picks.csv"
+    table.write_text("run_name,object,x,y,z\nphantom-002,ribosome,100,100,100\n")
+    imports = {"table": {"files": [str(table)]}}
+    config = workspace.configure(train=train, explore=explore, learning_curve={"fractions": [1]}, import_picks=imports)
     options = ("--config", workspace.config_path, "--inventory", workspace.inventory_path)
     model, targets = ("--model", workspace.model), results.targets("targets")
     segmented, localized = results.segment(config.session), results.localize(config.session)
@@ -91,6 +94,8 @@ def test_every_command_plans_once(workspace: Workspace, calls: Counter[str]) -> 
             ),
             ONCE,
         ),
+        (("export", "--format", "csv", "--localized", localized, "--output", results.export("csv")), {}),
+        (("import-picks", "--name", "table", "--output", results.import_picks("table")), {}),
         (("import-model", octopi, "--model", results.model("octopi"), "--threads", "1"), ONCE),
         (("explore", "start", *study), ONCE),
         (("explore", "suggest", "0", *study), ONCE),
@@ -110,7 +115,8 @@ def test_every_command_plans_once(workspace: Workspace, calls: Counter[str]) -> 
 
 
 def test_the_workflow_plans_once(workspace: Workspace, calls: Counter[str]) -> None:
-    workspace.configure()
+    workspace.configure(import_picks={"table": {"files": ["picks.csv"]}})
+    jobs = {"train": "unet", "import_picks": "table"}
     workspace.records()
     calls.clear()
     values = yaml.safe_load(workspace.config_path.read_text())
@@ -118,7 +124,7 @@ def test_the_workflow_plans_once(workspace: Workspace, calls: Counter[str]) -> N
         flow = Workflow(values, str(workspace.inventory_path.parent), main=main)
         assert not calls, "what is decided before it is asked for"
         for name, stage in STAGES.items():
-            for job in flow.batches(name) if stage.runs else ["unet" if name == "train" else ""]:
+            for job in flow.batches(name) if stage.runs else [jobs.get(name, "")]:
                 if stage.depends_on:
                     flow.depends_on(name, job)
         assert flow.training_batches("unet") == flow.study_batches() == ["0000"]
@@ -152,7 +158,7 @@ def test_the_members_of_a_curve_are_trainings_of_their_own(workspace: Workspace,
 def test_a_version_that_rises_makes_a_stage_anew(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
-    config, records = workspace.configure(), workspace.records()
+    config, records = workspace.configure(import_picks={"unet": {"files": ["picks.csv"]}}), workspace.records()
 
     def fingerprints() -> dict[str, str]:
         plan = Plan(config, records)

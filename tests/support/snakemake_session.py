@@ -22,7 +22,17 @@ from tomoscout.data.project import Project
 ROOT = Path(__file__).parents[2]
 TARGETS = ["all", "targets", "splits", "train", "segment", "localize", "evaluate", "report"]
 # Those that need options of their own.
-OTHER_TARGETS = ["pretrain", "finetune", "cross_validate", "learning_curve", "explore", "track", "segment_instances"]
+OTHER_TARGETS = [
+    "pretrain",
+    "finetune",
+    "cross_validate",
+    "learning_curve",
+    "explore",
+    "track",
+    "segment_instances",
+    "export",
+    "import_picks",
+]
 # Those of instances of cells.
 CELL_TARGETS = [
     "check_annotations",

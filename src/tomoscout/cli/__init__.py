@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from tomoscout import __version__
-from tomoscout.cli import apply, cells, evaluate, explore, projects, targets, tools, train
+from tomoscout.cli import apply, cells, evaluate, exchange, explore, projects, targets, tools, train
 from tomoscout.cli.common import Commands
 from tomoscout.machine.at_work import at_work_as
 from tomoscout.plan.code import refuse_other_code
@@ -27,5 +27,5 @@ def main(context: click.Context) -> None:
 
 
 # The order in which the help lists the commands.
-for _group in (projects, targets, train, explore, apply, evaluate, cells, tools):
+for _group in (projects, targets, train, explore, apply, evaluate, exchange, cells, tools):
     main.commands |= _group.commands.commands

@@ -18,24 +18,46 @@ Points = Sequence[dict[str, Any]]
 @dataclass(frozen=True)
 class Picks:
     """Points of one object: positions (N, 3) as x, y, z in Å with the transform's shift added; scores (N,);
-    transforms (N, 4, 4) whose shift is zero."""
+    transforms (N, 4, 4) object → tomogram whose shift is zero; instances (N,), numbers of what the points belong to,
+    such as filaments, 0 for none."""
 
     positions: NDArray[np.float64]
     scores: NDArray[np.float64]
     transforms: NDArray[np.float64]
+    instances: NDArray[np.int64]
 
     @classmethod
-    def at(cls, positions: NDArray[np.floating], scores: NDArray[np.floating] | None = None) -> Picks:
-        """Picks at `positions` with scores of 1 unless given and without orientation."""
+    def at(
+        cls,
+        positions: NDArray[np.floating],
+        scores: NDArray[np.floating] | None = None,
+        *,
+        rotations: NDArray[np.floating] | None = None,
+        instances: NDArray[np.integer] | None = None,
+    ) -> Picks:
+        """Picks at `positions` with scores of 1 unless given; `rotations` (N, 3, 3), none unless given."""
         count = len(positions)
+        transforms = np.tile(np.eye(4), (count, 1, 1))
+        if rotations is not None:
+            transforms[:, :3, :3] = rotations
         return cls(
             np.asarray(positions, dtype=np.float64).reshape(count, 3),
             np.ones(count) if scores is None else np.asarray(scores, dtype=np.float64),
-            np.tile(np.eye(4), (count, 1, 1)),
+            transforms,
+            np.zeros(count, np.int64) if instances is None else np.asarray(instances, dtype=np.int64),
         )
 
     def __len__(self) -> int:
         return len(self.positions)
+
+    def __getitem__(self, chosen: NDArray[np.bool_] | NDArray[np.integer]) -> Picks:
+        """The picks that a mask (N,) or indices choose."""
+        return Picks(self.positions[chosen], self.scores[chosen], self.transforms[chosen], self.instances[chosen])
+
+    @property
+    def rotations(self) -> NDArray[np.float64]:
+        """The rotations (N, 3, 3) of the transforms."""
+        return self.transforms[:, :3, :3]
 
 
 class PicksFound(NamedTuple):
@@ -74,11 +96,12 @@ def picks_of(points: Points, what: str) -> Picks:
     positions, transforms = places_of(points, what)
     try:
         scores = np.array([1.0 if p.get("score") is None else p["score"] for p in points], dtype=np.float64)
-    except (TypeError, ValueError) as error:
+        instances = np.array([p.get("instance_id") or 0 for p in points], dtype=np.int64)
+    except (TypeError, ValueError, OverflowError) as error:
         raise TomoscoutError(f"{what}: a point is malformed ({shown(error)})") from None
     if not np.isfinite(scores).all():
         raise TomoscoutError(f"{what}: a score is NaN or infinite")
-    return Picks(positions, scores, transforms)
+    return Picks(positions, scores, transforms, instances)
 
 
 def places_of(points: Points, what: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -104,13 +127,14 @@ def places_of(points: Points, what: str) -> tuple[NDArray[np.float64], NDArray[n
 
 def to_points(picks: Picks) -> Points:
     """Picks as points."""
-    rows = zip(picks.positions.tolist(), picks.transforms.tolist(), picks.scores.tolist(), strict=True)
+    columns = picks.positions, picks.transforms, picks.scores, picks.instances
+    rows = zip(*(column.tolist() for column in columns), strict=True)
     return [
         {
             "location": dict(zip("xyz", position, strict=True)),
             "transformation_": transform,
-            "instance_id": 0,
+            "instance_id": instance,
             "score": score,
         }
-        for position, transform, score in rows
+        for position, transform, score, instance in rows
     ]

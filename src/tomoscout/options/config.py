@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
 from pydantic import (
     ConfigDict,
@@ -19,12 +19,13 @@ from pydantic import (
     model_validator,
 )
 
+from tomoscout.data.formats.options import Export, ImportedPicks
 from tomoscout.explore.options import Explore
 from tomoscout.machine.errors import TomoscoutError, shown
 from tomoscout.machine.messages import note
 from tomoscout.networks.options import NetworkOptions
 from tomoscout.options.config_file import ConfigFile, as_written, read_config_file
-from tomoscout.options.names import ProjectName, TomogramUri, model_name
+from tomoscout.options.names import Name, ProjectName, TomogramUri, model_name
 from tomoscout.options.sections import FilePath, Note, Section, collected_notes, expand_path
 from tomoscout.options.validation_errors import first_error, key_of
 from tomoscout.phantom.options import Phantom
@@ -77,6 +78,10 @@ class Config(Section):
     localize: Localize = Localize()
     evaluate: Evaluate = Evaluate()
     report: Report = Report()
+    export: Export = Export()
+    import_picks: dict[Name, ImportedPicks] = {}
+    """Picks of other programs to bring into the projects with `snakemake import_picks`: a name of yours → `files`,
+    `object`, and what else the files do not say."""
     phantom: Phantom = Phantom()
     cells: Cells = Cells()
     container: Image | dict[RuleGroup, Image] | None = None
@@ -240,11 +245,13 @@ def _describe_note(note: Note) -> str:
 
 def section_paths(section: type[Section] = Config, path: str = "") -> Iterator[tuple[type[Section], str]]:
     """Every section with its path, such as `train.augmentation`, without the sections of networks and losses to choose
-    from."""
+    from. Sections that are the values of a mapping have the path of the mapping."""
     yield section, path
     for name, field in section.model_fields.items():
-        if isinstance(kind := field.annotation, type) and issubclass(kind, Section):
-            yield from section_paths(kind, f"{path}.{name}".removeprefix("."))
+        of_mapping = get_args(field.annotation)[1:] if get_origin(field.annotation) is dict else ()
+        for kind in (field.annotation, *of_mapping):
+            if isinstance(kind, type) and issubclass(kind, Section):
+                yield from section_paths(kind, f"{path}.{name}".removeprefix("."))
 
 
 def load_config(path: Path) -> Config:

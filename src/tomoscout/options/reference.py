@@ -9,7 +9,7 @@ import textwrap
 from collections.abc import Iterator
 from functools import cache
 from itertools import pairwise
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
@@ -165,6 +165,8 @@ def _tables(section: type[Section], title: str, path: str) -> Iterator[str]:
             continue
         default = "required" if field.is_required() else f"`{json.dumps(_default(field), ensure_ascii=False)}`"
         yield f"| `{path}{key}` | {default} | {_cell(_meaning(field))} |\n"
+        if each := _section_of_each(field):
+            nested.append((each, f"{path}{key}.{{name}}."))
     for inner, place in nested:
         yield from _tables(inner, "", place)
 
@@ -174,6 +176,12 @@ def _section_of(field: FieldInfo) -> type[Section] | None:
     if kind is NetworkOptions:
         return type(field.get_default(call_default_factory=True))
     return kind if isinstance(kind, type) and issubclass(kind, Section) else None
+
+
+def _section_of_each(field: FieldInfo) -> type[Section] | None:
+    """The section that each value of a mapping is."""
+    _, *kinds = get_args(field.annotation) or (None,)
+    return next((kind for kind in kinds if get_origin(field.annotation) is dict and _is_section(kind)), None)
 
 
 def _default(field: FieldInfo) -> Any:

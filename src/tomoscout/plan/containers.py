@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from pathlib import Path
@@ -91,7 +92,8 @@ def _existing(path: Path) -> Path:
 def _named(config: Config, environment: Mapping[str, str]) -> Iterator[Path]:
     """The paths that a configuration names, the folders of its projects, and scratch folders."""
     for text in _texts(config.model_dump(mode="json")):
-        path = Path(text.removeprefix("sqlite:///"))
+        # Of a pattern the folder before it.
+        path = Path(re.sub(r"[^/]*[*?\[].*", "", text.removeprefix("sqlite:///")))
         if "/" in text and "://" not in str(path) and _is_there(path):
             yield path
     for project in map(Path, config.projects.values()):

@@ -17,6 +17,7 @@ from tomoscout.machine.files import digest, digest_file
 from tomoscout.models.options import BASE_OPTIONS
 from tomoscout.networks import code_digest
 from tomoscout.plan.dataset import overview
+from tomoscout.plan.exchange import exported_sources
 from tomoscout.plan.folds import Fold
 from tomoscout.plan.predictions import predicted_segmentation
 from tomoscout.plan.splits import split_to_json
@@ -153,6 +154,32 @@ def of_scores(plan: Plan, job: str = "") -> str:
     options = [config.evaluate.decisive(), config.targets.unannotated]
     classes = [entry.to_json() for entry in scored.classes]
     return digest([plan.version("evaluate"), options, scored.kind, references, classes])
+
+
+def of_export(plan: Plan, form: str) -> str:
+    """Fingerprint of the picks that are written in a format, without those that the localize stage makes."""
+    config, options = plan.config, plan.config.export
+    uri = options.tomogram or config.segment_tomogram
+    star = Path(options.tomograms_star) if options.tomograms_star else None
+    runs = {
+        record.key: [
+            record.tomograms.get(uri),
+            {str(source): record.picks[source].digest for source in exported_sources(config, record)},
+        ]
+        for record in plan.exported
+    }
+    # The job tells of a tomograms.star that is not there.
+    sizes = digest_file(star) if star is not None and star.is_file() else None
+    return digest([plan.version("export"), options.decisive(), uri, sizes, runs, config.session])
+
+
+def of_imported_picks(plan: Plan, name: str) -> str:
+    """Fingerprint of the picks that an import brings in, without the files."""
+    entry = plan.config.import_picks[name]
+    uri = entry.tomogram or plan.config.tomograms[0]
+    return digest(
+        [plan.version("import_picks"), entry.decisive(), uri, [[r.key, r.tomograms.get(uri)] for r in plan.records]]
+    )
 
 
 def cell_options(cells: Cells, stage: str) -> Any:

@@ -88,6 +88,14 @@ class Results:
         """The HTML file of the report."""
         return self.folder / "report" / f"{session}.html"
 
+    def export(self, form: str) -> Path:
+        """What says which picks were written in a format, beside the files."""
+        return self.folder / "export" / form / "export.json"
+
+    def import_picks(self, name: str) -> Path:
+        """The list of the runs into which an import brought picks, beside their manifests."""
+        return self.folder / "import_picks" / name / "runs.json"
+
     def tracked_model(self, name: str) -> Path:
         """The file that is written once a model is recorded in MLflow."""
         return self.folder / "tracking" / f"{name}.json"

@@ -11,6 +11,7 @@ from typing import Any
 from tomoscout.data.copick_config import read_objects
 from tomoscout.data.inventory import RunRecord
 from tomoscout.options.config import Config
+from tomoscout.plan.exchange import exported_runs
 from tomoscout.plan.folds import Fold
 from tomoscout.plan.members import Member, curve_members, member_of
 from tomoscout.plan.paths import Results
@@ -115,6 +116,11 @@ class Plan:
         """The runs that the report shows: the scored runs, or all segmented runs if a model trained elsewhere is
         applied."""
         return self.scored.records if self.config.learns else self.segmented
+
+    @cached_property
+    def exported(self) -> list[RunRecord]:
+        """The runs whose picks are written for other programs."""
+        return exported_runs(self.config, self.records)
 
     # Classes, targets and split
 

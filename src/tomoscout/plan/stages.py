@@ -86,6 +86,8 @@ STAGES: dict[str, Stage] = {
     "localize": Stage(3, fingerprints.of_picks, lambda plan: plan.segmented, _written_picks),
     "evaluate": Stage(2, fingerprints.of_scores, lambda plan: plan.scored.records),
     "report": Stage(2, fingerprints.of_report, lambda plan: plan.shown),
+    "export": Stage(1, fingerprints.of_export, lambda plan: plan.exported),
+    "import_picks": Stage(1, fingerprints.of_imported_picks, written=_written_picks),
     "check_annotations": Stage(1),
     "divide_cells": Stage(1),
     "train_cells": Stage(4),

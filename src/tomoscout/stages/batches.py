@@ -27,11 +27,11 @@ class Batch:
     output with another digest was written by others.
     """
 
-    def __init__(self, config: Config, records: Iterable[RunRecord], number: int, output: Path) -> None:
-        """`records`: the runs of the stage, in all batches."""
+    def __init__(self, config: Config, records: Iterable[RunRecord], number: int | None, output: Path) -> None:
+        """`records`: the runs of the stage, in all batches. `number`: that of the batch; None for a job of all runs."""
         self.output = output
         self.number = number
-        self.records = [record for record in records if record.batch == number]
+        self.records = [record for record in records if number in (None, record.batch)]
         self._config = config
         self._projects: dict[str, Project] = {}
         self._done: dict[str, str] = {}

@@ -1,0 +1,96 @@
+"""Which picks are handed to other programs, and which files are read of them. Uses only the inventory."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from tomoscout.data.formats.base import Grid, TiltSeries
+from tomoscout.data.formats.options import ImportedPicks
+from tomoscout.data.inventory import RunRecord, find_runs, tomograms_of
+from tomoscout.machine.errors import TomoscoutError
+from tomoscout.options.config import Config
+from tomoscout.options.names import Source, TomogramUri
+from tomoscout.plan.annotations import refuse_unreadable
+from tomoscout.plan.predictions import segmented_runs
+from tomoscout.plan.runs import excluded_runs
+
+
+def exported_runs(config: Config, records: Sequence[RunRecord]) -> list[RunRecord]:
+    """The runs whose picks are exported.
+
+    Raises:
+        TomoscoutError: a run of `export.runs` does not exist, none is left, two have one name, or picks cannot be read.
+    """
+    options = config.export
+    if options.runs is not None:
+        chosen = find_runs(list(records), options.runs, "export.runs")
+    elif options.picks is None:
+        chosen = segmented_runs(config, records)
+    else:
+        excluded = excluded_runs(config, records)
+        chosen = [record for record in records if exported_sources(config, record) and record.key not in excluded]
+    if not chosen:
+        raise TomoscoutError(f"export.picks: no run has picks of {options.picks or 'localize'}")
+    by_name: dict[str, str] = {}
+    for record in chosen:
+        if (other := by_name.setdefault(record.run, record.key)) != record.key:
+            raise TomoscoutError(
+                f"export.runs: {other} and {record.key} have one name; export them one after the other"
+            )
+    refuse_unreadable(
+        chosen, [source for record in chosen for source in exported_sources(config, record)], "export.picks"
+    )
+    return chosen
+
+
+def exported_sources(config: Config, record: RunRecord) -> list[Source]:
+    """The picks of a run that `export.picks` names. Without it the localize stage says which there are."""
+    picks, objects = config.export.picks, config.export.objects
+    there = [*record.picks, *(Source.parse(name) for name in record.unreadable if ":" in name and "@" not in name)]
+    if picks is None:
+        return []
+    wanted = (
+        [source for source in there if f"{source.user}/{source.session}" == picks]
+        if isinstance(picks, str)
+        else [source for source in map(Source.parse, picks) if source in there]
+    )
+    return [source for source in wanted if objects is None or source.name in objects]
+
+
+def grid_of(record: RunRecord, uri: str, tilt_series: TiltSeries | None, option: str) -> Grid:
+    """The tomogram of a run that coordinates refer to. `option` names it in messages.
+
+    Raises:
+        TomoscoutError: the run has none of this kind.
+    """
+    if uri not in record.tomograms:
+        raise TomoscoutError(f"{option}: {record.key} has no tomogram {uri}; {tomograms_of(record)}")
+    return Grid(record.tomograms[uri], TomogramUri.parse(uri).voxel_spacing, tilt_series)
+
+
+def files_of_import(entry: ImportedPicks, name: str) -> list[Path]:
+    """The files of an import, sorted.
+
+    Raises:
+        TomoscoutError: one does not exist.
+    """
+    found: dict[Path, None] = {}
+    for text in entry.files:
+        path = Path(text)
+        paths = [path] if path.exists() or not re.search(r"[*?\[]", text) else _matching(path)
+        if not paths or not all(path.is_file() for path in paths):
+            raise TomoscoutError(f"import_picks.{name}.files: {text}: no such file")
+        found |= dict.fromkeys(paths)
+    return list(found)
+
+
+def _matching(pattern: Path) -> list[Path]:
+    return sorted(Path(pattern.anchor).glob(str(pattern.relative_to(pattern.anchor))))
+
+
+def files_beside(entry: ImportedPicks, files: Sequence[Path]) -> list[Path]:
+    """The other files that an import reads: tables, tomograms.star, and what names numbered tomograms."""
+    given = [Path(path) for path in (entry.runs, entry.indices, entry.tomograms_star) if path is not None]
+    return given + [beside for file in files if (beside := file.with_suffix(".doc")).exists()]

@@ -1,0 +1,70 @@
+EXPORTED = str(MADE.export("{form}"))
+IMPORTED_PICKS = str(MADE.import_picks("{source}"))
+
+
+rule export_files:
+    input:
+        localized=files(lambda wildcards: batch_files(LOCALIZED, flow.exported_batches())),
+        sizes=whole([flow.config.export.tomograms_star]) if flow.config.export.tomograms_star else [],
+    output:
+        EXPORTED,
+    log:
+        "<logs>/export/{form}.log",
+    benchmark:
+        "<benchmarks>/export/{form}.tsv"
+    wildcard_constraints:
+        form=r"\w+",
+    conda:
+        ENVIRONMENTS["light"]
+    container:
+        IMAGES["light"]
+    resources:
+        mem_mb=megabytes(4000),
+        runtime=minutes(60),
+    params:
+        settings=SETTINGS,
+        inventory=INVENTORY,
+        localized=lambda wildcards, input: options("--localized", folders_of(input.localized[:1])),
+        depends_on=depends_on("export"),
+    shell:
+        "tomoscout export --config {params.settings:q} --inventory {params.inventory:q}"
+        " --format {wildcards.form} {params.localized:q} --output {output:q} > {log:q} 2>&1"
+
+
+rule import_picks_files:
+    input:
+        files(lambda wildcards: flow.imported_pick_files(wildcards.source)),
+    output:
+        IMPORTED_PICKS,
+    log:
+        "<logs>/import_picks/{source}.log",
+    benchmark:
+        "<benchmarks>/import_picks/{source}.tsv"
+    wildcard_constraints:
+        source="|".join(map(re.escape, flow.config.import_picks)) or r"(?!)",
+    conda:
+        ENVIRONMENTS["light"]
+    container:
+        IMAGES["light"]
+    resources:
+        mem_mb=megabytes(4000),
+        runtime=minutes(60),
+    params:
+        settings=SETTINGS,
+        inventory=INVENTORY,
+        depends_on=depends_on("import_picks"),
+    shell:
+        "tomoscout import-picks --config {params.settings:q} --inventory {params.inventory:q}"
+        " --name {wildcards.source:q} --output {output:q} > {log:q} 2>&1"
+
+
+rule export:
+    input:
+        [str(MADE.export(form)) for form in flow.config.export.formats],
+    localrule: True
+
+
+rule import_picks:
+    input:
+        files(lambda wildcards: [str(flow.results.import_picks(name)) for name in flow.imports()]),
+    localrule: True
