@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tomoscout.data.inventory import RunRecord, read_inventory
 from tomoscout.data.inventory_refresh import read_fresh
@@ -23,6 +23,7 @@ from tomoscout.explore.search import Search
 from tomoscout.explore.study import Study
 from tomoscout.machine.errors import TomoscoutError, printing_never_fails
 from tomoscout.machine.files import digest, to_json, write_text
+from tomoscout.machine.messages import note
 from tomoscout.models.base import base_files
 from tomoscout.options.config import Config, RuleGroup, parse_config
 from tomoscout.options.config_file import read_config_file
@@ -248,20 +249,47 @@ class Workflow:
 
     # Exchange with other programs
 
-    def imports(self) -> list[str]:
-        """The imports of picks.
+    def imports(self, section: Literal["import_picks", "import_tomograms"]) -> list[str]:
+        """The imports of picks or of tomograms.
 
         Raises:
             TomoscoutError: there are none.
         """
-        if not self.config.import_picks:
-            raise TomoscoutError("import_picks: nothing to import; give a name of yours and, below it, its files")
-        return list(self.config.import_picks)
+        entries: dict[str, Any] = getattr(self.config, section)
+        if not entries:
+            raise TomoscoutError(f"{section}: nothing to import; give a name of yours and, below it, its files")
+        return list(entries)
+
+    def all_imports(self) -> list[str]:
+        """The outputs of all imports. Picks are left out until all tomograms are there: the runs that these make are
+        known to the next command.
+
+        Raises:
+            TomoscoutError: there are no imports.
+        """
+        tomograms = [self.results.import_tomograms(name) for name in self.config.import_tomograms]
+        picks = [self.results.import_picks(name) for name in self.config.import_picks]
+        if not (tomograms or picks):
+            raise TomoscoutError("import_tomograms, import_picks: nothing to import; give one of them")
+        if picks and not all(path.exists() for path in tomograms):
+            if self._main:
+                note("tomograms are imported now; the same command then imports picks")
+            picks = []
+        return [str(path) for path in (*tomograms, *picks)]
+
+    def imported_tomogram_files(self, name: str) -> list[str]:
+        """The files that an import of tomograms reads."""
+        return [str(path) for path in files_of_import(self.config.import_tomograms[name], f"import_tomograms.{name}")]
+
+    def tomogram_import_depends_on(self, name: str) -> str:
+        """What an import of tomograms depends on besides its files. It does not look at the project, which may have no
+        runs yet."""
+        return digest([STAGES["import_tomograms"].version, self.config.import_tomograms[name].decisive()])
 
     def imported_pick_files(self, name: str) -> list[str]:
         """The files that an import reads."""
         entry = self.config.import_picks[name]
-        files = files_of_import(entry, name)
+        files = files_of_import(entry, f"import_picks.{name}")
         return [str(path) for path in [*files, *files_beside(entry, files)]]
 
     def exported_batches(self) -> list[str]:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import mrcfile
 import numpy as np
 import pytest
 import torch
@@ -15,7 +16,8 @@ from support.model import MODEL
 from support.snakemake_session import NO_TRACEBACK, Session, copy_of, kept
 from tomoscout.data.copick_config import read_objects
 from tomoscout.data.formats import FORMATS
-from tomoscout.machine.files import read_json
+from tomoscout.data.project import Project
+from tomoscout.machine.files import read_json, write_json
 from tomoscout.models.folder import save_weights
 from tomoscout.networks import build_network
 from tomoscout.options.names import Source
@@ -24,7 +26,8 @@ from tomoscout.plan.classes import TargetClass
 pytestmark = pytest.mark.workflow
 
 RUNS = [f"phantom-00{number}" for number in range(4)]
-PROJECT = {"projects": {"phantom": "results/phantom/copick.json"}, "tomograms": ["wbp@10.0"], "runs_per_job": 2}
+PROJECT_TOMOGRAMS = {"tomograms": ["wbp@10.0"], "runs_per_job": 2}
+PROJECT = {"projects": {"phantom": "results/phantom/copick.json"}, **PROJECT_TOMOGRAMS}
 OUT = {"picks": "phantom/0", "formats": ["csv", "relion5", "imod"]}
 
 
@@ -87,6 +90,37 @@ def test_what_is_exported_comes_in_again(exported: Session) -> None:
     with kept(path):
         path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
         assert exported.job_counts("import_picks")["import_picks_files"] == 1
+
+
+def test_a_project_is_made_of_files(exported: Session) -> None:
+    folder = exported.folder / "fresh"
+    (folder / "overlay").mkdir(parents=True)
+    objects = [{"name": "ribosome", "is_particle": True, "label": 1, "radius": 150}]
+    copick = {"config_type": "filesystem", "name": "fresh", "version": "1.31.0", "pickable_objects": objects}
+    storage = {"overlay_root": f"local://{folder}/overlay", "overlay_fs_args": {"auto_mkdir": True}}
+    write_json(folder / "copick.json", copick | storage)
+    for number in range(2):
+        with mrcfile.new(folder / f"TS_{number}.mrc") as file:
+            file.set_data(np.random.default_rng(number).normal(size=(10, 12, 14)).astype(np.float32))
+            file.voxel_size = 10.0
+    (folder / "picks.csv").write_text("run_name,object,x,y,z\nTS_1,ribosome,50,60,40\n")
+    files = {
+        "import_tomograms": {"mrc": {"files": [f"{folder}/*.mrc"]}},
+        "import_picks": {"table": {"files": [f"{folder}/picks.csv"]}},
+    }
+    exported.config.write_text(
+        yaml.safe_dump({"projects": {"fresh": f"{folder}/copick.json"}, **PROJECT_TOMOGRAMS, **files})
+    )
+    output = exported.snakemake("import")
+    assert "note: tomograms are imported now; the same command then imports picks" in output
+    assert exported.job_counts("import") == {"import": 1, "import_picks_files": 1, "total": 2}
+    exported.snakemake("import")
+    assert exported.would_run("import") == []
+    project = Project("fresh", folder / "copick.json")
+    assert project.run_names() == ["TS_0", "TS_1"]
+    assert project.read_tomogram("TS_1", "wbp@10.0").shape == (10, 12, 14)
+    [position] = project.read_picks("TS_1", Source("ribosome", "imported", "table")).positions
+    np.testing.assert_allclose(position, [50, 60, 40])
 
 
 def test_what_cannot_be_done_is_told_in_one_line(exported: Session) -> None:

@@ -1,4 +1,5 @@
 EXPORTED = str(MADE.export("{form}"))
+IMPORTED_TOMOGRAMS = str(MADE.import_tomograms("{source}"))
 IMPORTED_PICKS = str(MADE.import_picks("{source}"))
 
 
@@ -29,6 +30,32 @@ rule export_files:
     shell:
         "tomoscout export --config {params.settings:q} --inventory {params.inventory:q}"
         " --format {wildcards.form} {params.localized:q} --output {output:q} > {log:q} 2>&1"
+
+
+rule import_tomogram_files:
+    input:
+        files(lambda wildcards: flow.imported_tomogram_files(wildcards.source)),
+    output:
+        IMPORTED_TOMOGRAMS,
+    log:
+        "<logs>/import_tomograms/{source}.log",
+    benchmark:
+        "<benchmarks>/import_tomograms/{source}.tsv"
+    wildcard_constraints:
+        source="|".join(map(re.escape, flow.config.import_tomograms)) or r"(?!)",
+    conda:
+        ENVIRONMENTS["light"]
+    container:
+        IMAGES["light"]
+    resources:
+        mem_mb=megabytes(4000),
+        runtime=minutes(8 * 60),
+    params:
+        settings=SETTINGS,
+        depends_on=guarded(lambda wildcards: flow.tomogram_import_depends_on(wildcards.source)),
+    shell:
+        "tomoscout import-tomograms --config {params.settings:q} --name {wildcards.source:q} --output {output:q}"
+        " > {log:q} 2>&1"
 
 
 rule import_picks_files:
@@ -64,7 +91,19 @@ rule export:
     localrule: True
 
 
+rule import_tomograms:
+    input:
+        files(lambda wildcards: [str(flow.results.import_tomograms(name)) for name in flow.imports("import_tomograms")]),
+    localrule: True
+
+
+rule import:
+    input:
+        files(lambda wildcards: flow.all_imports()),
+    localrule: True
+
+
 rule import_picks:
     input:
-        files(lambda wildcards: [str(flow.results.import_picks(name)) for name in flow.imports()]),
+        files(lambda wildcards: [str(flow.results.import_picks(name)) for name in flow.imports("import_picks")]),
     localrule: True

@@ -1,4 +1,5 @@
-"""Commands that hand picks to other programs and take theirs: `export`, `import-picks`."""
+"""Commands that hand picks to other programs and take theirs, and their tomograms: `export`, `import-picks`,
+`import-tomograms`."""
 
 from __future__ import annotations
 
@@ -22,6 +23,18 @@ def export(config: Path, inventory: Path, form: str, localized: Path | None, out
     from tomoscout.stages.export import run_export
 
     run_export(load(config, inventory), form, localized, output)
+
+
+@commands.command()
+@click.option("--config", type=FILE, required=True, help="Configuration file.")
+@click.option("--name", required=True, help="Which of the imports of the configuration.")
+@output_option
+def import_tomograms(config: Path, name: str, output: Path) -> None:
+    """Bring tomograms in MRC, TIFF or OME-Zarr files into a project."""
+    from tomoscout.options.config import load_config
+    from tomoscout.stages.import_tomograms import run_import_tomograms
+
+    run_import_tomograms(load_config(config), name, output)
 
 
 @commands.command()

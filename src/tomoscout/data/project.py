@@ -38,7 +38,7 @@ from tomoscout.data.written import (
     kind_of,
     stamped_inputs,
 )
-from tomoscout.data.zarr_files import Volume, digest_samples, new_volume, open_volume, remove_volume, write_volume
+from tomoscout.data.zarr_files import Volume, digest_samples, new_volume, open_volume, remove_volume
 from tomoscout.machine.errors import TomoscoutError, cut
 from tomoscout.machine.files import digest, digest_folder, write_text
 from tomoscout.options.names import Source, TomogramUri
@@ -186,9 +186,18 @@ class Project:
 
     def write_tomogram(self, run: str, uri: str, volume: NDArray[np.floating]) -> None:
         """Write a float32 tomogram (z, y, x), replacing an earlier one."""
-        kind = TomogramUri.parse(uri)
-        write_volume(self._copick.new_tomogram(run, uri), volume.astype(np.float32), kind.voxel_spacing)
-        self._copick.refresh(run, kind)
+        z, y, x = volume.shape
+        with self.writing_tomogram(run, uri, (z, y, x), np.float32) as array:
+            array[...] = volume
+
+    @contextmanager
+    def writing_tomogram(self, run: str, uri: str, shape: Shape, kind: DTypeLike) -> Iterator[Any]:
+        """A context in which a tomogram is written part by part: an array of `shape` and dtype `kind` to assign to. At
+        its end the tomogram replaces an earlier one; after an exception nothing changes."""
+        found = TomogramUri.parse(uri)
+        with new_volume(self._copick.new_tomogram(run, uri), shape, kind, found.voxel_spacing) as array:
+            yield array
+        self._copick.refresh(run, found)
 
     # Picks
 

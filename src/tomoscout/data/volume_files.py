@@ -6,23 +6,16 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tomoscout.data.geometry import Shape
 from tomoscout.data.ome_zarr import VolumeError
+from tomoscout.data.volume_formats import ENDINGS, VolumeFormat
 from tomoscout.data.zarr_files import open_image
 from tomoscout.machine.errors import TomoscoutError, cut
-
-VolumeFormat = Literal["mrc", "tiff", "ome-zarr"]
-ENDINGS: dict[str, VolumeFormat] = {
-    **dict.fromkeys([".mrc", ".mrcs", ".rec", ".map", ".st", ".mrc.gz", ".mrc.bz2", ".map.gz"], "mrc"),
-    **dict.fromkeys([".tif", ".tiff"], "tiff"),
-    **dict.fromkeys([".zarr", ".ome.zarr"], "ome-zarr"),
-}
-"""The formats by the endings of files."""
 
 ISOTROPY = 0.01
 """Relative difference allowed between the sizes of a voxel along the axes."""

@@ -295,13 +295,14 @@ def _chunk(size: int) -> int:
     return math.ceil(size / math.ceil(size / LARGEST_CHUNK))
 
 
-def digest_samples(folder: Path) -> str:
-    """A digest of an image's files: their names, their sizes, and of each the bytes at start, middle and end, all of a
-    small one. It does not depend on times, which change where a project is copied. Other values written to the
-    whole image change it; a change of a few voxels of a large tomogram may not."""
+def digest_samples(image: Path) -> str:
+    """A digest of an image, a file or the files in a folder: their names, their sizes, and of each the bytes at start,
+    middle and end, all of a small one. It does not depend on times, which change where a project is copied. Other
+    values written to the whole image change it; a change of a few voxels of a large tomogram may not."""
     values = hashlib.blake2b(digest_size=12)
-    start = len(str(folder))
-    for path in sorted(f"{place}/{name}" for place, _, names in os.walk(folder) for name in names):
+    start = len(str(image))
+    inside = sorted(f"{place}/{name}" for place, _, names in os.walk(image) for name in names)
+    for path in [str(image)] if image.is_file() else inside:
         with Path(path).open("rb") as handle:
             size = os.fstat(handle.fileno()).st_size
             values.update(f"{path[start:]}\0{size}\0".encode())

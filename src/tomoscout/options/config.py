@@ -19,7 +19,7 @@ from pydantic import (
     model_validator,
 )
 
-from tomoscout.data.formats.options import Export, ImportedPicks
+from tomoscout.data.formats.options import Export, ImportedPicks, ImportedTomograms
 from tomoscout.explore.options import Explore
 from tomoscout.machine.errors import TomoscoutError, shown
 from tomoscout.machine.messages import note
@@ -82,6 +82,9 @@ class Config(Section):
     import_picks: dict[Name, ImportedPicks] = {}
     """Picks of other programs to bring into the projects with `snakemake import_picks`: a name of yours → `files`,
     `object`, and what else the files do not say."""
+    import_tomograms: dict[Name, ImportedTomograms] = {}
+    """Tomograms of other programs to bring into the projects with `snakemake import_tomograms`: a name of yours →
+    `files`, and what these do not say."""
     phantom: Phantom = Phantom()
     cells: Cells = Cells()
     container: Image | dict[RuleGroup, Image] | None = None

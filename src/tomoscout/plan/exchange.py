@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tomoscout.data.formats.base import Grid, TiltSeries
-from tomoscout.data.formats.options import ImportedPicks
+from tomoscout.data.formats.options import ImportedPicks, ImportedTomograms
 from tomoscout.data.inventory import RunRecord, find_runs, tomograms_of
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.options.config import Config
@@ -70,8 +70,21 @@ def grid_of(record: RunRecord, uri: str, tilt_series: TiltSeries | None, option:
     return Grid(record.tomograms[uri], TomogramUri.parse(uri).voxel_spacing, tilt_series)
 
 
-def files_of_import(entry: ImportedPicks, name: str) -> list[Path]:
-    """The files of an import, sorted.
+ENDINGS = r"(\.tomostar|\.mrcs?|\.rec|\.hdf|\.st|\.map|\.em|\.tiff?|\.ome|\.zarr|\.gz|\.bz2)$"
+"""Endings of the names of tomograms; Warp's also have their pixel size."""
+WARP_SIZE = r"_\d+\.\d+Apx$"
+
+
+def forms_of(name: str) -> list[str]:
+    """A name of a tomogram, and what is left of it without folder, endings and pixel size, shortest last."""
+    last = stem = name.rpartition("/")[2]
+    while (shorter := re.sub(ENDINGS, "", stem)) != stem:
+        stem = shorter
+    return list(dict.fromkeys([name, last, stem, re.sub(WARP_SIZE, "", stem)]))
+
+
+def files_of_import(entry: ImportedPicks | ImportedTomograms, where: str) -> list[Path]:
+    """The files of an import, sorted. `where`: its key in the configuration.
 
     Raises:
         TomoscoutError: one does not exist.
@@ -80,8 +93,8 @@ def files_of_import(entry: ImportedPicks, name: str) -> list[Path]:
     for text in entry.files:
         path = Path(text)
         paths = [path] if path.exists() or not re.search(r"[*?\[]", text) else _matching(path)
-        if not paths or not all(path.is_file() for path in paths):
-            raise TomoscoutError(f"import_picks.{name}.files: {text}: no such file")
+        if not paths or not all(path.exists() for path in paths):
+            raise TomoscoutError(f"{where}.files: {text}: no such file")
         found |= dict.fromkeys(paths)
     return list(found)
 

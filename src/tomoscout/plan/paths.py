@@ -92,6 +92,10 @@ class Results:
         """What says which picks were written in a format, beside the files."""
         return self.folder / "export" / form / "export.json"
 
+    def import_tomograms(self, name: str) -> Path:
+        """The list of the runs whose tomograms an import brought, beside their manifests."""
+        return self.folder / "import_tomograms" / name / "runs.json"
+
     def import_picks(self, name: str) -> Path:
         """The list of the runs into which an import brought picks, beside their manifests."""
         return self.folder / "import_picks" / name / "runs.json"

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +20,10 @@ from tomoscout.machine.errors import TomoscoutError, cut
 from tomoscout.machine.files import digest, digest_file
 from tomoscout.machine.messages import note, say, warn
 from tomoscout.options.names import Source, copick_name
-from tomoscout.plan.exchange import files_beside, files_of_import, grid_of
+from tomoscout.plan.exchange import files_beside, files_of_import, forms_of, grid_of
 from tomoscout.plan.paths import manifest_path, read_manifest
 from tomoscout.plan.plan import Plan
 from tomoscout.stages.batches import Batch
-
-ENDINGS = r"(\.tomostar|\.mrcs?|\.rec|\.hdf|\.st|\.map|\.em)$"
-"""Endings of the names of tomograms; Warp's also have their pixel size."""
-WARP_SIZE = r"_\d+\.\d+Apx$"
 
 ByRun = dict[str, dict[str, Picks]]
 """Run (`project/run`) → object → picks."""
@@ -86,20 +81,13 @@ class Runs:
 
     def _tilt_series(self, name: str) -> TiltSeries | None:
         series = self._series or {}
-        return next((series[text] for text in _forms(name) if text in series), None)
+        return next((series[text] for text in forms_of(name) if text in series), None)
 
     def _meant(self, name: str) -> list[RunRecord]:
-        for text in _forms(name):
+        for text in forms_of(name):
             if text in self._table:
                 return find_runs(list(self._plan.records), [self._table[text]], f"{self._where}.runs")
-        return next((self._by_name[text] for text in _forms(name) if text in self._by_name), [])
-
-
-def _forms(name: str) -> Iterator[str]:
-    """A name of a tomogram, and what is left of it without folder, ending and pixel size."""
-    last = name.rpartition("/")[2]
-    stem = re.sub(ENDINGS, "", last)
-    yield from dict.fromkeys([name, last, stem, re.sub(WARP_SIZE, "", stem)])
+        return next((self._by_name[text] for text in forms_of(name) if text in self._by_name), [])
 
 
 def run_import_picks(plan: Plan, name: str, output: Path) -> None:
@@ -110,7 +98,7 @@ def run_import_picks(plan: Plan, name: str, output: Path) -> None:
         TomoscoutError: a file cannot be read, names no run or object that there is, or picks of others are there.
     """
     config, entry = plan.config, plan.config.import_picks[name]
-    files = files_of_import(entry, name)
+    files = files_of_import(entry, f"import_picks.{name}")
     read = [*files, *files_beside(entry, files)]
     inputs = digest([plan.fingerprint("import_picks", name), [digest_file(file) for file in read]])
     found = _read(plan, name, files)

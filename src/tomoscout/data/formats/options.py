@@ -1,4 +1,4 @@
-"""Options of the exchange of picks with other programs."""
+"""Options of the exchange with other programs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from tomoscout.data.formats import FormatName
-from tomoscout.options.names import Name, ObjectName, RunName, Source, TomogramUri
+from tomoscout.data.volume_formats import VolumeFormat
+from tomoscout.options.names import Name, ObjectName, ProjectName, RunName, Source, TomogramUri
 from tomoscout.options.sections import HOW_MANY, IN_ANOTHER_FORM, FilePath, Section
 from tomoscout.plan.options import check_sources, read_sources
 
@@ -99,3 +100,24 @@ class ImportedPicks(Section):
     @classmethod
     def _check_tomogram(cls, value: str | None) -> str | None:
         return value if value is None else str(TomogramUri.parse(value))
+
+
+class ImportedTomograms(Section):
+    """Files with tomograms of another program, and what they do not say themselves."""
+
+    files: Annotated[list[FilePath], Field(min_length=1)]
+    """Files (of OME-Zarr, folders); `*` and `?` stand for any letters, as in `tomograms/*.mrc`."""
+    format: VolumeFormat | None = None
+    """Their format: `mrc`, `tiff` or `ome-zarr`. Default: by the ending."""
+    project: ProjectName | None = None
+    """The project that they are brought into. Default: the only one."""
+    algorithm: Name = "wbp"
+    """The kind of tomogram: what stands before `@` in `tomograms`."""
+    voxel_spacing: PixelSize | None = None
+    """Å per voxel, whatever the files say. Default: what they say."""
+    also_at: list[PixelSize] = []
+    """Coarser voxel spacings in Å that the tomograms are also written at. What the coarser grid cannot hold is filtered
+    out, and intensities stay as they are."""
+    runs: FilePath | None = None
+    """A table of two columns, separated by tabs or commas: name of a file, run. Default: runs are named as the files,
+    without the endings that programs add (`.mrc`, `_10.00Apx`)."""
