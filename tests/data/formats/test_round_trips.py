@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from support.formats import GRIDS, WITHOUT, frame, some_sets, turned_by
 from tomoscout.data.formats import FORMATS, format_of
-from tomoscout.data.formats.base import Frame, Grid, PickSet
+from tomoscout.data.formats.base import Frame, Grid, PickSet, TiltSeries
 from tomoscout.data.formats.star import read_tilt_series
+from tomoscout.data.picks import Picks
 
 BY_NAME = sorted(FORMATS)
 
@@ -120,6 +124,28 @@ def test_binned_sizes_are_not_those_of_the_tilt_series() -> None:
     """Half of 93 voxels of 13.48 Å is not half of 371 pixels of 3.37 Å: what tomograms.star is for."""
     difference = (GRIDS["TS_2"].centre - WITHOUT["TS_2"].centre) / 3.37
     np.testing.assert_allclose(difference, [0, -0.5, -0.5], atol=1e-9)
+
+
+@settings(deadline=None, max_examples=40, derandomize=True)
+@given(
+    size=st.tuples(*[st.integers(20, 6000)] * 3),
+    binning=st.floats(1, 16),
+    pixel_size=st.floats(0.5, 10),
+    places=st.lists(st.tuples(*[st.floats(-0.2, 1.2)] * 3), min_size=1, max_size=4),
+)
+def test_any_size_and_binning(
+    size: tuple[int, int, int], binning: float, pixel_size: float, places: list[tuple[float, float, float]]
+) -> None:
+    x, y, z = (max(1, int(length / binning)) for length in size)
+    grid = Grid((z, y, x), binning * pixel_size, TiltSeries(size, pixel_size))
+    picks = Picks.at(np.array(places) * np.array(size) * pixel_size)
+    both = frame({"TS": grid, "TS.tomostar": grid})
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("relion5", "relion4", "warp", "eman2", "imod"):
+            path = Path(folder, f"TS{FORMATS[name].suffix}")
+            FORMATS[name].write(path, [PickSet("TS", "ribosome", picks)], both)
+            [found] = FORMATS[name].read(path, both)
+            assert np.abs(found.picks.positions - picks.positions).max() < 0.01 * grid.voxel_spacing, name
 
 
 def test_tomograms_star_is_read(tmp_path: Path) -> None:

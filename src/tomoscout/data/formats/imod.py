@@ -19,16 +19,18 @@ from tomoscout.machine.files import write_bytes
 
 HALF = np.array([0.5, 0.5, 0.0])
 """Model point of the centre of the first voxel: in x and y in the middle of a pixel, in z on the slice."""
-VALUE = 10
-"""The type of a stored item that is the value of a point (`GEN_STORE_VALUE1`), and below the flags of a float."""
-IS_FLOAT = 1 << 2
+VALUE, RANGE = 10, 11
+"""Types of stored items: the value of a point, and the least and largest value of an object (`GEN_STORE_VALUE1` and
+`GEN_STORE_MINMAX1` in IMOD's istore.h). Below, their flags: a number of single precision at the index of one point, and
+two such numbers."""
+OF_A_POINT, TWO_NUMBERS = 1 << 2 | 1 << 7, 1 << 2 | 1
 ANGSTROM, PER_UNIT = -10, 10
 """IMOD's units are powers of ten in metres: Å is -10."""
 
 
 class Imod(Format):
-    """IMOD's "Binary file format" 1.2. Scores are the values of points, by which 3dmod can choose those it shows. There
-    are no orientations: IMOD keeps them in other files."""
+    """IMOD's "Binary file format" 1.2. Scores are the values of points. There are no orientations: IMOD keeps them in
+    other files."""
 
     suffix = ".mod"
     one_run = True
@@ -131,7 +133,8 @@ def _with_values(model: bytes, scores: Sequence[NDArray[np.float64]]) -> bytes:
     for values in scores:
         end = start + 4 + size(ModFileSpecification.OBJECT_HEADER)
         end += 4 + size(ModFileSpecification.CONTOUR_HEADER) + 12 * len(values)
-        items = [struct.pack(">hhif", VALUE, IS_FLOAT, number, value) for number, value in enumerate(values)]
+        items = [struct.pack(">hhif", VALUE, OF_A_POINT, number, value) for number, value in enumerate(values)]
         parts += [model[start:end], b"COST", struct.pack(">i", 12 * len(values)), *items]
+        parts += [b"OBST", struct.pack(">ihhff", 12, RANGE, TWO_NUMBERS, values.min(), values.max())]
         start = end
     return b"".join([*parts, model[start:]])
