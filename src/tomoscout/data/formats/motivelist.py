@@ -18,15 +18,16 @@ from tomoscout.machine.files import atomic_path
 from tomoscout.machine.messages import times
 
 ROWS = 20
-SCORE, PARTICLE, TOMOGRAM, OBJECT, CLASS = 0, 3, 4, 5, 19
+SCORE, PARTICLE, TOMOGRAM, CLASS = 0, [3, 5], 4, 19
 PLACE, SHIFT = slice(7, 10), slice(10, 13)
 ANGLES = [16, 18, 17]
 """Rows of phi, theta, psi; the file has phi, psi, theta."""
 
 
 class MotiveList(Format):
-    """Rows, from 1: 1 score, 4 number of the particle, 5 of the tomogram, 6 of the object that it belongs to, 8 to 10
-    position, 11 to 13 shift, 17 to 19 phi psi theta, 20 class. Numbers are of single precision."""
+    """Rows, from 1: 1 score, 4 and 6 number of the particle, 5 of the tomogram, 8 to 10 position, 11 to 13 shift, 17 to
+    19 phi psi theta, 20 class (Artiatomi's wiki, "Motivelist"; in novaSTA row 6 is an object that the particle belongs
+    to, which is why it is not read). Numbers are of single precision."""
 
     suffix = ".em"
     coordinates = "pixels of the tomogram; rows 8 to 10 plus the shifts in 11 to 13"
@@ -34,7 +35,6 @@ class MotiveList(Format):
     first = 1
     angles = MOTIVELIST
     score = "row 1"
-    instance = "row 6"
 
     def write(self, path: Path, sets: Sequence[PickSet], frame: Frame) -> list[Path]:
         """Write the list, and beside it which number stands for which run."""
@@ -45,13 +45,13 @@ class MotiveList(Format):
         parts = []
         for run, _, picks, _ in sets:
             part = np.zeros((len(picks), ROWS), np.float32)
-            part[:, SCORE], part[:, TOMOGRAM], part[:, OBJECT] = picks.scores, numbered[run], picks.instances
+            part[:, SCORE], part[:, TOMOGRAM] = picks.scores, numbered[run]
             part[:, PLACE] = self.to_pixels(picks, grids[run], frame)
             part[:, ANGLES] = MOTIVELIST.angles(picks.rotations)
             part[:, CLASS] = 1
             parts.append(part)
         rows = np.concatenate(parts)
-        rows[:, PARTICLE] = np.arange(1, len(rows) + 1)
+        rows[:, PARTICLE] = np.arange(1, len(rows) + 1)[:, None]
         beside = write_indices(path, numbered, grids)
         with atomic_path(path) as temporary:
             emfile.write(temporary, rows[None], {"machine": 6}, overwrite=True)
@@ -66,9 +66,8 @@ class MotiveList(Format):
         sizes = np.array([frame.pixel_size or grids[name].voxel_spacing for name in names])
         positions = (rows[:, PLACE] + rows[:, SHIFT] - self.origin(frame)) * sizes[:, None]
         scores = rows[:, SCORE] if rows[:, SCORE].any() else None
-        instances = whole_numbers(rows[:, OBJECT], "the number of an object (row 6)", path)
         rotations = MOTIVELIST.rotations(rows[:, ANGLES])
-        return sets_of(names, [""] * len(names), Picks.at(positions, scores, rotations=rotations, instances=instances))
+        return sets_of(names, [""] * len(names), Picks.at(positions, scores, rotations=rotations))
 
 
 def _read(path: Path) -> NDArray[np.float64]:
