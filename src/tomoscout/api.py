@@ -280,6 +280,24 @@ def import_picks(config: Configuration, results: Path | str = "results") -> dict
     return {name: list(read_json(plan.results.import_picks(name))["runs"]) for name in plan.config.import_picks}
 
 
+def import_tomograms(config: Configuration, results: Path | str = "results") -> dict[str, list[str]]:
+    """Bring the tomograms in files that `import_tomograms` names into the projects. The arguments are those of
+    `export`.
+
+    Returns:
+        Import → the runs (`project/run`) that have its tomograms.
+
+    Raises:
+        TomoscoutError: a file cannot be read, or does not say its voxel spacing.
+    """
+    from tomoscout.stages.import_tomograms import run_import_tomograms
+
+    settings, place = _settings(config), Results(Path(results))
+    for name in settings.import_tomograms:
+        run_import_tomograms(settings, name, place.import_tomograms(name))
+    return {name: list(read_json(place.import_tomograms(name))["runs"]) for name in settings.import_tomograms}
+
+
 def _in_batches(plan: Plan, folder: Path, run: Callable[[int, Path], None]) -> dict[str, dict[str, Any]]:
     """Run a stage for all batches of segmented runs; returns run → its manifest in `folder`."""
     for batch in sorted({record.batch for record in plan.segmented}):
@@ -301,13 +319,14 @@ def _models(plan: Plan, models: Sequence[Path | str] | None) -> list[Path]:
     return applied_models(plan)
 
 
-def _plan(config: Configuration, results: Path | str, options: Mapping[str, Any] | None = None) -> Plan:
+def _settings(config: Configuration) -> Config:
     if isinstance(config, str | Path):
-        settings = load_config(Path(config))
-    elif isinstance(config, Config):
-        settings = config
-    else:
-        settings = parse_config(dict(config), "config")
+        return load_config(Path(config))
+    return config if isinstance(config, Config) else parse_config(dict(config), "config")
+
+
+def _plan(config: Configuration, results: Path | str, options: Mapping[str, Any] | None = None) -> Plan:
+    settings = _settings(config)
     if options:
         values = settings.model_dump(mode="json", by_alias=True)
         settings = parse_config(values | {"train": values["train"] | dict(options)}, "config")

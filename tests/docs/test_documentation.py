@@ -95,6 +95,11 @@ ELSEWHERE = {
     "tomoscout show-scores results/evaluate/unet": Elsewhere(
         "needs scores", "tests/workflow/test_damaged_files.py", '"show-scores"'
     ),
+    "snakemake import_tomograms --cores 4 --configfile my.yaml": Elsewhere(
+        "needs files of another program",
+        "tests/workflow/test_exchange.py",
+        "def test_a_project_is_made_of_files(",
+    ),
     "snakemake import_picks --cores 4 --configfile my.yaml": Elsewhere(
         "needs files of another program",
         "tests/workflow/test_exchange.py",

@@ -31,6 +31,8 @@ OTHER_TARGETS = [
     "track",
     "segment_instances",
     "export",
+    "import",
+    "import_tomograms",
     "import_picks",
 ]
 # Those of instances of cells.
