@@ -20,7 +20,7 @@ PYTHON = "3.11"
 
 LIGHT = """
     click copick dynamotable emfile imodmodel jinja2 mrcfile numcodecs numpy pandas pillow psutil pydantic pyyaml
-    safetensors scipy setuptools starfile tifffile zarr
+    safetensors scikit-image scipy setuptools starfile tifffile zarr
 """
 """What the stages import that use no network. setuptools installs tomoscout itself."""
 

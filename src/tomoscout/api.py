@@ -25,6 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tomoscout.data.inventory import RunRecord
 from tomoscout.data.inventory_refresh import refresh
 from tomoscout.explore.records import Result, best_names, trial_folder
 from tomoscout.machine.files import read_json
@@ -196,14 +197,15 @@ def segment(
 
     plan = _plan(config, results)
     folder = plan.results.segment(plan.config.session)
-    return _in_batches(plan, folder, partial(run_segment, plan, _models(plan, models)))
+    return _in_batches(plan.segmented, folder, partial(run_segment, plan, _models(plan, models)))
 
 
 def localize(
     config: Configuration, results: Path | str = "results", *, models: Sequence[Path | str] | None = None
 ) -> dict[str, dict[str, Any]]:
-    """Turn the class probabilities of every segmented run into scored picks in the projects' overlays. The
-    probabilities are then removed, unless `segment.keep_probabilities` is set. The arguments are those of `segment`.
+    """Turn the class probabilities of every segmented run into scored picks in the projects' overlays, or the labels of
+    `localize.segmentation`, for which no model is read. The probabilities are then removed, unless
+    `segment.keep_probabilities` is set. The arguments are those of `segment`.
 
     Returns:
         Run (`project/run`) → its manifest: for each object the source of its picks and their number.
@@ -215,7 +217,8 @@ def localize(
 
     plan = _plan(config, results)
     segmented, folder = plan.results.segment(plan.config.session), plan.results.localize(plan.config.session)
-    return _in_batches(plan, folder, partial(run_localize, plan, _models(plan, models), segmented))
+    applied = [] if plan.config.localize.segmentation else _models(plan, models)
+    return _in_batches(plan.localized, folder, partial(run_localize, plan, applied, segmented))
 
 
 def evaluate(config: Configuration, results: Path | str = "results") -> dict[str, Any]:
@@ -298,11 +301,13 @@ def import_tomograms(config: Configuration, results: Path | str = "results") -> 
     return {name: list(read_json(place.import_tomograms(name))["runs"]) for name in settings.import_tomograms}
 
 
-def _in_batches(plan: Plan, folder: Path, run: Callable[[int, Path], None]) -> dict[str, dict[str, Any]]:
-    """Run a stage for all batches of segmented runs; returns run → its manifest in `folder`."""
-    for batch in sorted({record.batch for record in plan.segmented}):
+def _in_batches(
+    records: Sequence[RunRecord], folder: Path, run: Callable[[int, Path], None]
+) -> dict[str, dict[str, Any]]:
+    """Run a stage for all batches of some runs; returns run → its manifest in `folder`."""
+    for batch in sorted({record.batch for record in records}):
         run(batch, batch_file(folder, batch))
-    return {record.key: read_manifest(folder, record) for record in plan.segmented}
+    return {record.key: read_manifest(folder, record) for record in records}
 
 
 def _models(plan: Plan, models: Sequence[Path | str] | None) -> list[Path]:

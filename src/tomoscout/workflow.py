@@ -176,6 +176,11 @@ class Workflow:
         """Folders of the models to apply; see `stages.applied_models`."""
         return [str(folder) for folder in applied_models(self.plan, imported=self._imported)]
 
+    @property
+    def picking_models(self) -> list[str]:
+        """Folders of the models from whose probabilities picks are made; none where a segmentation is localised."""
+        return [] if self.config.localize.segmentation else self.applied_models
+
     def fold_models(self) -> list[str]:
         """Folders of the models of all folds; see `stages.applied_models`."""
         return [str(folder) for folder in fold_models(self.plan)]

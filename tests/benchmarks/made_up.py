@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,13 +86,14 @@ def _write_picks(path: Path, run: str, name: str, places: NDArray[np.float64]) -
     path.write_text(json.dumps({**facts, "voxel_spacing": None, "unit": "angstrom", "points": points}))
 
 
-def write_config(path: Path, project: Path, runs_per_job: int) -> Path:
-    """A tomoscout configuration over a made-up project."""
+def write_config(path: Path, project: Path, runs_per_job: int, **sections: Any) -> Path:
+    """A tomoscout configuration over a made-up project, with further sections."""
     values = {
         "projects": {"bench": str(project)},
         "tomograms": [str(URI)],
         "targets": {"picks": f"{USER}/{SESSION}", "radius_scale": SCALE},
         "runs_per_job": runs_per_job,
+        **sections,
     }
     path.write_text(json.dumps(values))
     return path

@@ -19,15 +19,16 @@ from scipy.spatial import cKDTree
 from tomoscout.data.geometry import to_voxels
 from tomoscout.data.project import Project
 from tomoscout.data.written import Segmentation
-from tomoscout.learning.options import Network
 from tomoscout.machine.files import write_json
+from tomoscout.networks import parse_network
 from tomoscout.options.config import load_config
 from tomoscout.options.names import Source
 from tomoscout.plan.classes import TargetClass
 from tomoscout.plan.predictions import predicted_probabilities
 from tomoscout.tasks.picking.decoding import locate_picks
 from tomoscout.tasks.picking.model import PickingModel
-from tomoscout.tasks.picking.options import Picking
+from tomoscout.tasks.picking.options import Evaluate, Picking
+from tomoscout.tasks.picking.scores import evaluate
 from tomoscout.tasks.picking.spheres import Spheres, rasterise
 
 RUNS, PICKS = 20, 650
@@ -120,7 +121,7 @@ def _agreement(project: Path) -> str:
 
 
 def localize(folder: Path, repeats: int, *, with_octopi: bool = True) -> str:
-    """Picks of six classes of one tomogram, from probabilities (tomoscout) and from labels (octopi)."""
+    """Picks of six classes of one tomogram, from probabilities (tomoscout) and from labels (both)."""
     path = make_project(folder / "project", 1, PICKS)
     config_path = write_config(folder / "config.yaml", path, 1)
     config, project = load_config(config_path), Project("bench", path)
@@ -133,7 +134,7 @@ def localize(folder: Path, repeats: int, *, with_octopi: bool = True) -> str:
     thresholds = dict.fromkeys(RADII, 0.3)
     model = PickingModel(
         name="unet",
-        network=Network(),
+        network=parse_network({}),
         made_from={},
         weights_digest=WEIGHTS,
         classes=classes,
@@ -160,22 +161,36 @@ def localize(folder: Path, repeats: int, *, with_octopi: bool = True) -> str:
 
     command = [*TOMOSCOUT, "localize", "--config", config_path, "--inventory", inventory, "--batch", "0"]
     command += ["--model", folder / "model", "--segmented", folder / "segment", "--output", folder / "localize/0.json"]
-    inner, ours = [], []
+    of_labels = write_config(folder / "labels.yaml", path, 1, localize={"segmentation": "predict:octopi/1"})
+    on_labels = [*TOMOSCOUT, "localize", "--config", of_labels, "--inventory", inventory, "--batch", "0"]
+    on_labels += ["--output", folder / "localize/0.json"]
+    inner, ours, from_labels = [], [], []
     for _ in range(repeats):
         started = time.perf_counter()
         locate_picks(probabilities, classes, URI.voxel_spacing, model.picking, thresholds)
         inner.append(time.perf_counter() - started)
         shutil.rmtree(folder / "localize", ignore_errors=True)
         ours.append(run(command, folder=folder))
+        shutil.rmtree(folder / "localize", ignore_errors=True)
+        from_labels.append(run(on_labels, folder=folder))
     del probabilities, labels
     rows: list[list[object]] = [
-        ["tomoscout, peaks alone (a function call)", spread(inner), "", "", ""],
-        _localize_row("tomoscout localize", ours, project, name, Source("", "tomoscout", "unet"), places),
+        ["tomoscout, peaks alone (a function call)", spread(inner), "", "", "", ""],
+        _localize_row("tomoscout localize, peaks", ours, project, name, Source("", "tomoscout", "unet"), places),
+        _localize_row(
+            "tomoscout localize, labels",
+            from_labels,
+            project,
+            name,
+            Source("", "tomoscout", "predict-octopi-1"),
+            places,
+        ),
     ]
     if with_octopi:
         theirs = [run([octopi(), "localize", "-c", path, "-suri", "predict:octopi/1", "-np", "1"], folder=folder)]
-        rows.append(_localize_row("octopi localize", theirs, project, name, Source("", "octopi", "1"), places))
-    columns = ["", *COSTS, "found of the true picks / false picks"]
+        rows.append(_localize_row("octopi localize, labels", theirs, project, name, Source("", "octopi", "1"), places))
+        rows.append(["octopi's wall / tomoscout's, labels", spread(theirs[0].wall / cost.wall for cost in from_labels)])
+    columns = ["", *COSTS, "found of the true picks / false picks", "F4"]
     return table(f"Picks of six classes of one {'×'.join(map(str, SHAPE))} tomogram", columns, rows)
 
 
@@ -207,11 +222,15 @@ def _localize_row(
 ) -> list[object]:
     found = false = 0
     again = Project(project.name, project.config)
+    predictions, references = {}, {}
     for name, radius in RADII.items():
-        picks = again.read_picks(run_name, kind._replace(name=name)).positions
+        predictions[name] = again.read_picks(run_name, kind._replace(name=name))
+        references[name] = again.read_picks(run_name, Source(name, USER, SESSION))
+        picks = predictions[name].positions
         found += int((cKDTree(picks).query(places[name])[0] <= radius / 2).sum()) if len(picks) else 0
         false += int((cKDTree(places[name]).query(picks)[0] > radius / 2).sum()) if len(picks) else 0
-    return [what, *costs(measured), f"{found / PICKS:.1%} / {false}"]
+    scores = evaluate({run_name: predictions}, {run_name: references}, RADII, Evaluate(), "listed")
+    return [what, *costs(measured), f"{found / PICKS:.1%} / {false}", f"{scores['mean']['f']:.3f}"]
 
 
 def phantom(folder: Path, repeats: int) -> str:

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import copick
@@ -363,8 +364,25 @@ def test_probabilities_come_back(small: SmallProject) -> None:
     written = project.write_probabilities("a", PROBABILITIES, values, {})
     assert project.digest_written("a", PROBABILITIES) == written
     np.testing.assert_array_equal(small.project().read_probabilities("a", PROBABILITIES), values)
+    for label in (1, 2, 3):
+        np.testing.assert_array_equal(project.read_probabilities("a", PROBABILITIES, label), values[label - 1])
+    with pytest.raises(TomoscoutError, match=r"of wbp@10\.0: no class 4; run the segment stage again"):
+        project.read_probabilities("a", PROBABILITIES, 4)
     project.delete("a", PROBABILITIES)
     assert small.project().made_from("a", PROBABILITIES) is None
+
+
+def test_one_class_takes_the_memory_of_one(small: SmallProject) -> None:
+    small.add_run("a")
+    values = np.random.default_rng(0).integers(0, 256, size=(6, 64, 64, 64)).astype(np.uint8)
+    project = small.project()
+    project.write_probabilities("a", PROBABILITIES, values, {})
+    project.read_probabilities("a", PROBABILITIES, 1)
+    tracemalloc.start()
+    project.read_probabilities("a", PROBABILITIES, 5)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert values[0].nbytes <= peak < 3 * values[0].nbytes
 
 
 # Projects

@@ -192,6 +192,8 @@ def test_sessions_of_predictions() -> None:
     assert parse(train={"name": "mine"}, segment={"models": "folds"}).session == "mine-folds"
     assert parse(segment={"models": ["/models/my_unet (2)", "other"]}).session == "my-unet--2"
     assert parse(segment={"models": ["other"]}, localize={"session": "best"}).session == "best"
+    assert parse(localize={"segmentation": "my_labels:octopi/1"}).session == "my-labels-octopi-1"
+    assert parse(localize={"segmentation": "predict:octopi/1", "session": "best"}).session == "best"
 
 
 # What is refused
@@ -295,6 +297,19 @@ def test_what_must_be_given(missing: str) -> None:
         ),
         ({"segment": {"tomogram": "wbp"}}, "segment.tomogram: 'wbp' is not a tomogram URI"),
         ({"targets": {"picks": "ribosome"}}, "targets.picks: 'ribosome' is not user/session"),
+        ({"localize": {"segmentation": "predict"}}, "localize.segmentation: 'predict' names no user and session"),
+        ({"localize": {"mask": "lamella"}}, "localize.mask: 'lamella' names no user and session"),
+        ({"localize": {"labels": {"a": 1}}}, "localize: labels are those of segmentation; give that, too"),
+        (
+            {"localize": {"segmentation": "a:b/1", "method": {"c": "peaks"}}},
+            "localize: method: a segmentation has no peaks; expected components or watershed",
+        ),
+        (
+            {"localize": {"segmentation": "a:b/1", "threshold": 0.3}},
+            "localize: threshold is of probabilities, and segmentation has none; smallest and largest limit sizes",
+        ),
+        ({"localize": {"method": "com"}}, "localize.method: "),
+        ({"localize": {"border": {"a": -1}}}, "localize.border"),
         ({"targets": {"picks": ["a:b"]}}, "targets.picks: 'a:b' is not a source"),
         ({"targets": {"segmentations": ["a:b"]}}, "targets.segmentations: 'a:b' is not a source"),
         ({"split": {"ratios": [0.7, 0.4]}}, "split.ratios: [0.7, 0.4] are not one to three fractions of at most 1"),

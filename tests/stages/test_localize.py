@@ -10,10 +10,12 @@ from pathlib import Path
 import copick
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from support.training import Workspace, trained
 from tomoscout.data.picks import Picks
-from tomoscout.data.written import Probabilities
+from tomoscout.data.project import Project
+from tomoscout.data.written import Probabilities, Segmentation
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import digest_folder, read_json
 from tomoscout.models.folder import save_weights
@@ -21,7 +23,7 @@ from tomoscout.networks import build_network
 from tomoscout.options.config import Config
 from tomoscout.options.names import Source
 from tomoscout.plan.plan import Plan
-from tomoscout.stages.localize import chosen_thresholds, run_localize
+from tomoscout.stages.localize import run_localize, searches_of
 from tomoscout.stages.segment import run_segment
 from tomoscout.tasks.picking.decoding import locate_picks
 from tomoscout.tasks.picking.model import PickingModel
@@ -145,12 +147,17 @@ def test_lost_picks_are_made_again(workspace: Workspace) -> None:
 
 def test_thresholds_of_the_config_go_before_those_of_the_model(workspace: Workspace) -> None:
     model = PickingModel.read(workspace.model)
-    assert chosen_thresholds(workspace.configure(), model) == model.thresholds
-    everywhere = chosen_thresholds(workspace.configure(localize={"threshold": 0.25}), model)
-    assert everywhere == dict.fromkeys(model.thresholds, 0.25)
-    one = chosen_thresholds(workspace.configure(localize={"threshold": {"ribosome": 0.01}}), model)
-    assert one == {**model.thresholds, "ribosome": 0.01}
-    assert set(chosen_thresholds(workspace.configure(localize={"threshold": 0}), model).values()) == {0.0}
+
+    def thresholds(**options: object) -> dict[str, float]:
+        searches = searches_of(workspace.configure(localize=options), model)
+        return {name: search.threshold for name, search in searches.items()}
+
+    assert thresholds() == model.thresholds
+    assert thresholds(threshold=0.25) == dict.fromkeys(model.thresholds, 0.25)
+    assert thresholds(threshold={"ribosome": 0.01}) == {**model.thresholds, "ribosome": 0.01}
+    assert set(thresholds(threshold=0).values()) == {0.0}
+    # Those of the model are of smoothed peaks.
+    assert thresholds(method={"ribosome": "components"}) == {**model.thresholds, "ribosome": 0.5}
 
 
 def test_each_object_has_its_own_threshold(workspace: Workspace) -> None:
@@ -227,3 +234,84 @@ def test_picks_go_where_the_config_says(workspace: Workspace) -> None:
     localize(workspace, localize={**LOW, "user": "me", "session": "second"})
     assert len(workspace.project().read_picks(RUN, Source("ribosome", "me", "second"))) > 0
     assert not picks_path(workspace, "ribosome").exists()
+
+
+@pytest.mark.parametrize("method", ["components", "watershed"])
+def test_regions_of_the_probabilities(workspace: Workspace, method: str) -> None:
+    """One object by its regions, in its own way; the others stay peaks."""
+    localize(workspace)
+    before = manifest(workspace)["picks"]
+    options = {"method": {"ribosome": method}, "threshold": dict.fromkeys(before, 0.06) | {"ribosome": 0.1}}
+    localize(workspace, localize={**options, "smallest": {"ribosome": 0.0}})
+    after = manifest(workspace)["picks"]
+    assert {name: facts for name, facts in after.items() if name != "ribosome"} == {
+        name: facts for name, facts in before.items() if name != "ribosome"
+    }
+    project, [entry] = workspace.project(), [e for e in PickingModel.read(workspace.model).classes if e.label == 1]
+    assert entry.name == "ribosome"
+    probability = project.read_probabilities(RUN, PROBABILITIES)[0]
+    regions, count = ndimage.label(probability / 255 >= 0.1)
+    picks = project.read_picks(RUN, Source("ribosome", "tomoscout", "unet"))
+    assert set(picks.instances.tolist()) == set(range(1, count + 1))
+    if method == "components":
+        means = ndimage.mean(probability, regions, picks.instances) / 255
+        np.testing.assert_allclose(picks.scores, means)
+    else:
+        assert len(picks) >= count
+    assert (picks.scores >= 0.1).all()
+
+
+def test_some_objects_alone(workspace: Workspace) -> None:
+    localize(workspace)
+    before = manifest(workspace)["picks"]
+    other = next(name for name in before if name != "ribosome")
+    written = picks_path(workspace, other).stat().st_mtime_ns
+    config = localize(workspace, localize={**LOW, "objects": ["ribosome"]})
+    assert list(manifest(workspace)["picks"]) == ["ribosome"]
+    assert manifest(workspace)["picks"]["ribosome"] == before["ribosome"]
+    assert picks_path(workspace, other).stat().st_mtime_ns == written
+    # The others are not scored: their earlier picks are not of this configuration.
+    assert [entry.name for entry in Plan(config, workspace.records()).scored.classes] == ["ribosome"]
+
+
+def test_an_object_that_is_not_looked_for_is_named(workspace: Workspace) -> None:
+    for options in ({"objects": ["nucleosome"]}, {"method": {"nucleosome": "watershed"}}):
+        with pytest.raises(TomoscoutError, match=r"localize\.\w+: the model finds no 'nucleosome'; it finds ribosome,"):
+            localize(workspace, localize=options)
+
+
+def test_picks_of_a_model_in_a_mask_and_away_from_the_ends(workspace: Workspace) -> None:
+    localize(workspace)
+    project, source = workspace.project(), Source("ribosome", "tomoscout", "unet")
+    before = project.read_picks(RUN, source)
+    mask = np.zeros((24, 48, 48), dtype=np.uint8)
+    mask[:, :, : int(np.median(before.positions[:, 0]) / 20)] = 1
+    for run in ("phantom-002", RUN):
+        project.write_segmentation(run, Segmentation("lamella", "me", "1", 20.0, False), mask, {})
+    localize(workspace, localize={**LOW, "mask": "lamella:me/1"})
+    found = workspace.project().read_picks(RUN, source)
+    voxels = np.floor(before.positions[:, ::-1] / 20 + 0.5).astype(int)
+    inside = mask[tuple(voxels.T)] == 1
+    assert 0 < inside.sum() < len(before)
+    np.testing.assert_array_equal(found.positions, before.positions[inside])
+    localize(workspace, localize={**LOW, "border": 150.0})
+    found = workspace.project().read_picks(RUN, source)
+    # The volume ends half a voxel beyond the outermost centres.
+    room = np.minimum(before.positions + 10, np.array([960, 960, 480]) - 10 - before.positions).min(axis=1)
+    assert 0 < (room >= 150).sum() < len(before)
+    np.testing.assert_array_equal(found.positions, before.positions[room >= 150])
+
+
+def test_one_class_is_read_at_a_time(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, held = Project.read_probabilities, []
+
+    def watched(self: Project, run: str, wanted: Probabilities, label: int | None = None) -> np.ndarray:
+        held.append(label)
+        return read(self, run, wanted, label)
+
+    monkeypatch.setattr(Project, "read_probabilities", watched)
+    localize(workspace)
+    particles = [entry.label for entry in PickingModel.read(workspace.model).classes if entry.is_particle]
+    # Of two runs; the membrane, which is not localised, is never read.
+    assert held == 2 * particles
+    assert len(PickingModel.read(workspace.model).classes) > len(particles)

@@ -63,8 +63,9 @@ rule segment_runs:
 
 rule localize_runs:
     input:
-        segmented=PREDICTED,
-        models=files(lambda wildcards: model_files(flow.applied_models)),
+        # A segmentation of somebody else's is localised without a model.
+        segmented=[] if flow.config.localize.segmentation else [PREDICTED],
+        models=files(lambda wildcards: model_files(flow.picking_models)),
     output:
         f"{LOCALIZED}/batch-{{batch}}.json",
     log:
@@ -82,11 +83,11 @@ rule localize_runs:
         settings=SETTINGS,
         inventory=INVENTORY,
         models=lambda wildcards, input: options("--model", folders_of(input.models)),
-        segmented=lambda wildcards, input: os.path.dirname(input.segmented),
+        segmented=lambda wildcards, input: options("--segmented", folders_of(input.segmented)),
         depends_on=depends_on("localize"),
     shell:
         "tomoscout localize --config {params.settings:q} --inventory {params.inventory:q}"
-        " {params.models:q} --segmented {params.segmented:q}"
+        " {params.models:q} {params.segmented:q}"
         " --batch {wildcards.batch} --output {output:q} > {log:q} 2>&1"
 
 

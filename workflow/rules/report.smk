@@ -3,7 +3,7 @@ FIGURES = str(MADE.report(flow.config.session).with_suffix(""))
 
 rule report_page:
     input:
-        models=files(lambda wildcards: model_files(flow.applied_models)),
+        models=files(lambda wildcards: model_files(flow.picking_models)),
         scores=[f"{SCORES}/scores.json"] if flow.config.is_scored else [],
         split=[SPLIT] if flow.config.learns else [],
         targets=files(lambda wildcards: batch_files(TARGETS, flow.batches("overlays"))) if flow.config.learns else [],
@@ -38,7 +38,7 @@ rule report_page:
     params:
         settings=SETTINGS,
         inventory=INVENTORY,
-        model=lambda wildcards, input: os.path.dirname(input.models[0]),
+        model=lambda wildcards, input: options("--model", folders_of(input.models[:1])),
         localized=lambda wildcards, input: os.path.dirname(input.localized[0]),
         scores=lambda wildcards, input: options("--scores", folders_of(input.scores)),
         split=lambda wildcards, input: options("--split", input.split),
@@ -49,7 +49,7 @@ rule report_page:
         depends_on=depends_on("report"),
     shell:
         "tomoscout report --config {params.settings:q} --inventory {params.inventory:q}"
-        " --model {params.model:q} --localized {params.localized:q} {params.scores:q} {params.split:q}"
+        " {params.model:q} --localized {params.localized:q} {params.scores:q} {params.split:q}"
         " {params.targets:q} {params.pictures:q} --benchmarks {params.benchmarks:q}"
         " --output {output.page:q} > {log:q} 2>&1"
 

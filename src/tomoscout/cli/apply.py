@@ -61,14 +61,17 @@ def segment(
 
 @commands.command()
 @configured
-@models_option
-@click.option("--segmented", type=FILE, required=True, help="Folder of the segment stage's manifests.")
+@click.option("--model", "models", type=FILE, multiple=True, help="As for segment. None for a segmentation.")
+@click.option("--segmented", type=FILE, help="Folder of the segment stage's manifests. None for a segmentation.")
 @batch_option
 @output_option
 def localize(
-    config: Path, inventory: Path, models: tuple[Path, ...], segmented: Path, batch: int, output: Path
+    config: Path, inventory: Path, models: tuple[Path, ...], segmented: Path | None, batch: int, output: Path
 ) -> None:
-    """Turn class probabilities into scored picks."""
+    """Turn class probabilities, or the labels of a segmentation, into scored picks."""
+    plan = load(config, inventory)
+    if not plan.config.localize.segmentation and not (models and segmented):
+        raise click.UsageError("--model and --segmented are needed without localize.segmentation")
     from tomoscout.stages.localize import run_localize
 
-    run_localize(load(config, inventory), models, segmented, batch, output)
+    run_localize(plan, models, segmented or plan.results.segment(plan.config.session), batch, output)

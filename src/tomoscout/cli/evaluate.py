@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from tomoscout.cli.common import FILE, Commands, configured, load, model_option, output_option
+from tomoscout.cli.common import FILE, Commands, configured, load, output_option
 
 commands = Commands()
 
@@ -38,7 +38,7 @@ def show_scores(folder: Path) -> None:
 
 @commands.command()
 @configured
-@model_option
+@click.option("--model", type=FILE, help="Model folder; none for a segmentation.")
 @localized_option
 @click.option("--scores", type=FILE, help="Folder of the scores.")
 @click.option("--split", type=FILE, help="The split file.")

@@ -331,10 +331,14 @@ class Project:
         digest."""
         return self._write(run, wanted, probabilities, attributes)
 
-    def read_probabilities(self, run: str, wanted: Probabilities) -> NDArray[np.uint8]:
-        """Quantised class probabilities (class, z, y, x)."""
+    def read_probabilities(self, run: str, wanted: Probabilities, label: int | None = None) -> NDArray[np.uint8]:
+        """Quantised class probabilities (class, z, y, x), or those (z, y, x) of the class with a label alone."""
         entry = self._copick.find(run, wanted)
         if entry is None:
             raise TomoscoutError(f"{self.name}/{run}: no probabilities {wanted}; run the segment stage")
-        spacing = TomogramUri.parse(wanted.tomogram).voxel_spacing
-        return read_volume(entry, spacing, f"{self.name}/{run}: probabilities {wanted}", channels=1)
+        spacing, what = TomogramUri.parse(wanted.tomogram).voxel_spacing, f"{self.name}/{run}: probabilities {wanted}"
+        region = () if label is None else (slice(label - 1, label),)
+        found: NDArray[np.uint8] = read_volume(entry, spacing, what, region, channels=1)
+        if label is not None and not len(found):
+            raise TomoscoutError(f"{what}: no class {label}; run the segment stage again")
+        return found if label is None else found.reshape(found.shape[1:])

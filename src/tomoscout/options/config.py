@@ -25,7 +25,7 @@ from tomoscout.machine.errors import TomoscoutError, shown
 from tomoscout.machine.messages import note
 from tomoscout.networks.options import NetworkOptions
 from tomoscout.options.config_file import ConfigFile, as_written, read_config_file
-from tomoscout.options.names import Name, ProjectName, TomogramUri, model_name
+from tomoscout.options.names import Name, ProjectName, Source, TomogramUri, model_name
 from tomoscout.options.sections import FilePath, Note, Section, collected_notes, expand_path
 from tomoscout.options.validation_errors import first_error, key_of
 from tomoscout.phantom.options import Phantom
@@ -179,9 +179,13 @@ class Config(Section):
     @property
     def session(self) -> str:
         """The session of predicted picks and segmentations."""
+        if self.localize.session:
+            return self.localize.session
+        if self.localize.segmentation:
+            return "-".join(map(str, Source.parse(self.localize.segmentation)))
         models = self.segment.models
-        if self.localize.session or models is None:
-            return self.localize.session or self.train.name
+        if models is None:
+            return self.train.name
         if isinstance(models, str):
             return f"{self.train.name}-folds" if models == "folds" else f"{self.explore.name}-best"
         return model_name(models[0])

@@ -8,10 +8,10 @@ _PICKS = "`targets.picks`: user/session, or a list of name:user/session"
 _OUTPUT = "`targets.name`, `targets.user` and `targets.session` name what is written"
 _PREDICTED = "`localize.user` and `localize.session` name what is written"
 _REFERENCE = "`evaluate.reference`: user/session, or a list of name:user/session"
-_COMPONENTS = (
-    "`localize.threshold`, `localize.smoothing`, `localize.separation`: picks are peaks of the probabilities, not "
+_SIZES = "`localize.smallest` and `localize.largest`, in radii of the object, for all objects or by object"
+_SEGMENTATION = (
+    f"{_PREDICTED}: segmentation predicted:user/session; `localize.segmentation` names one to make picks from"
 )
-_COMPONENTS += "components within limits of size"
 _URI = "`tomograms`: kinds as algorithm@spacing in Å, such as wbp@10.0"
 _RUNS = "`targets.runs`, `segment.runs`, or the lists of `split`"
 _GPUS = "nothing to set: say how many there are with `--resources gpu=4` (README, your own data)"
@@ -36,7 +36,7 @@ ELSEWHERE: dict[str, str] = {
     "picks_uri": _PICKS,
     "picks_user_id": _PICKS,
     "picks_session_id": _PICKS,
-    "pick_objects": "`targets.picks`: a list of objects, name or name:user/session",
+    "pick_objects": "`localize.objects`; `targets.picks` names those to learn",
     "seg_target": "`targets.segmentations`: a list of name:user/session",
     "target_uri": _OUTPUT,
     "target_name": _OUTPUT,
@@ -102,17 +102,18 @@ ELSEWHERE: dict[str, str] = {
     "gpus": _GPUS,
     "njobs": "nothing to set: a profile for Slurm makes each trial a job (README, on a Slurm cluster)",
     "n_procs": "nothing to set: `--cores` says how many cores there are",
-    "seg_uri": f"{_PREDICTED}: segmentation predicted:user/session",
-    "seg_info": f"{_PREDICTED}: segmentation predicted:user/session",
+    "seg_uri": _SEGMENTATION,
+    "seg_info": _SEGMENTATION,
     "ntta": "`segment.flips`",
     "tta": "`segment.flips`",
     "swbs": _TILES,
     "sw_bs": _TILES,
     "sliding_window_batch_size": _TILES,
-    "method": _COMPONENTS,
-    "filter_size": _COMPONENTS,
-    "radius_min_scale": _COMPONENTS,
-    "radius_max_scale": _COMPONENTS,
+    "method": "`localize.method`: peaks, components or watershed, for all objects or by object",
+    "filter_size": "`localize.separation`, in radii of the object: how near to each other two picks may be",
+    "seg_label": "`localize.labels`: the value of each object in the segmentation",
+    "radius_min_scale": _SIZES,
+    "radius_max_scale": _SIZES,
     "pick_user_id": _PREDICTED,
     "pick_session_id": _PREDICTED,
     "save_user_id": _PREDICTED,

@@ -57,16 +57,24 @@ def reference_tomograms(config: Config, record: RunRecord) -> dict[float, str]:
 def source_segmentation(entry: TargetClass, record: RunRecord, voxel_spacing: float) -> Segmentation | None:
     """The binary segmentation of a run that a continuous class is made from: the one at `voxel_spacing` (Å), else the
     finest, which is then resampled. None if the run has none, and for particles."""
-    return None if entry.is_particle else _nearest(entry.sources[0], record, voxel_spacing, multilabel=False)
+    return (
+        None if entry.is_particle else nearest_segmentation(entry.sources[0], record, voxel_spacing, multilabel=False)
+    )
 
 
 def existing_target(config: Config, record: RunRecord, voxel_spacing: float) -> Segmentation | None:
     """The multilabel segmentation of a run that `targets.existing` names, chosen as in `source_segmentation`."""
     existing = config.targets.existing
-    return None if existing is None else _nearest(Source.parse(existing), record, voxel_spacing, multilabel=True)
+    if existing is None:
+        return None
+    return nearest_segmentation(Source.parse(existing), record, voxel_spacing, multilabel=True)
 
 
-def _nearest(source: Source, record: RunRecord, voxel_spacing: float, *, multilabel: bool) -> Segmentation | None:
+def nearest_segmentation(
+    source: Source, record: RunRecord, voxel_spacing: float, *, multilabel: bool
+) -> Segmentation | None:
+    """The multilabel, or the binary, segmentation of a run: the one at `voxel_spacing` (Å), else the finest; None if
+    the run has none."""
     there = segmentations_of(record.segmentations, multilabel=multilabel)
     spacings = [at for found, at in there if found == str(source)]
     if not spacings:

@@ -19,6 +19,7 @@ from tomoscout.networks import code_digest
 from tomoscout.plan.dataset import overview
 from tomoscout.plan.exchange import exported_sources
 from tomoscout.plan.folds import Fold
+from tomoscout.plan.localized import labelled_objects, labels_of, mask_of
 from tomoscout.plan.predictions import predicted_segmentation
 from tomoscout.plan.splits import split_to_json
 from tomoscout.plan.targets import ignored_classes
@@ -139,9 +140,19 @@ def segment_fingerprint(plan: Plan, record: RunRecord) -> str:
     )
 
 
-def of_picks(plan: Plan, batch: str = "") -> str:
-    """Fingerprint of picks, without the probabilities and the model."""
-    return digest([plan.version("localize"), plan.config.localize.decisive(), plan.config.session])
+def of_picks(plan: Plan, batch: str) -> str:
+    """Fingerprint of the picks of a batch, without the probabilities and the model."""
+    localized = {record.key for record in plan.localized}
+    return digest({r.key: picks_fingerprint(plan, r) for r in plan.batch(batch) if r.key in localized})
+
+
+def picks_fingerprint(plan: Plan, record: RunRecord) -> str:
+    """Fingerprint of the picks of a run, without the probabilities and the model."""
+    config, options = plan.config, plan.config.localize
+    read = [str(entry) for entry in (labels_of(config, record), mask_of(config, record)) if entry]
+    contents = {name: record.segmentations[name] for name in read}
+    objects = labelled_objects(config, record.project) if options.segmentation else {}
+    return digest([plan.version("localize"), options.decisive(), config.session, contents, objects])
 
 
 def of_scores(plan: Plan, job: str = "") -> str:

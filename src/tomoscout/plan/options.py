@@ -50,8 +50,8 @@ class Targets(Section):
     file, or no segmentation. background: there is none of it. exclude: the run takes no part in the split. ignore:
     the object does not count in that run, neither in the loss nor in scores."""
     allow_missing_chunks: bool = False
-    """Accept source segmentations whose zarr lacks chunks (some writers leave empty ones out). By default a
-    missing chunk counts as a truncated file."""
+    """Accept source segmentations, and those of `localize`, whose zarr lacks chunks (some writers leave empty ones
+    out). By default a missing chunk counts as a truncated file."""
 
     @field_validator("picks", "segmentations", mode="before")
     @classmethod
@@ -61,17 +61,12 @@ class Targets(Section):
     @field_validator("existing", mode="before")
     @classmethod
     def _read_existing(cls, value: Any) -> Any:
-        taken = source_name(value) if isinstance(value, str) else value
-        if taken != value:
-            note_change(cls, "existing", value, taken)
-        return taken
+        return read_segmentation_source(cls, "existing", value)
 
     @field_validator("existing")
     @classmethod
     def _check_existing(cls, value: str | None) -> str | None:
-        if value is not None and Source.parse(value).user is None:
-            raise ValueError(f"'{value}' names no user and session; expected name:user/session")
-        return value
+        return check_segmentation_source(value)
 
     @model_validator(mode="after")
     def _check_combination(self) -> Self:
@@ -211,6 +206,25 @@ def read_sources(section: type[Section], key: str, value: Any) -> Any:
     if [text.strip() for text in texts] != taken or (single and len(taken) > 1):
         note_change(section, key, value, taken)
     return taken
+
+
+def read_segmentation_source(section: type[Section], key: str, value: Any) -> Any:
+    """Convert the source of a segmentation into one with names as copick writes them."""
+    taken = source_name(value) if isinstance(value, str) else value
+    if taken != value:
+        note_change(section, key, value, taken)
+    return taken
+
+
+def check_segmentation_source(value: str | None) -> str | None:
+    """Check the source of one segmentation; None is accepted.
+
+    Raises:
+        ValueError: it has another form than name:user/session.
+    """
+    if value is not None and Source.parse(value).user is None:
+        raise ValueError(f"'{value}' names no user and session; expected name:user/session")
+    return value
 
 
 def check_sources(value: str | list[str]) -> str | list[str]:

@@ -13,6 +13,7 @@ from tomoscout.data.inventory import RunRecord
 from tomoscout.options.config import Config
 from tomoscout.plan.exchange import exported_runs
 from tomoscout.plan.folds import Fold
+from tomoscout.plan.localized import localized_runs
 from tomoscout.plan.members import Member, curve_members, member_of
 from tomoscout.plan.paths import Results
 from tomoscout.plan.predictions import segmented_runs
@@ -97,13 +98,18 @@ class Plan:
 
     @cached_property
     def segmented(self) -> list[RunRecord]:
-        """The runs that are segmented and localised."""
+        """The runs that are segmented."""
         return segmented_runs(self.config, self.records)
 
     @cached_property
     def segmented_keys(self) -> frozenset[str]:
         """The runs that are segmented, as `project/run`."""
         return frozenset(record.key for record in self.segmented)
+
+    @cached_property
+    def localized(self) -> list[RunRecord]:
+        """The runs that are localised: the segmented ones, or those with the segmentation that is localised."""
+        return localized_runs(self.config, self.records)
 
     @property
     def with_instances(self) -> list[RunRecord]:
@@ -113,9 +119,8 @@ class Plan:
 
     @property
     def shown(self) -> Sequence[RunRecord]:
-        """The runs that the report shows: the scored runs, or all segmented runs if a model trained elsewhere is
-        applied."""
-        return self.scored.records if self.config.learns else self.segmented
+        """The runs that the report shows: the scored runs, or all localised runs if nothing is trained here."""
+        return self.scored.records if self.config.learns else self.localized
 
     @cached_property
     def exported(self) -> list[RunRecord]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tomoscout.data.inventory import RunRecord, find_runs
 from tomoscout.machine.errors import TomoscoutError
+from tomoscout.options.config import Config
 from tomoscout.plan.annotations import is_annotated, refuse_overwriting, refuse_unreadable
 from tomoscout.plan.classes import TargetClass, particle_classes
 
@@ -26,7 +28,7 @@ class Scored:
 
 def scored_runs(plan: Plan) -> Scored:
     """Choose the runs to score: a part of the split, with the validation runs in place of absent test runs. Without
-    training: every segmented run that has reference picks.
+    training: every localised run that has reference picks.
 
     Raises:
         TomoscoutError: there are no runs to score, or no reference picks.
@@ -47,15 +49,23 @@ def _reference(plan: Plan) -> tuple[tuple[TargetClass, ...], frozenset[str]]:
                 "evaluate.reference: nothing to score against; give user/session or a list of objects, as the "
                 "configuration has no targets either"
             )
-        return tuple(entry for entry in plan.targets.classes if entry.is_particle), plan.targets.annotated
+        return _looked_for(config, plan.targets.classes), plan.targets.annotated
     classes, _ = particle_classes(config, records, config.evaluate.reference, "evaluate.reference")
     refuse_overwriting(config, [source for entry in classes for source in entry.sources], "evaluate.reference")
+    classes = _looked_for(config, classes)
     return classes, frozenset(r.key for r in records if any(is_annotated(entry, r) for entry in classes))
+
+
+def _looked_for(config: Config, classes: Iterable[TargetClass]) -> tuple[TargetClass, ...]:
+    """The particles that `localize.objects` does not leave out."""
+    wanted = config.localize.objects
+    return tuple(e for e in classes if e.is_particle and (wanted is None or e.name in wanted))
 
 
 def _scored_keys(plan: Plan, with_reference: frozenset[str]) -> tuple[frozenset[str], str]:
     """The runs (`project/run`) that are scored, and their kind (a key of `scores.RUNS`)."""
-    config, segmented = plan.config, plan.segmented_keys
+    config = plan.config
+    segmented = frozenset(r.key for r in plan.localized if config.segment_tomogram in r.tomograms)
     if isinstance(config.evaluate.runs, list):
         listed = frozenset(r.key for r in find_runs(list(plan.records), config.evaluate.runs, "evaluate.runs"))
         for key in sorted(listed - segmented):

@@ -1,4 +1,4 @@
-"""The picks of a model trained elsewhere: their counts and scores, without reference picks."""
+"""Picks where nothing is trained: their counts and scores, without reference picks."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ _BINS = 40
 
 @dataclass(frozen=True)
 class Found:
-    """The picks of all segmented runs.
+    """The picks of all localised runs.
 
     `objects`: for every object its name (`object`), its number of `picks`, the number of `runs` that have any, the
-    median `per_run`, the `threshold`, and the median `score` (None without picks). `runs`: every run (`project/run`)
-    with its counts, in the order of the objects. `scores` (N,) and `colours` in pictures are by object.
+    median `per_run`, the `threshold` (None for picks from labels), and the median `score` (None without picks).
+    `runs`: every run (`project/run`) with its counts, in the order of the objects. `scores` (N,) and `colours` in
+    pictures are by object.
     """
 
     objects: list[dict[str, Any]]
@@ -38,7 +39,7 @@ class Found:
 
 
 def read_found(plan: Plan, localized: Path) -> Found:
-    """Read the picks of all segmented runs. `localized`: folder of the manifests of the localize stage.
+    """Read the picks of all localised runs. `localized`: folder of the manifests of the localize stage.
 
     Raises:
         TomoscoutError: a run has not been localised.
@@ -48,7 +49,7 @@ def read_found(plan: Plan, localized: Path) -> Found:
     thresholds: dict[str, float] = {}
     counts: dict[str, dict[str, int]] = {}
     scores: dict[str, list[NDArray[np.float64]]] = {}
-    for record in plan.segmented:
+    for record in plan.localized:
         manifest = read_manifest(localized, record, picks=dict, thresholds=dict)
         thresholds |= manifest["thresholds"]
         counts[record.key] = {}
@@ -62,14 +63,14 @@ def read_found(plan: Plan, localized: Path) -> Found:
     together = {name: np.concatenate(scores[name]) for name in colours}
     per_object = {name: [of_run.get(name, 0) for of_run in counts.values()] for name in together}
     return Found(
-        [_describe(name, per_object[name], thresholds[name], together[name]) for name in together],
+        [_describe(name, per_object[name], thresholds.get(name), together[name]) for name in together],
         [(run, [of_run.get(name, 0) for name in together]) for run, of_run in counts.items()],
         together,
         colours,
     )
 
 
-def _describe(name: str, counts: Sequence[int], threshold: float, scores: NDArray[np.float64]) -> dict[str, Any]:
+def _describe(name: str, counts: Sequence[int], threshold: float | None, scores: NDArray[np.float64]) -> dict[str, Any]:
     return {
         "object": name,
         "picks": sum(counts),

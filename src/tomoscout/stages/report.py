@@ -35,21 +35,21 @@ from tomoscout.tasks.picking.scores import match_picks
 def run_report(
     plan: Plan,
     *,
-    model: Path,
     localized: Path,
     output: Path,
+    model: Path | None = None,
     scores: Path | None = None,
     split: Path | None = None,
     targets: Path | None = None,
     pictures: Path | None = None,
     benchmarks: Path | None = None,
 ) -> None:
-    """Write the report of one model. Parts whose path is None are left out.
+    """Write the report of one model, or of picks from a segmentation. Parts whose path is None are left out.
 
     Args:
-        model: the model folder.
         localized: folder of the manifests of the localize stage.
         output: the HTML file.
+        model: the model folder.
         scores: folder of the scores.
         split: the split file.
         targets: folder of the manifests of the targets.
@@ -61,23 +61,22 @@ def run_report(
         TomoscoutError: a stage before this one has not been run.
     """
     config = plan.config
-    metrics = model / "metrics.csv"
     # A model trained elsewhere may have no metrics.csv.
-    history = read_table(metrics) if metrics.exists() else []
-    # For a model trained elsewhere the page shows the picks of all segmented runs.
+    history = read_table(model / "metrics.csv") if model and (model / "metrics.csv").exists() else []
+    # Where nothing is trained here, the page shows the picks of all localised runs.
     found = None if config.learns else read_found(plan, localized)
     unscored = _found_slices(plan, found.colours) if found and not scores else []
     division = {**read_json(split), "fold": config.split.fold} if split else {}
     made = [read_manifest(targets, record, targets=list) for record in plan.targeted] if targets else []
     runs = overview(plan)
     small = thumbnails(runs, config.projects)
-    applied = [folder for folder in applied_models(plan) if (folder / "model.yaml").exists()] or [model]
+    applied = _applied(plan, model) if model else []
     write_report(
         output,
         config.report.title,
         read_scores(scores) if scores else None,
         history,
-        read_description(model),
+        read_description(model) if model else {},
         division,
         summarise_targets(made),
         _scored_slices(plan, localized) if scores else unscored,
@@ -85,10 +84,15 @@ def run_report(
         dataset=describe_dataset(runs, division, small),
         checks=_checks(plan, pictures) if pictures else None,
         curve=_curve(plan),
-        usage=read_usage(benchmarks, _jobs(plan)) if benchmarks else [],
+        usage=read_usage(benchmarks, _jobs(plan, applied)) if benchmarks else [],
         viewers=viewers(config, plan.segmented, small),
         origin=origin_of(map(read_description, applied), made, config.model_dump(mode="json", by_alias=True)),
     )
+
+
+def _applied(plan: Plan, model: Path) -> list[Path]:
+    """Folders of the models that were applied."""
+    return [folder for folder in applied_models(plan) if (folder / "model.yaml").exists()] or [model]
 
 
 def _curve(plan: Plan) -> Curve | None:
@@ -113,16 +117,14 @@ def _checks(plan: Plan, folder: Path) -> Checks:
     return Checks(pictures, [Mark(e.name, c) for e, c in zip(plan.targets.classes, colours, strict=True)])
 
 
-def _jobs(plan: Plan) -> dict[str, list[str]]:
-    """The names of the benchmark files of the stages that led to a report."""
+def _jobs(plan: Plan, applied: Sequence[Path]) -> dict[str, list[str]]:
+    """The names of the benchmark files of the stages that led to a report. `applied`: folders of the models."""
     config = plan.config
     jobs = {stage: _batches(plan, stage) for stage in ("targets", "overlays")} if config.learns else {}
     jobs |= {"split": ["split"]} if config.learns else {}
     for stage in ("train", "import_model"):
-        jobs[stage] = [
-            f"{stage}/{folder.name}" for folder in applied_models(plan) if folder.parent == plan.results.models
-        ]
-    jobs |= {stage: _batches(plan, stage) for stage in ("segment", "localize")}
+        jobs[stage] = [f"{stage}/{folder.name}" for folder in applied if folder.parent == plan.results.models]
+    jobs |= {stage: _batches(plan, stage) for stage in (["segment"] if applied else []) + ["localize"]}
     return jobs | {"evaluate": [f"evaluate/{config.session}"]}
 
 
@@ -137,7 +139,7 @@ def _found_slices(plan: Plan, colours: Mapping[str, Colour]) -> list[SlicePictur
     pictures = []
     config = plan.config
     spacing = config.voxel_spacing
-    for record in plan.segmented[: config.report.runs]:
+    for record in [r for r in plan.localized if config.segment_tomogram in r.tomograms][: config.report.runs]:
         project = Project(record.project, Path(config.projects[record.project]))
         groups = []
         for name, colour in colours.items():

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from collections.abc import Collection
+from typing import Annotated, Any, Literal, Self, TypeAlias, TypeVar
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from tomoscout.learning.augmentations import search_space as augmentation_space
 from tomoscout.learning.losses import VOXEL_LOSSES
@@ -14,15 +15,25 @@ from tomoscout.learning.options import TRAINING_SPACE, ClassTraining
 from tomoscout.machine.errors import shown
 from tomoscout.options.names import Name, ObjectName, RunName
 from tomoscout.options.sections import HOW_MANY, Fraction, NotSearched, Section
-from tomoscout.plan.options import RadiusScale, check_sources, read_sources
+from tomoscout.plan.options import (
+    RadiusScale,
+    check_segmentation_source,
+    check_sources,
+    read_segmentation_source,
+    read_sources,
+)
+
+Smoothing = Annotated[float, Field(ge=0, le=2)]
+Separation = Annotated[float, Field(gt=0, le=4)]
+Radii = Annotated[float, Field(ge=0, le=100)]
 
 
 class Peaks(Section):
     """How picks are decoded: peaks of smoothed probabilities, the best of those near each other."""
 
-    smoothing: float = Field(default=0.6, ge=0, le=2)
+    smoothing: Smoothing = 0.6
     """Standard deviation of the Gaussian that smooths probabilities, as a fraction of the target radius."""
-    separation: float = Field(default=1.0, gt=0, le=4)
+    separation: Separation = 1.0
     """Two picks of an object lie at least this many radii apart."""
 
 
@@ -93,20 +104,92 @@ class Train(ClassTraining):
         return int(label) if label else None
 
 
-class Localize(Section):
-    """How probabilities become picks."""
+_T = TypeVar("_T")
+ByObject: TypeAlias = _T | dict[ObjectName, _T]
+"""A value for all objects, or for some by name; the others have the default."""
 
-    threshold: Fraction | dict[ObjectName, Fraction] | None = None
-    """Smallest score of a pick, for all objects or per object. Default: the model's, chosen on the validation runs."""
-    smoothing: float | None = Field(default=None, ge=0, le=2)
-    """Another smoothing than the model's, as `train.picking.smoothing`."""
-    separation: float | None = Field(default=None, gt=0, le=4)
-    """Another separation than the model's, as `train.picking.separation`."""
+Method = Literal["peaks", "components", "watershed"]
+BY_OBJECT = ("method", "threshold", "smoothing", "separation", "smallest", "largest", "border")
+"""The options of `Localize` that can be given by object."""
+
+
+class Localize(Section):
+    """How probabilities, or the labels of a segmentation, become picks. Where a mapping is accepted, an option can be
+    given by object, such as {ribosome: 0.4}; the other objects have the default."""
+
+    segmentation: str | None = None
+    """Make picks from the labels of this multilabel segmentation, `name:user/session`, in place of a model's
+    probabilities: octopi's, or one made by hand. Every run that has it is localised; no model is needed. Taken at the
+    tomogram's voxel spacing where there is one, else at the finest."""
+    labels: dict[ObjectName, Annotated[int, Field(ge=1, lt=2**16)]] = {}
+    """The value that an object has in `segmentation`. Default: its `label` in the copick config."""
+    objects: Annotated[list[ObjectName], Field(min_length=1)] | None = None
+    """Look for these objects alone. Default: all particles that the model finds; in a segmentation all pickable
+    particles that have a label and a radius."""
+    method: ByObject[Method] | None = None
+    """How an object is found. peaks: of smoothed probabilities. components: each connected region of probabilities
+    above `threshold`, or of one label, is a particle. watershed: regions in which several particles touch are parted.
+    Of a region the centre of mass is picked; its score is the mean probability inside, or the volume over that of the
+    object's sphere (1 at most) where there are labels alone. Default: peaks; of a segmentation watershed."""
+    threshold: ByObject[Fraction] | None = None
+    """Smallest score of a pick; of regions the smallest probability inside, too. Default: of peaks the model's, chosen
+    on the validation runs; of regions 0.5."""
+    smoothing: ByObject[Smoothing] | None = None
+    """Another smoothing of peaks than the model's, as `train.picking.smoothing`."""
+    separation: ByObject[Separation] | None = None
+    """Another separation than the model's, as `train.picking.separation`. A watershed parts no particles whose middles
+    are nearer than that."""
+    smallest: ByObject[Radii] = 0.25
+    """Regions with less volume than a sphere of so many radii of the object are left out."""
+    largest: ByObject[Radii] | None = None
+    """Regions with more volume than a sphere of so many radii of the object are left out, after parting."""
+    border: ByObject[Annotated[float, Field(ge=0)]] = 0.0
+    """Picks nearer than this (Å) to an end of the volume are left out, as the edge may cut the particle."""
+    mask: str | None = None
+    """Keep picks only where this segmentation of the run, `name:user/session`, is not 0: a lamella, say, or the inside
+    of a cell."""
     user: Name = "tomoscout"
     """User of the picks written."""
     session: Name | None = None
     """Session of the picks written. Default: the model's name (of several models, the first's; of all folds,
-    `{name}-folds`; of an exploration, `{explore.name}-best`)."""
+    `{name}-folds`; of an exploration, `{explore.name}-best`); of a segmentation `{name}-{user}-{session}`."""
+
+    @field_validator("segmentation", "mask", mode="before")
+    @classmethod
+    def _read_segmentation(cls, value: Any, info: ValidationInfo) -> Any:
+        return read_segmentation_source(cls, info.field_name or "", value)
+
+    @field_validator("segmentation", "mask")
+    @classmethod
+    def _check_segmentation(cls, value: str | None) -> str | None:
+        return check_segmentation_source(value)
+
+    @model_validator(mode="after")
+    def _check_combination(self) -> Self:
+        if self.segmentation is None:
+            if self.labels:
+                raise ValueError("labels are those of segmentation; give that, too")
+            return self
+        methods = self.method.values() if isinstance(self.method, dict) else [self.method]
+        if "peaks" in methods:
+            raise ValueError("method: a segmentation has no peaks; expected components or watershed")
+        for name in ("threshold", "smoothing"):
+            if getattr(self, name) is not None:
+                raise ValueError(
+                    f"{name} is of probabilities, and segmentation has none; smallest and largest limit sizes"
+                )
+        return self
+
+    def own(self, option: str, name: str) -> Any:
+        """The value of an option for an object."""
+        value = getattr(self, option)
+        return value.get(name, type(self).model_fields[option].default) if isinstance(value, dict) else value
+
+    def first_unknown(self, known: Collection[str]) -> tuple[str, str] | None:
+        """The first option that names an object which is not among the `known`, and the object; None without one."""
+        values = ((option, getattr(self, option)) for option in ("objects", "labels", *BY_OBJECT))
+        named = ((option, name) for option, value in values if isinstance(value, list | dict) for name in value)
+        return next(((option, name) for option, name in named if name not in known), None)
 
 
 class Evaluate(Section):
