@@ -14,7 +14,7 @@ from tomoscout.machine.files import write_json
 
 CORES = len(first_cores(2))
 URI, SPACING = "wbp@10.0", 10.0
-SHAPES = {"usual": (184, 630, 630), "large": (512, 2048, 2048)}
+SHAPES = {"usual": (184, 630, 630), "wide": (128, 1024, 1536), "large": (512, 2048, 2048)}
 
 
 def large(folder: Path, names: list[str]) -> str:

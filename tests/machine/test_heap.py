@@ -6,7 +6,11 @@ import ctypes
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+
+from tomoscout.machine.device import own_memory
+from tomoscout.machine.heap import own_pages
 
 PROGRAM = """
 from pathlib import Path
@@ -59,3 +63,18 @@ def test_memory_that_is_kept_needs_no_pages_again() -> None:
     )
     assert otherwise > 100
     assert kept < otherwise / 10
+
+
+def test_pages_of_an_array_are_returned_at_once() -> None:
+    before = own_memory()
+    array = own_pages((4, 2**22), np.float32)
+    assert array.shape == (4, 2**22) and array.dtype == np.float32 and not array.any()
+    array[...] = 1
+    view = array[1:]
+    held = own_memory() - before
+    assert held > 0.9 * 2**26
+    del array
+    assert view.all()
+    del view
+    assert own_memory() - before < held / 2
+    assert own_pages((0, 3), np.uint8).shape == (0, 3)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Self
@@ -13,19 +13,25 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from tomoscout.machine.heap import own_pages
+
 Window = tuple[slice, ...]
 """A region of a volume."""
 
 
+PIECE = 256
+"""Largest side, along the other axes, of what is read at once of a plane."""
+
+
 class ReadAhead:
-    """Regions of a volume, asked for in planes that follow each other along one axis. A plane is kept whole, and the
-    rows after it are read ahead."""
+    """Regions of a volume, asked for in planes that follow each other along one axis. The rows of a plane are kept, and
+    those after it are read ahead."""
 
     def __init__(self, read: Callable[[Window], NDArray[Any]], shape: Sequence[int], axis: int) -> None:
         """`read`: reads a region of a volume of `shape` (*space)."""
         self._read, self._shape, self._axis = read, shape, axis
-        self._start = self._end = 0
-        self._rows: list[NDArray[Any]] = []
+        self._end = 0
+        self._kept: list[tuple[int, NDArray[Any]]] = []
         self._ahead: Future[NDArray[Any]] | None = None
         self._pool = ThreadPoolExecutor(1)
 
@@ -38,33 +44,60 @@ class ReadAhead:
     def part(self, window: Window) -> NDArray[Any]:
         """A region, (*space). It must not begin before the regions that were asked for earlier."""
         rows = window[self._axis]
-        if rows.stop > self._end or not self._rows:
+        if rows.stop > self._end:
             self._go_on_to(rows)
-        within = slice(rows.start - self._start, rows.stop - self._start)
-        [plane] = self._rows
-        return plane[tuple(within if axis == self._axis else part for axis, part in enumerate(window))]
+        found = []
+        for first, kept in self._kept:
+            here = slice(max(rows.start - first, 0), max(rows.stop - first, 0))
+            part = kept[tuple(here if axis == self._axis else place for axis, place in enumerate(window))]
+            if part.shape[self._axis]:
+                found.append(part)
+        return found[0] if len(found) == 1 else np.concatenate(found, axis=self._axis)
 
     def _go_on_to(self, rows: slice) -> None:
-        # A copy of what is needed again: the plane before leaves before the next is there.
-        again = slice(rows.start - self._start, self._end - self._start)
-        kept = [plane[(slice(None),) * self._axis + (again,)].copy() for plane in self._rows]
-        self._rows = []
+        self._kept = list(self._from(rows.start))
         if self._ahead is not None:
-            kept.append(self._ahead.result())
-            self._end += kept[-1].shape[self._axis]
+            self._keep(self._ahead.result())
             self._ahead = None
         if self._end < rows.stop:
-            kept.append(self._read_rows(max(self._end, rows.start), rows.stop))
-            self._end = rows.stop
-        self._start = rows.start
-        self._rows = [kept[0] if len(kept) == 1 else np.concatenate(kept, axis=self._axis)]
+            self._end = max(self._end, rows.start)
+            self._keep(self._read_rows(self._end, rows.stop))
         following = min(self._end + rows.stop - rows.start, self._shape[self._axis])
         if following > self._end:
             self._ahead = self._pool.submit(self._read_rows, self._end, following)
 
+    def _keep(self, rows: NDArray[Any]) -> None:
+        self._kept.append((self._end, rows))
+        self._end += rows.shape[self._axis]
+
+    def _from(self, start: int) -> Iterator[tuple[int, NDArray[Any]]]:
+        """What is kept from a row on. Of rows that begin before a copy, so that these leave."""
+        for first, kept in self._kept:
+            if start <= first:
+                yield first, kept
+                continue
+            rest = kept[(slice(None),) * self._axis + (slice(start - first, None),)]
+            if rest.shape[self._axis]:
+                copy = own_pages(rest.shape, rest.dtype)
+                copy[...] = rest
+                yield start, copy
+
     def _read_rows(self, start: int, stop: int) -> NDArray[Any]:
-        rows = slice(start, stop)
-        return self._read(tuple(rows if n == self._axis else slice(0, size) for n, size in enumerate(self._shape)))
+        spans = [
+            [slice(start, stop)]
+            if axis == self._axis
+            else [slice(n, min(n + PIECE, size)) for n in range(0, size, PIECE)]
+            for axis, size in enumerate(self._shape)
+        ]
+        rows: NDArray[Any] | None = None
+        for window in itertools.product(*spans):
+            part = self._read(window)
+            if rows is None:
+                shape = [stop - start if axis == self._axis else size for axis, size in enumerate(self._shape)]
+                rows = own_pages(shape, part.dtype)
+            rows[tuple(slice(None) if axis == self._axis else place for axis, place in enumerate(window))] = part
+        assert rows is not None
+        return rows
 
 
 class ChunkBuffer:
@@ -126,7 +159,7 @@ class ChunkBuffer:
 
     def _empty(self, place: Window) -> tuple[NDArray[Any], int]:
         sizes = [part.stop - part.start for part in place]
-        return np.empty((self._shape[0], *sizes), dtype=self._kind), math.prod(sizes)
+        return own_pages((self._shape[0], *sizes), self._kind), math.prod(sizes)
 
     def _hand_on(self, place: Window, values: NDArray[Any]) -> None:
         if len(self._waiting) >= self.LONGEST_QUEUE:

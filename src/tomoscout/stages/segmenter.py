@@ -38,6 +38,11 @@ from tomoscout.tasks.picking.model import PickingModel
 MEASURED = 64
 """Side of the parts of a tomogram in which its intensities are measured at another voxel spacing."""
 
+GAPS = 1.25
+"""Factor for what the C library keeps of the arrays that a prediction makes and frees."""
+CHUNKS_IN_WORK = 300 * 2**20
+"""Bytes of the chunks that are being decoded and encoded."""
+
 
 class PreparedTomogram:
     """A tomogram as a network takes it, read part by part."""
@@ -182,4 +187,4 @@ class Segmenter:
         computed = 12 * classes * tile
         if self.device.type == "cpu":
             computed += 4 * classes * grid.values_held + prediction_memory(self._network, grid.lengths, self._precision)
-        return own_memory() + read + written + computed
+        return own_memory() + read + written + round(GAPS * computed) + CHUNKS_IN_WORK
