@@ -301,6 +301,31 @@ def import_tomograms(config: Configuration, results: Path | str = "results") -> 
     return {name: list(read_json(place.import_tomograms(name))["runs"]) for name in settings.import_tomograms}
 
 
+def extract(config: Configuration, results: Path | str = "results") -> dict[str, dict[str, dict[str, Any]]]:
+    """Make all extractions of the section `extract`, in every run that has what they read.
+
+    Args:
+        config: options by section as in config/config.yaml, or the path of such a file.
+        results: folder of the results; tables of distances go to `extract/` below it.
+
+    Returns:
+        Extraction → run (`project/run`) → its manifest: for each object the source of its picks and their number.
+
+    Raises:
+        TomoscoutError: no run has what an extraction reads, or it reads what is not there.
+    """
+    from tomoscout.stages.extract import run_extract
+
+    plan = _plan(config, results)
+    folder = plan.results.extract
+    for batch in sorted({record.batch for records in plan.extracted.values() for record in records}):
+        run_extract(plan, batch, batch_file(folder, batch))
+    return {
+        name: {record.key: read_manifest(folder / name, record) for record in records}
+        for name, records in plan.extracted.items()
+    }
+
+
 def _in_batches(
     records: Sequence[RunRecord], folder: Path, run: Callable[[int, Path], None]
 ) -> dict[str, dict[str, Any]]:

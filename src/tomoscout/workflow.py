@@ -29,10 +29,12 @@ from tomoscout.options.config import Config, RuleGroup, parse_config
 from tomoscout.options.config_file import read_config_file
 from tomoscout.plan.containers import enter_images, image_of
 from tomoscout.plan.exchange import files_beside, files_of_import
+from tomoscout.plan.extractions import predictions, reads_of, written_by
 from tomoscout.plan.fingerprints import annotated_tomograms, cell_options, training_targets
 from tomoscout.plan.members import SINGLE, member_names
 from tomoscout.plan.paths import Results
 from tomoscout.plan.plan import Plan
+from tomoscout.plan.scored import compared_with, compares_targets
 from tomoscout.plan.stages import STAGES
 from tomoscout.stages.applied_models import applied_models, fold_models, imported_files, imported_models
 from tomoscout.stages.explore import study_of
@@ -168,6 +170,36 @@ class Workflow:
             return gate.read_bytes() == self.training_targets(model).encode()
         except TomoscoutError:  # Reported where the targets or the split are needed.
             return False
+
+    def extracted_batches(self) -> list[str]:
+        """The batches of runs from which something is extracted.
+
+        Raises:
+            TomoscoutError: the configuration extracts nothing.
+        """
+        if not self.config.extract:
+            raise TomoscoutError("extract: nothing to extract; give a name of yours and, below it, the kind")
+        return self.batches("extract")
+
+    def localized_before(self, batch: str) -> list[str]:
+        """The batch itself if something is extracted from the predictions for its runs."""
+        owner = predictions(self.config)
+        reading = {
+            name for name in self.config.extract if any(read.owner == owner for read in reads_of(self.config, name))
+        }
+        runs = (record for name in reading for record in self.plan.extracted[name])
+        return [batch] if any(record.batch == int(batch) for record in runs) else []
+
+    def targets_compared(self) -> list[str]:
+        """The batches of targets with which segmentations are compared."""
+        return self.batches("evaluate") if compares_targets(self.config) else []
+
+    def extractions_compared(self) -> list[str]:
+        """The batches of scored runs, where something extracted is scored beside the picks of the model."""
+        made = {written_by(self.config, name) for name in self.config.extract}
+        if not any(read.owner in made for read in compared_with(self.config)):
+            return []
+        return [batch for batch in self.batches("evaluate") if batch in self.batches("extract")]
 
     # Models
 

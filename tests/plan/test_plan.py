@@ -25,6 +25,7 @@ from tomoscout.workflow import Workflow
 PACKAGE = Path(module.__file__).parents[1]
 ONCE = {"plan_targets": 1, "make_split": 1}
 SHORT = {"steps": 2, "validate_every": 2}
+PREDICTED_PAIRS = {"pairs": {"kind": "neighbours", "distance": 100}}
 
 
 @pytest.fixture
@@ -65,7 +66,13 @@ def test_every_command_plans_once(workspace: Workspace, calls: Counter[str]) -> 
     table = workspace.folder / "picks.csv"
     table.write_text("run_name,object,x,y,z\nphantom-002,ribosome,100,100,100\n")
     imports = {"table": {"files": [str(table)]}}
-    config = workspace.configure(train=train, explore=explore, learning_curve={"fractions": [1]}, import_picks=imports)
+    config = workspace.configure(
+        train=train,
+        explore=explore,
+        learning_curve={"fractions": [1]},
+        import_picks=imports,
+        extract=PREDICTED_PAIRS,
+    )
     options = ("--config", workspace.config_path, "--inventory", workspace.inventory_path)
     model, targets = ("--model", workspace.model), results.targets("targets")
     segmented, localized = results.segment(config.session), results.localize(config.session)
@@ -86,6 +93,7 @@ def test_every_command_plans_once(workspace: Workspace, calls: Counter[str]) -> 
         (("learning-curve", "--output", results.learning_curve(config.train.name)), ONCE),
         (("segment", *model, "--batch", "0", "--output", batch_file(segmented, 0)), {}),
         (("localize", *model, "--segmented", segmented, "--batch", "0", "--output", batch_file(localized, 0)), {}),
+        (("extract", "--batch", "0", "--output", batch_file(results.extract, 0)), {}),
         (("evaluate", "--localized", localized, "--output", results.evaluate(config.session)), ONCE),
         (
             (
@@ -158,7 +166,8 @@ def test_the_members_of_a_curve_are_trainings_of_their_own(workspace: Workspace,
 def test_a_version_that_rises_makes_a_stage_anew(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
-    config, records = workspace.configure(import_picks={"unet": {"files": ["picks.csv"]}}), workspace.records()
+    options = {"import_picks": {"unet": {"files": ["picks.csv"]}}, "extract": PREDICTED_PAIRS}
+    config, records = workspace.configure(**options), workspace.records()
 
     def fingerprints() -> dict[str, str]:
         plan = Plan(config, records)

@@ -433,7 +433,7 @@ def test_the_page_needs_nothing_but_itself(tmp_path: Path) -> None:
 
 
 def test_the_page_shows_every_score(tmp_path: Path) -> None:
-    scores = example_scores(weights={"ribosome": 3.0}, beta=2.0)
+    scores = example_scores(weights={"ribosome": 3.0}, beta=2.0, resamples=0)
     page = write(tmp_path / "report.html", scores)
     head, *rows, mean, pooled = page.tables[0]
     assert head[:5] == ["Object", "F2", "Precision", "Recall", "Average precision"] and head[-1] == "Weight"
@@ -441,15 +441,39 @@ def test_the_page_shows_every_score(tmp_path: Path) -> None:
     counts = ["references", "predictions", "true_positives", "false_negatives", "false_positives"]
     for row, entry in zip(rows, scores["objects"], strict=True):
         numbers = ["–" if entry[key] is None else f"{entry[key]:.3f}" for key in keys]
-        assert row == [entry["object"], *numbers, *(str(entry[key]) for key in counts), f"{entry['weight']:g}"]
+        error = "–" if entry["localisation_error"] is None else f"{entry['localisation_error']:.1f}"
+        assert row == [entry["object"], *numbers, *(str(entry[key]) for key in counts), error, f"{entry['weight']:g}"]
     assert mean[:5] == ["weighted mean", *(f"{scores['mean'][key]:.3f}" for key in keys)]
     assert pooled[5:10] == [str(scores["pooled"][key]) for key in counts]
     runs = page.tables[1][1:]
     assert [row[:2] for row in runs] == [[entry["run"], entry["object"]] for entry in scores["runs"]]
-    assert [row[-1] for row in runs] == [str(entry["false_positives"]) for entry in scores["runs"]]
+    assert [row[-2] for row in runs] == [str(entry["false_positives"]) for entry in scores["runs"]]
     assert f"{scores['mean']['f']:.3f}mean F2 over objects" in page.text.replace("\n", "")
     equal = write(tmp_path / "report.html", example_scores()).tables[0]
     assert "Weight" not in equal[0] and equal[-2][0] == "mean"
+
+
+def test_the_page_shows_intervals_other_picks_and_segmentations(tmp_path: Path) -> None:
+    scores = example_scores()
+    other = {key: scores[key] for key in ("objects", "mean", "pooled", "runs", "runs_without_predictions")}
+    voxels = {"voxels": 3000, "reference": 2000, "dice": 0.75, "iou": 0.6, "surface_distance": 12.34}
+    intervals = {"dice": [0.7, 0.8], "iou": None, "surface_distance": None}
+    facts = {"segmentation": "predicted:tomoscout/unet", "against": "targets", "class": "membrane", "runs": []}
+    scores |= {"picks": "tomoscout/unet", "also": [{"picks": "octopi/1", **other}]}
+    scores["segmentations"] = [{**facts, **voxels, "intervals": intervals}]
+    page = write(tmp_path / "report.html", scores)
+    first, beside, segmentations = page.tables[:3]
+    low, high = scores["objects"][0]["intervals"]["f"]
+    cell = f"{scores['objects'][0]['f']:.3f}{low:.3f}–{high:.3f}"
+    assert first[1][1] == cell
+    assert beside[0] == ["Object", "tomoscout/unet", "octopi/1"]
+    assert beside[1] == [scores["objects"][0]["object"], cell, cell]
+    error = f"{scores['pooled']['localisation_error']:.1f}"
+    assert beside[-1] == ["Localisation error (Å)", error, error]
+    assert segmentations[1] == [
+        *("predicted:tomoscout/unet", "membrane", "0.7500.700–0.800", "0.600", "12.3", "3,000", "2,000", "targets"),
+    ]
+    assert "intervals of 95 %" in page.text
 
 
 NEW_COLUMN = """

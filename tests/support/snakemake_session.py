@@ -30,6 +30,7 @@ OTHER_TARGETS = [
     "explore",
     "track",
     "segment_instances",
+    "extract",
     "export",
     "import",
     "import_tomograms",

@@ -95,6 +95,7 @@ CURVE = MADE.learning_curve(flow.config.train.name)
 FOLDS = str(MADE.compared_folds(flow.config.train.name))
 SEGMENTED = str(MADE.segment(flow.config.session))
 LOCALIZED = str(MADE.localize(flow.config.session))
+EXTRACTED = str(MADE.extract)
 SCORES = str(MADE.evaluate(flow.config.session))
 REPORT = str(MADE.report(flow.config.session))
 

@@ -94,6 +94,8 @@ rule localize_runs:
 rule evaluate_picks:
     input:
         files(lambda wildcards: batch_files(LOCALIZED, flow.batches("evaluate"))),
+        targets=files(lambda wildcards: batch_files(TARGETS, flow.targets_compared())),
+        extracted=files(lambda wildcards: batch_files(EXTRACTED, flow.extractions_compared())),
     output:
         scores=f"{SCORES}/scores.json",
         objects=report(
@@ -104,6 +106,7 @@ rule evaluate_picks:
         ),
         runs=f"{SCORES}/runs.csv",
         curves=f"{SCORES}/curves.csv",
+        segmentations=[f"{SCORES}/segmentations.csv"] if flow.config.evaluate.segmentations else [],
     log:
         f"<logs>/evaluate/{flow.config.session}.log",
     benchmark:

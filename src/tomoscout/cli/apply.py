@@ -1,4 +1,4 @@
-"""Commands that apply a model: `import-model`, `segment`, `localize`."""
+"""Commands that apply a model, and choose among what it finds: `import-model`, `segment`, `localize`, `extract`."""
 
 from __future__ import annotations
 
@@ -75,3 +75,14 @@ def localize(
     from tomoscout.stages.localize import run_localize
 
     run_localize(plan, models, segmented or plan.results.segment(plan.config.session), batch, output)
+
+
+@commands.command()
+@configured
+@batch_option
+@output_option
+def extract(config: Path, inventory: Path, batch: int, output: Path) -> None:
+    """Choose and orient particles by their surroundings, or part segmentations."""
+    from tomoscout.stages.extract import run_extract
+
+    run_extract(load(config, inventory), batch, output)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -58,6 +58,17 @@ class Picks:
     def rotations(self) -> NDArray[np.float64]:
         """The rotations (N, 3, 3) of the transforms."""
         return self.transforms[:, :3, :3]
+
+
+def joined(parts: Iterable[Picks]) -> Picks:
+    """The picks of several sets, one after the other."""
+    sets = [Picks.at(np.zeros((0, 3))), *parts]
+    return Picks(
+        np.concatenate([part.positions for part in sets]),
+        np.concatenate([part.scores for part in sets]),
+        np.concatenate([part.transforms for part in sets]),
+        np.concatenate([part.instances for part in sets]),
+    )
 
 
 class PicksFound(NamedTuple):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -31,6 +31,18 @@ class Segmentation:
     def __str__(self) -> str:
         kind = "?multilabel=true" if self.is_multilabel else ""
         return f"{self.name}:{self.user}/{self.session}@{self.voxel_spacing}{kind}"
+
+
+def nearest_segmentation(
+    there: Iterable[Segmentation], source: Source, voxel_spacing: float, *, multilabel: bool
+) -> Segmentation | None:
+    """Of the segmentations of a source the one that is multilabel, or binary, if there is one, at `voxel_spacing` (Å),
+    else the finest; None if there is none."""
+    return min(
+        (s for s in there if Source(s.name, s.user, s.session) == source),
+        key=lambda s: (s.is_multilabel != multilabel, s.voxel_spacing != voxel_spacing, s.voxel_spacing),
+        default=None,
+    )
 
 
 class Probabilities(NamedTuple):

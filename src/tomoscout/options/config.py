@@ -33,6 +33,7 @@ from tomoscout.plan.options import LearningCurve, Split, Targets
 from tomoscout.report.options import Report
 from tomoscout.stages.options import Pretrain, Segment
 from tomoscout.tasks.instances.options import Cells
+from tomoscout.tasks.picking.extraction.options import Extraction
 from tomoscout.tasks.picking.options import Evaluate, Localize, Train
 from tomoscout.tracking.options import Tracking
 
@@ -76,6 +77,9 @@ class Config(Section):
     tracking: Tracking = Tracking()
     segment: Segment = Segment()
     localize: Localize = Localize()
+    extract: dict[Name, Extraction] = {}
+    """Particles chosen and oriented by their surroundings, with `snakemake extract`: a name of yours → what is
+    extracted."""
     evaluate: Evaluate = Evaluate()
     report: Report = Report()
     export: Export = Export()

@@ -23,13 +23,20 @@ VESICLE_SIZE = (0.5, 0.9)
 
 @dataclass(frozen=True)
 class Membranes:
-    """The bilayers of a tomogram: their number, density and mask, and the vesicles that they enclose, bilayer and all,
-    numbered from 1 on; all (z, y, x)."""
+    """The bilayers of a tomogram: their density and mask, and the vesicles that they enclose, bilayer and all, numbered
+    from 1 on; all (z, y, x). The middle of each is an ellipsoid along the axes: centres and semi-axes (N, 3) as x, y, z
+    in Å."""
 
-    count: int
+    centres: Array
+    semi_axes: Array
     density: NDArray[np.float32]
     mask: NDArray[np.bool_]
     vesicles: NDArray[np.uint16]
+
+    @property
+    def count(self) -> int:
+        """The number of vesicles, N."""
+        return len(self.centres)
 
 
 def scatter(
@@ -78,7 +85,8 @@ def vesicles(count: int, shape: Shape, voxel_spacing: float, random: np.random.G
     mask = np.zeros(shape, dtype=bool)
     enclosed = np.zeros(shape, dtype=np.uint16)
     found = ~np.isnan(centres[:, 0])
-    for number, (centre, axes) in enumerate(zip(centres[found], semi_axes[found], strict=True), 1):
+    centres, semi_axes = centres[found], semi_axes[found]
+    for number, (centre, axes) in enumerate(zip(centres, semi_axes, strict=True), 1):
         box = box_around(centre, axes.max() + HALF_THICKNESS, shape, voxel_spacing)
         z, y, x = np.ogrid[box]
         offsets = [i * voxel_spacing - c for i, c in zip((x, y, z), centre, strict=True)]
@@ -87,7 +95,7 @@ def vesicles(count: int, shape: Shape, voxel_spacing: float, random: np.random.G
         density[box] += np.exp(-0.5 * ((depth - HEAD_GROUPS) / HEAD_GROUP_WIDTH) ** 2)
         mask[box] |= depth <= HALF_THICKNESS
         enclosed[box][outwards <= HALF_THICKNESS] = number
-    return Membranes(int(found.sum()), density, mask, enclosed)
+    return Membranes(centres, semi_axes, density, mask, enclosed)
 
 
 def room_around(mask: NDArray[np.bool_], voxel_spacing: float) -> Callable[[Array], Array]:

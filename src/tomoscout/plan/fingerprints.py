@@ -18,9 +18,11 @@ from tomoscout.models.options import BASE_OPTIONS
 from tomoscout.networks import code_digest
 from tomoscout.plan.dataset import overview
 from tomoscout.plan.exchange import exported_sources
+from tomoscout.plan.extractions import chosen_picks, contents, foreign, reads_of, written_by
 from tomoscout.plan.folds import Fold
 from tomoscout.plan.localized import labelled_objects, labels_of, mask_of
 from tomoscout.plan.predictions import predicted_segmentation
+from tomoscout.plan.scored import compared_with, compares_targets
 from tomoscout.plan.splits import split_to_json
 from tomoscout.plan.targets import ignored_classes
 
@@ -155,6 +157,31 @@ def picks_fingerprint(plan: Plan, record: RunRecord) -> str:
     return digest([plan.version("localize"), options.decisive(), config.session, contents, objects])
 
 
+def of_extractions(plan: Plan, batch: str) -> str:
+    """Fingerprint of what is extracted from a batch, without what other stages make for it."""
+    return digest(
+        {
+            name: [
+                extraction_fingerprint(plan, name),
+                {
+                    record.key: [contents(record, read) for read in foreign(plan.config, reads_of(plan.config, name))]
+                    for record in records
+                    if record.batch == int(batch)
+                },
+            ]
+            for name, records in plan.extracted.items()
+        }
+    )
+
+
+def extraction_fingerprint(plan: Plan, name: str) -> str:
+    """Fingerprint of an extraction, without what it reads."""
+    config, options = plan.config, plan.config.extract[name]
+    picks = chosen_picks(config, name) if options.needs_picks else None
+    read = [picks, config.voxel_spacing, plan.object_labels if options.label else None]
+    return digest([plan.version("extract"), options.decisive(), written_by(config, name), read])
+
+
 def of_scores(plan: Plan, job: str = "") -> str:
     """Fingerprint of scores, without the predicted picks."""
     config, scored = plan.config, plan.scored
@@ -162,9 +189,12 @@ def of_scores(plan: Plan, job: str = "") -> str:
         record.key: [[record.picks[s].digest for s in entry.sources if s in record.picks] for entry in scored.classes]
         for record in scored.records
     }
+    beside = foreign(config, compared_with(config))
+    others = {record.key: [contents(record, read) for read in beside] for record in scored.records}
+    volumes = {r.key: plan.targets.inputs.get(r.key) for r in scored.records} if compares_targets(config) else None
     options = [config.evaluate.decisive(), config.targets.unannotated]
     classes = [entry.to_json() for entry in scored.classes]
-    return digest([plan.version("evaluate"), options, scored.kind, references, classes])
+    return digest([plan.version("evaluate"), options, scored.kind, references, classes, others, volumes])
 
 
 def of_export(plan: Plan, form: str) -> str:

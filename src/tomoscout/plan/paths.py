@@ -80,6 +80,11 @@ class Results:
         """Folder of the manifests of the localize stage."""
         return self.folder / "localize" / session
 
+    @property
+    def extract(self) -> Path:
+        """The folder that has, for each extraction, a folder of manifests and tables."""
+        return self.folder / "extract"
+
     def evaluate(self, session: str) -> Path:
         """Folder of the scores."""
         return self.folder / "evaluate" / session

@@ -12,6 +12,7 @@ from tomoscout.data.copick_config import read_objects
 from tomoscout.data.inventory import RunRecord
 from tomoscout.options.config import Config
 from tomoscout.plan.exchange import exported_runs
+from tomoscout.plan.extractions import extracted_runs
 from tomoscout.plan.folds import Fold
 from tomoscout.plan.localized import localized_runs
 from tomoscout.plan.members import Member, curve_members, member_of
@@ -121,6 +122,11 @@ class Plan:
     def shown(self) -> Sequence[RunRecord]:
         """The runs that the report shows: the scored runs, or all localised runs if nothing is trained here."""
         return self.scored.records if self.config.learns else self.localized
+
+    @cached_property
+    def extracted(self) -> dict[str, list[RunRecord]]:
+        """The runs in which each extraction works, in the order in which the extractions are made."""
+        return extracted_runs(self)
 
     @cached_property
     def exported(self) -> list[RunRecord]:

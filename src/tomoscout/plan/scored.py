@@ -11,6 +11,7 @@ from tomoscout.machine.errors import TomoscoutError
 from tomoscout.options.config import Config
 from tomoscout.plan.annotations import is_annotated, refuse_overwriting, refuse_unreadable
 from tomoscout.plan.classes import TargetClass, particle_classes
+from tomoscout.plan.extractions import Read, picks_read, segmentation_read
 
 if TYPE_CHECKING:
     from tomoscout.plan.plan import Plan
@@ -24,6 +25,21 @@ class Scored:
     records: tuple[RunRecord, ...]
     kind: str
     classes: tuple[TargetClass, ...]
+
+
+def compared_with(config: Config) -> list[Read]:
+    """What is scored beside the picks of this workflow: other picks, and segmentations with their reference."""
+    options = config.evaluate
+    reads = [read for picks in options.also for read in picks_read("evaluate.also", picks)]
+    reads += [segmentation_read("evaluate.segmentations", name) for name in options.segmentations]
+    if options.segmentation_reference is not None:
+        reads.append(segmentation_read("evaluate.segmentation_reference", options.segmentation_reference))
+    return reads
+
+
+def compares_targets(config: Config) -> bool:
+    """Whether segmentations are scored against the targets."""
+    return bool(config.evaluate.segmentations) and config.evaluate.segmentation_reference is None
 
 
 def scored_runs(plan: Plan) -> Scored:

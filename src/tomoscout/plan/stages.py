@@ -68,6 +68,19 @@ def _written_picks(plan: Plan, manifest: dict[str, Any]) -> Iterator[Stated]:
         yield Stated("picks", picks["source"], picks["digest"])
 
 
+def _written_by_extract(plan: Plan, manifest: dict[str, Any]) -> Iterator[Stated]:
+    yield from _written_picks(plan, manifest)
+    if "segmentation" in manifest:
+        yield from _written_instances(plan, manifest)
+    if "table" in manifest:
+        yield Stated("file", manifest["table"]["name"], manifest["table"]["digest"])
+
+
+def _runs_of_extractions(plan: Plan) -> Iterator[RunRecord]:
+    for records in plan.extracted.values():
+        yield from records
+
+
 def _written_instances(plan: Plan, manifest: dict[str, Any]) -> Iterator[Stated]:
     yield Stated("segmentation", manifest["segmentation"]["name"], manifest["segmentation"]["digest"])
 
@@ -84,7 +97,8 @@ STAGES: dict[str, Stage] = {
     "import_model": Stage(3, fingerprints.of_import),
     "segment": Stage(4, fingerprints.of_segmentation, lambda plan: plan.segmented, _written_by_segment),
     "localize": Stage(3, fingerprints.of_picks, lambda plan: plan.localized, _written_picks),
-    "evaluate": Stage(2, fingerprints.of_scores, lambda plan: plan.scored.records),
+    "extract": Stage(1, fingerprints.of_extractions, _runs_of_extractions, _written_by_extract),
+    "evaluate": Stage(3, fingerprints.of_scores, lambda plan: plan.scored.records),
     "report": Stage(2, fingerprints.of_report, lambda plan: plan.shown),
     "export": Stage(1, fingerprints.of_export, lambda plan: plan.exported),
     "import_tomograms": Stage(1),

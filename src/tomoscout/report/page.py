@@ -18,8 +18,9 @@ from tomoscout.report.pictures import SlicePicture
 from tomoscout.report.plots import Chart, history_charts, precision_recall_charts
 from tomoscout.report.usage import Usage
 from tomoscout.report.viewers import OpenProject
-from tomoscout.tasks.picking.score_columns import PAGE_COLUMNS, f_name
-from tomoscout.tasks.picking.score_tables import describe_runs
+from tomoscout.tasks.picking.intervals import LEVEL
+from tomoscout.tasks.picking.score_columns import PAGE_COLUMNS, f_name, shown_columns
+from tomoscout.tasks.picking.score_tables import between, describe_runs, fixed, measured
 
 _OF_ORIGIN = ("weights", "made_with")
 """What is said of a model where it is said what the results were made with."""
@@ -82,6 +83,7 @@ def write_report(
     pictures = {"picks": slices, "targets": checks.pictures, "tomograms": dataset.thumbnails if dataset else []}
     write_figures(path.with_suffix(""), _figures(charts, pictures))
     page = environment().get_template("page.html.jinja")
+    sets = [scores, *scores["also"]] if scores else []
     fold = split["folds"][split.get("fold", 0)] if split.get("folds") else {}
     write_text(
         path,
@@ -89,7 +91,9 @@ def write_report(
             title=title,
             scores=scores,
             f=f_name(scores["beta"]) if scores else None,
-            columns=PAGE_COLUMNS,
+            columns=shown_columns([row for each in sets for row in each["objects"]], PAGE_COLUMNS),
+            sets=sets,
+            level=LEVEL,
             sentences=describe_runs(scores) if scores else [],
             curves=charts["precision-recall"],
             history=charts["training"],
@@ -143,12 +147,9 @@ def environment(*rooms: str) -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"fixed": _fixed, "count": _count, "data": _data, "time": _time, "memory": _memory}
+    environment.filters |= {"fixed": fixed, "measured": measured, "between": between, "count": _count, "data": _data}
+    environment.filters |= {"time": _time, "memory": _memory}
     return environment
-
-
-def _fixed(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
 
 
 def _count(value: int | None) -> str:

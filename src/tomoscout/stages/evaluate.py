@@ -16,6 +16,7 @@ from tomoscout.plan.paths import read_manifest
 from tomoscout.plan.plan import Plan
 from tomoscout.plan.predictions import predicted_picks
 from tomoscout.plan.scored import Scored
+from tomoscout.stages.evaluate_segmentations import score_segmentation
 from tomoscout.tasks.picking.reference import read_reference, sound_reference
 from tomoscout.tasks.picking.score_tables import format_table, write_scores
 from tomoscout.tasks.picking.scores import PicksOfRuns, evaluate
@@ -89,6 +90,31 @@ def read_pairs(config: Config, scored: Scored, localized: Path) -> Pairs:
     return Pairs(predictions, references, doubtful, ignored)
 
 
+def read_others(config: Config, scored: Scored, pairs: Pairs, picks: str) -> PicksOfRuns:
+    """Other picks, `user/session`, of the runs and objects that are scored; a run may lack them.
+
+    Raises:
+        TomoscoutError: no scored run has such picks.
+    """
+    found: dict[str, dict[str, Picks]] = {}
+    there: set[str] = set()
+    for record in scored.records:
+        project = Project(record.project, Path(config.projects[record.project]))
+        sources = project.pick_sources(record.run)
+        there |= {f"{source.user}/{source.session}" for source in sources}
+        wanted = (source for source in sources if f"{source.user}/{source.session}" == picks)
+        of_run = {source.name: project.read_picks(record.run, source) for source in wanted}
+        found[record.key] = {name: of_run[name] for name in pairs.references[record.key] if name in of_run}
+    if not any(found.values()):
+        have = ", ".join(sorted(there)) or "none"
+        raise TomoscoutError(f"evaluate.also: no scored run has picks of {picks}; found picks of: {have}")
+    return found
+
+
+_OF_SET = ("objects", "mean", "pooled", "runs", "runs_without_predictions")
+"""What of the scores of further picks is kept: the rest is as for the picks of the workflow."""
+
+
 def run_evaluate(plan: Plan, localized: Path, folder: Path) -> None:
     """Score the picks, write tables and curves into `folder`, and print the table. `localized`: folder of the manifests
     of the localize stage.
@@ -101,5 +127,13 @@ def run_evaluate(plan: Plan, localized: Path, folder: Path) -> None:
     radii = {entry.name: entry.radius for entry in scored.classes if entry.radius is not None}
     scores = evaluate(pairs.predictions, pairs.references, radii, config.evaluate, scored.kind)
     scores |= {"doubtful_references": pairs.doubtful, "not_annotated": pairs.ignored}
+    scores["picks"] = f"{config.localize.user}/{config.session}"
+    for picks in config.evaluate.also:
+        others = read_others(config, scored, pairs, picks)
+        found = evaluate(others, pairs.references, radii, config.evaluate, scored.kind)
+        scores["also"].append({"picks": picks, **{key: found[key] for key in _OF_SET}})
+    scores["segmentations"] = [
+        entry for name in config.evaluate.segmentations for entry in score_segmentation(plan, scored, name)
+    ]
     write_scores(folder, scores)
     print(format_table(scores), end="")

@@ -55,6 +55,42 @@ def challenge_score(predictions: dict, references: dict, radii: dict, weights: d
     return total / sum(weights.values())
 
 
+# One-to-one counting by trying every way to pair.
+
+
+def most_pairs(near: list[list[int]], used: frozenset[int] = frozenset()) -> int:
+    """The most predictions that can each have a reference of their own. `near`: the references near each prediction."""
+    if not near:
+        return 0
+    first, *rest = near
+    without = most_pairs(rest, used)
+    return max([without, *(1 + most_pairs(rest, used | {one}) for one in first if one not in used)])
+
+
+def test_counts_are_those_of_brute_force_on_a_thousand_random_sets() -> None:
+    rng = np.random.default_rng(0)
+    options, distance = Evaluate(resamples=0), 0.5 * RADII["ribosome"]
+    for _ in range(1000):
+        guesses, truth = (rng.integers(0, 7, (rng.integers(0, 7), 3)).astype(float) for _ in range(2))
+        scores = rng.integers(0, 4, len(guesses)) / 4
+        found = evaluate(
+            {"p/a": {"ribosome": Picks.at(guesses, scores)}},
+            {"p/a": {"ribosome": Picks.at(truth)}},
+            {"ribosome": RADII["ribosome"]},
+            options,
+            "test",
+        )
+        near = [[n for n, t in enumerate(truth.tolist()) if math.dist(g, t) <= distance] for g in guesses.tolist()]
+        pairs = most_pairs(near)
+        counts = tuple(found["pooled"][key] for key in ("true_positives", "false_positives", "false_negatives"))
+        assert counts == (pairs, len(guesses) - pairs, len(truth) - pairs)
+        # And so at every threshold.
+        curve = found["curves"][0]
+        for threshold, at in zip(curve["threshold"], curve["true_positives"], strict=True):
+            kept = [one for one, score in zip(near, scores, strict=True) if score >= threshold]
+            assert at == most_pairs(kept)
+
+
 points = st.lists(st.tuples(*[st.integers(0, 4)] * 3), max_size=6)
 scenes = st.dictionaries(
     st.sampled_from(["p/a", "p/b", "p/c"]),
@@ -66,7 +102,7 @@ scenes = st.dictionaries(
 @given(scenes, scenes)
 @settings(deadline=None, max_examples=100, derandomize=True)
 def test_the_challenge_mode_is_the_challenges_score_to_the_last_digit(predictions: dict, references: dict) -> None:
-    options = Evaluate(counting="challenge", weights=WEIGHTS)
+    options = Evaluate(counting="challenge", weights=WEIGHTS, resamples=20)
     scores = evaluate(predictions, references, RADII, options, "test")
     assert scores["mean"]["f"] == challenge_score(predictions, references, RADII, WEIGHTS, 0.5, 4)
 
@@ -74,7 +110,7 @@ def test_the_challenge_mode_is_the_challenges_score_to_the_last_digit(prediction
 @given(scenes, scenes, st.sampled_from(["one-to-one", "challenge"]))
 @settings(deadline=None, max_examples=50, derandomize=True)
 def test_counts_add_up_and_survive_writing(tmp_path_factory, predictions: dict, references: dict, counting) -> None:
-    scores = evaluate(predictions, references, RADII, Evaluate(counting=counting), "test")
+    scores = evaluate(predictions, references, RADII, Evaluate(counting=counting, resamples=20), "test")
     to_json(scores)
     for entry in [*scores["objects"], *scores["runs"], scores["pooled"]]:
         assert entry["true_positives"] + entry["false_negatives"] == entry["references"]
@@ -162,13 +198,57 @@ def test_the_tables_hold_the_scores(tmp_path: Path) -> None:
 def test_the_terminal_table() -> None:
     lines = format_table(example()).splitlines()
     rows = {line.split("  ")[0]: line.split() for line in lines}
-    assert rows["object"][-3:] == ["F4", "average", "precision"]
-    assert rows["ribosome"][1:] == ["1", "2", "0.500", "1.000", "0.944", "1.000"]
-    assert rows["apo-ferritin"][1:] == ["2", "1", "1.000", "0.500", "0.515", "0.500"]
-    assert rows["beta-amylase"][1:] == ["0", "0", "–", "–", "–", "–"]
-    assert rows["weighted mean"][2:] == ["3", "3", "0.625", "0.875", "0.837", "0.875"]
+    assert rows["object"][-6:] == ["F4", "average", "precision", "localisation", "error", "(Å)"]
+    assert rows["ribosome"][1:] == ["1", "2", "0.500", "1.000", "0.944", "1.000", "2.0"]
+    assert rows["apo-ferritin"][1:] == ["2", "1", "1.000", "0.500", "0.515", "0.500", "0.5"]
+    assert rows["beta-amylase"][1:] == ["0", "0", "–", "–", "–", "–", "–"]
+    # Of the error the median over the pairs of all objects.
+    assert rows["weighted mean"][2:] == ["3", "3", "0.625", "0.875", "0.837", "0.875", "1.2"]
     assert len({len(line) for line in lines[-7:]}) == 1
     assert "one-to-one counting within 0.5 × radius" in lines[0]
+
+
+def three_runs() -> dict:
+    """Of ribosomes all are found in run a, half of them in b, none in c; ferritins are in a alone."""
+    truth = [(0.0, 0, 0), (40.0, 0, 0)]
+    references = {f"p/{run}": {"ribosome": picks(*truth)} for run in "abc"}
+    references["p/a"]["apo-ferritin"] = picks((0, 20, 0))
+    predictions = {
+        "p/a": {"ribosome": picks(*truth), "apo-ferritin": picks((0, 20, 1))},
+        "p/b": {"ribosome": picks(truth[0])},
+    }
+    return evaluate(predictions, references, RADII, Evaluate(resamples=500), "test")
+
+
+def test_intervals_hold_the_scores_and_are_the_same_each_time(tmp_path: Path) -> None:
+    scores = three_runs()
+    assert scores == three_runs()
+    ribosome, ferritin, amylase = scores["objects"]
+    assert ribosome["intervals"]["recall"] == [0.0, 1.0] and ribosome["intervals"]["precision"] == [1.0, 1.0]
+    low, high = ribosome["intervals"]["f"]
+    assert low <= ribosome["f"] <= high
+    assert ferritin["intervals"]["f"] == [1.0, 1.0], "draws without the only run that has any say nothing"
+    assert set(amylase["intervals"].values()) == {None}
+    low, high = scores["mean"]["intervals"]["f"]
+    assert low < scores["mean"]["f"] < high
+    write_scores(tmp_path, scores)
+    assert read_scores(tmp_path) == scores
+    with (tmp_path / "objects.csv").open() as handle:
+        row = next(csv.DictReader(handle))
+    assert [float(row["recall_low"]), float(row["recall_high"])] == [0.0, 1.0]
+    lines = format_table(scores).splitlines()
+    assert any(line.startswith("ribosome") and "0.000–1.000" in line for line in lines)
+    assert "Intervals of 95% are of the bootstrap over runs." in lines
+    alone = evaluate({"p/a": {}}, {"p/a": {"ribosome": picks((0, 0, 0))}}, RADII, Evaluate(), "test")
+    assert set(alone["mean"]["intervals"].values()) == {None}, "one run says nothing of others"
+
+
+def test_errors_are_medians_over_pairs() -> None:
+    truth, guesses = picks((0, 0, 0), (20, 0, 0), (40, 0, 0)), picks((0, 0, 1), (20, 0.5, 0), (40, 1.9, 0), (90, 0, 0))
+    scores = evaluate({"p/a": {"ribosome": guesses}}, {"p/a": {"ribosome": truth}}, RADII, Evaluate(), "test")
+    assert find(scores, "ribosome")["localisation_error"] == pytest.approx(1.0)
+    assert scores["pooled"]["localisation_error"] == pytest.approx(1.0)
+    assert find(scores, "ribosome")["angular_error"] is None
 
 
 def test_the_sentences_name_runs_and_their_kind() -> None:

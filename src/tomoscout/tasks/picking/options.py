@@ -17,10 +17,10 @@ from tomoscout.options.names import Name, ObjectName, RunName
 from tomoscout.options.sections import HOW_MANY, Fraction, NotSearched, Section
 from tomoscout.plan.options import (
     RadiusScale,
-    check_segmentation_source,
     check_sources,
     read_segmentation_source,
     read_sources,
+    whole_source,
 )
 
 Smoothing = Annotated[float, Field(ge=0, le=2)]
@@ -162,7 +162,7 @@ class Localize(Section):
     @field_validator("segmentation", "mask")
     @classmethod
     def _check_segmentation(cls, value: str | None) -> str | None:
-        return check_segmentation_source(value)
+        return value if value is None else whole_source(value)
 
     @model_validator(mode="after")
     def _check_combination(self) -> Self:
@@ -210,6 +210,31 @@ class Evaluate(Section):
     any prediction near a reference makes it found and all others are false."""
     weights: dict[ObjectName, float] = {}
     """Weight of an object in the overall score; 1 where none is given."""
+
+    resamples: int = Field(default=1000, ge=0, le=100_000)
+    """How often the runs are drawn anew for the 95 % intervals of scores; 0 for no intervals. With a single run there
+    are none."""
+    also: list[str] = []
+    """Further picks to score on the same runs, `user/session`: of another model, a human, another program."""
+    segmentations: list[str] = []
+    """Segmentations to score voxel by voxel, `name:user/session`: Dice, IoU and the distance between the surfaces."""
+    segmentation_reference: str | None = None
+    """The segmentation that these are compared with, `name:user/session`. Default: the targets."""
+
+    @field_validator("also")
+    @classmethod
+    def _check_also(cls, value: list[str]) -> list[str]:
+        return [str(check_sources(entry)) for entry in dict.fromkeys(value)]
+
+    @field_validator("segmentations")
+    @classmethod
+    def _check_segmentations(cls, value: list[str]) -> list[str]:
+        return [whole_source(entry) for entry in dict.fromkeys(value)]
+
+    @field_validator("segmentation_reference")
+    @classmethod
+    def _check_segmentation_reference(cls, value: str | None) -> str | None:
+        return value if value is None else whole_source(value)
 
     @field_validator("reference", mode="before")
     @classmethod

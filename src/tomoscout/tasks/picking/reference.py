@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
-
 from tomoscout.data.geometry import inside, to_voxels
 from tomoscout.data.inventory import RunRecord
-from tomoscout.data.picks import Picks
+from tomoscout.data.picks import Picks, joined
 from tomoscout.data.project import Project
 from tomoscout.plan.classes import TargetClass
 from tomoscout.tasks.picking.peaks import suppress
@@ -21,7 +19,7 @@ REPEATED = 0.1
 def read_reference(project: Project, record: RunRecord, entry: TargetClass) -> Picks:
     """All picks of a class in a run, from every source of the class."""
     found = [project.read_picks(record.run, source) for source in entry.sources if source in record.picks]
-    return Picks.at(np.concatenate([np.zeros((0, 3)), *(picks.positions for picks in found)]))
+    return joined(found)
 
 
 class SoundReference(NamedTuple):
@@ -37,6 +35,6 @@ def sound_reference(picks: Picks, shape: Sequence[int], voxel_spacing: float, ra
     """Leave out reference picks outside of a tomogram of `shape` (z, y, x) and repeated picks of a particle.
     `voxel_spacing` and `radius` are in Å."""
     z, y, x = shape
-    within = picks.positions[inside(to_voxels(picks.positions, voxel_spacing), (z, y, x))]
-    kept = within[suppress(within, REPEATED * radius)]
-    return SoundReference(Picks.at(kept), len(picks) - len(within), len(within) - len(kept))
+    within = picks[inside(to_voxels(picks.positions, voxel_spacing), (z, y, x))]
+    kept = within[suppress(within.positions, REPEATED * radius)]
+    return SoundReference(kept, len(picks) - len(within), len(within) - len(kept))

@@ -3,18 +3,23 @@ and shown on the report page."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tomoscout.tasks.picking.matching import Matches, f_beta, precision_recall
+from tomoscout.tasks.picking.pair_errors import PairErrors, median
 
 
 @dataclass(frozen=True)
 class Pooled:
-    """Matches that are counted together, and the beta of the F-score."""
+    """Matches that are counted together, the errors of their pairs, and the beta of the F-score."""
 
     matches: Sequence[Matches]
+    errors: Sequence[PairErrors]
     beta: float
 
     @property
@@ -40,9 +45,11 @@ class Column:
     Args:
         key: its name in files; the name of the F-score contains beta there (`f_name`).
         heading: on the report page, where ratios stand before counts.
-        place: its position on the page, from left to right, among the ratios or among the counts.
+        place: its position on the page, from left to right, among the ratios or among the others.
         value: its value for pooled matches; None if it is not defined.
-        is_ratio: whether it lies between 0 and 1 and has a mean over objects, instead of being a count.
+        is_ratio: whether it lies between 0 and 1 and has a mean over objects.
+        unit: of a measure, which is not shown where no object has one. What is neither this nor a ratio is a count.
+        has_interval: whether it has an interval of the bootstrap over runs.
         is_printed: whether it is printed in the terminal.
         of_runs: whether it is also computed for every run and for all objects together.
     """
@@ -52,6 +59,8 @@ class Column:
     place: int
     value: Callable[[Pooled], float | None]
     is_ratio: bool = False
+    unit: str = ""
+    has_interval: bool = False
     is_printed: bool = True
     of_runs: bool = True
 
@@ -74,9 +83,18 @@ COLUMNS = (
     Column("true_positives", "Found", 2, lambda these: these.found, is_printed=False),
     Column("false_positives", "False", 4, lambda these: these.false, is_printed=False),
     Column("false_negatives", "Missed", 3, lambda these: these.missed, is_printed=False),
-    Column("precision", "Precision", 1, lambda these: _ratio(these.found, these.false), is_ratio=True),
-    Column("recall", "Recall", 2, lambda these: _ratio(these.found, these.missed), is_ratio=True),
-    Column("f", "F", 0, lambda these: f_beta(these.found, these.false, these.missed, these.beta), is_ratio=True),
+    Column(
+        "precision", "Precision", 1, lambda these: _ratio(these.found, these.false), is_ratio=True, has_interval=True
+    ),
+    Column("recall", "Recall", 2, lambda these: _ratio(these.found, these.missed), is_ratio=True, has_interval=True),
+    Column(
+        "f",
+        "F",
+        0,
+        lambda these: f_beta(these.found, these.false, these.missed, these.beta),
+        is_ratio=True,
+        has_interval=True,
+    ),
     Column(
         "average_precision",
         "Average precision",
@@ -84,6 +102,27 @@ COLUMNS = (
         lambda these: precision_recall(these.matches).average_precision,
         is_ratio=True,
         of_runs=False,
+    ),
+    Column(
+        "localisation_error",
+        "Localisation error (Å)",
+        5,
+        lambda these: median([errors.distances for errors in these.errors]),
+        unit="Å",
+    ),
+    Column(
+        "angular_error",
+        "Angular error (°)",
+        6,
+        lambda these: median([errors.angles for errors in these.errors]),
+        unit="°",
+    ),
+    Column(
+        "tilt_error",
+        "Angle between z axes (°)",
+        7,
+        lambda these: median([errors.tilts for errors in these.errors]),
+        unit="°",
     ),
 )
 """Columns in the order of the files."""
@@ -93,10 +132,29 @@ MEANS = tuple(column.key for column in COLUMNS if column.is_ratio)
 PAGE_COLUMNS = tuple(sorted(COLUMNS, key=lambda column: (not column.is_ratio, column.place)))
 
 
-def numbers(matches: Sequence[Matches], beta: float, columns: Sequence[Column]) -> dict[str, Any]:
+INTERVALS = tuple(column.key for column in COLUMNS if column.has_interval)
+
+
+def numbers(
+    matches: Sequence[Matches], errors: Sequence[PairErrors], beta: float, columns: Sequence[Column]
+) -> dict[str, Any]:
     """Key of a column → its value for the matches pooled."""
-    these = Pooled(matches, beta)
+    these = Pooled(matches, errors, beta)
     return {column.key: column.value(these) for column in columns}
+
+
+def ratios(counts: NDArray[np.float64], beta: float) -> NDArray[np.float64]:
+    """Counts (…, 3) of found, false and missed → scores (…, 3) in the order of `INTERVALS`, NaN where not defined: the
+    columns of the same keys, for many counts at once."""
+    found, false, missed = np.moveaxis(counts, -1, 0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        f = (1 + beta**2) * found / ((1 + beta**2) * found + beta**2 * missed + false)
+        return np.stack([found / (found + false), found / (found + missed), f], axis=-1)
+
+
+def shown_columns(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column]) -> list[Column]:
+    """The columns without measures that no row has."""
+    return [column for column in columns if not column.unit or any(row[column.key] is not None for row in rows)]
 
 
 def f_name(beta: float) -> str:

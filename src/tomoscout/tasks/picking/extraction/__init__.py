@@ -1,0 +1,1 @@
+"""Particles chosen and oriented by their surroundings: surfaces of segmentations, masks, and other picks."""
