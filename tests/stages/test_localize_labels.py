@@ -230,6 +230,10 @@ def test_what_cannot_be_used_is_said_in_a_line(small: SmallProject) -> None:
         configure(small, **{option: value})
         message = f"localize.{option}: no pickable particle with a label and a radius is 'virus'; there are "
         assert failure(small) == message + "ribosome, ferritin, proteasome"
+    configure(small, labels={"ribosome": LABELS["ferritin"]})
+    assert failure(small) == (
+        f"{small.copick}: objects 'ribosome' and 'ferritin' have one label, 1; expected two (localize.labels)"
+    )
     configure(small)
     add_labels(small, "one", spheres(CENTRES).astype(np.float32))
     assert failure(small) == f"demo/one: segmentation {there}: holds float32, expected whole numbers"

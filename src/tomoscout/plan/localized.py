@@ -73,8 +73,8 @@ def labelled_objects(config: Config, project: str) -> dict[str, LabelledObject]:
     """The objects of a project that are looked for in `localize.segmentation`.
 
     Raises:
-        TomoscoutError: `localize` names an object that no project has with a label and a radius, or this project has
-            none.
+        TomoscoutError: `localize` names an object that no project has with a label and a radius, this project has none,
+            or two have one label.
     """
     found = {name: _labelled(config, path) for name, path in config.projects.items()}
     everywhere = {name: entry for of_project in found.values() for name, entry in of_project.items()}
@@ -89,6 +89,13 @@ def labelled_objects(config: Config, project: str) -> dict[str, LabelledObject]:
     if not chosen:
         which = "of localize.objects" if config.localize.objects else "pickable particle"
         raise TomoscoutError(f"{config.projects[project]}: no object {which} has a label and a radius in Å")
+    by_label: dict[int, str] = {}
+    for name, entry in chosen.items():
+        if (other := by_label.setdefault(entry.label, name)) != name:
+            raise TomoscoutError(
+                f"{config.projects[project]}: objects '{other}' and '{name}' have one label, {entry.label}; expected "
+                "two (localize.labels)"
+            )
     return chosen
 
 

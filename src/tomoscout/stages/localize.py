@@ -31,6 +31,9 @@ from tomoscout.tasks.picking.decoding import Search, find_in_labels, find_in_pro
 from tomoscout.tasks.picking.model import PickingModel, read_ensemble
 from tomoscout.tasks.picking.options import Peaks
 
+_PLANES = 16
+"""Planes of labels that are worked on at once."""
+
 
 def run_localize(plan: Plan, models: Sequence[Path], segment_folder: Path, batch: int, output: Path) -> None:
     """Write the picks of a batch of runs. They replace picks of the same object, user and session, with an empty file
@@ -174,15 +177,15 @@ class FromLabels:
 
 
 def _slabs(config: Config, project: Project, record: RunRecord, wanted: Segmentation) -> Iterator[NDArray[np.integer]]:
-    """A label volume, as many planes at once as there are in a chunk."""
+    """A label volume, read as many planes at once as there are in a chunk, in parts that take little memory besides."""
     for start in count(0, LARGEST_CHUNK):
         slab = _read(config, project, record, wanted, (slice(start, start + LARGEST_CHUNK),))
         if slab.dtype.kind not in "biu":
             raise TomoscoutError(f"{record.key}: segmentation {wanted}: holds {slab.dtype}, expected whole numbers")
-        if len(slab):
-            yield slab
+        yield from (slab[first : first + _PLANES] for first in range(0, len(slab), _PLANES))
         if len(slab) < LARGEST_CHUNK:
             return
+        del slab
 
 
 def _read(
