@@ -65,7 +65,7 @@ def test_what_is_predicted_is_made_first(session: Session) -> None:
 
 def test_what_is_scored_beside_is_made_first(session: Session) -> None:
     beside = {"also": ["tomoscout/bound"], "segmentations": ["predicted:tomoscout/tiny"]}
-    with configured(session, {"extract": EXTRACT, "evaluate": beside}):
+    with configured(session, {"extract": {"bound": {**EXTRACT["bound"], "distance": 80}}, "evaluate": beside}):
         jobs = session.would_run("evaluate")
     # The run that is tested is in the second batch.
     assert {"extract_runs 0001", "targets_runs 0001", "evaluate_picks"} <= set(jobs)

@@ -32,9 +32,8 @@ def intervals(counts: Array, score: Callable[[Array], Array], resamples: int) ->
         M intervals; equal arguments give equal ones.
     """
     runs = len(counts)
-    scores = score(np.zeros((1, counts.shape[1]))) if runs < 2 or not resamples else None
-    if scores is not None:
-        return [None] * scores.shape[1]
+    if runs < 2 or not resamples:
+        return [None] * score(counts.sum(axis=0, keepdims=True)).shape[1]
     drawn = np.random.default_rng(SEED).multinomial(runs, np.full(runs, 1 / runs), resamples)
     scores = score(drawn @ counts)
     low = _tail(runs)
