@@ -223,7 +223,7 @@ def test_what_is_missing_is_named(small: SmallProject) -> None:
     assert "extract.middles.object: not given, and demo/a has picks of ferritin, ribosome" in message
     small.configure(targets={}, extract={"chosen": {**near(), "picks": None}})
     message = error_of(small.command("extract", "--batch", "0", "--output", small.folder / "out.json"))
-    assert message.startswith("extract.chosen.picks: not given, and no model is trained or applied")
+    assert message.startswith("extract.chosen.picks: not given, and nothing is localised here")
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def written_by(config: Config, name: str) -> Owner:
 
 def predictions(config: Config) -> Owner | None:
     """The owner of the predictions that this workflow makes; None if it makes none."""
-    makes = config.learns or config.segment.models is not None
+    makes = config.learns or config.segment.models is not None or config.localize.segmentation is not None
     return Owner(config.localize.user, config.session) if makes else None
 
 
@@ -59,7 +59,7 @@ def chosen_picks(config: Config, name: str) -> str | list[str]:
     if (picks := config.extract[name].picks) is not None:
         return picks
     if (owner := predictions(config)) is None:
-        raise TomoscoutError(f"extract.{name}.picks: not given, and no model is trained or applied that finds any")
+        raise TomoscoutError(f"extract.{name}.picks: not given, and nothing is localised here")
     return str(owner)
 
 
@@ -139,7 +139,7 @@ def extracted_runs(plan: Plan) -> dict[str, list[RunRecord]]:
     for name in ordered(config):
         made = {written_by(config, other): {record.key for record in found[other]} for other in found}
         if (owner := predictions(config)) is not None and any(r.owner == owner for r in reads_of(config, name)):
-            made[owner] = set(plan.segmented_keys)
+            made[owner] = {record.key for record in plan.localized}
         options: dict[str, list[Read]] = {}
         for read in reads_of(config, name):
             options.setdefault(read.option, []).append(read)

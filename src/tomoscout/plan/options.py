@@ -66,7 +66,7 @@ class Targets(Section):
     @field_validator("existing")
     @classmethod
     def _check_existing(cls, value: str | None) -> str | None:
-        return value if value is None else whole_source(value)
+        return check_segmentation_source(value)
 
     @model_validator(mode="after")
     def _check_combination(self) -> Self:
@@ -216,15 +216,15 @@ def read_segmentation_source(section: type[Section], key: str, value: Any) -> An
     return taken
 
 
-def whole_source(text: str) -> str:
-    """Check a source that has to name its user and session.
+def check_segmentation_source(value: str | None) -> str | None:
+    """Check the source of one segmentation; None is accepted.
 
     Raises:
-        ValueError: it does not.
+        ValueError: it has another form than name:user/session.
     """
-    if Source.parse(text).user is None:
-        raise ValueError(f"'{text}' names no user and session; expected name:user/session")
-    return text
+    if value is not None and Source.parse(value).user is None:
+        raise ValueError(f"'{value}' names no user and session; expected name:user/session")
+    return value
 
 
 def check_sources(value: str | list[str]) -> str | list[str]:

@@ -17,10 +17,10 @@ from tomoscout.options.names import Name, ObjectName, RunName
 from tomoscout.options.sections import HOW_MANY, Fraction, NotSearched, Section
 from tomoscout.plan.options import (
     RadiusScale,
+    check_segmentation_source,
     check_sources,
     read_segmentation_source,
     read_sources,
-    whole_source,
 )
 
 Smoothing = Annotated[float, Field(ge=0, le=2)]
@@ -162,7 +162,7 @@ class Localize(Section):
     @field_validator("segmentation", "mask")
     @classmethod
     def _check_segmentation(cls, value: str | None) -> str | None:
-        return value if value is None else whole_source(value)
+        return check_segmentation_source(value)
 
     @model_validator(mode="after")
     def _check_combination(self) -> Self:
@@ -229,12 +229,14 @@ class Evaluate(Section):
     @field_validator("segmentations")
     @classmethod
     def _check_segmentations(cls, value: list[str]) -> list[str]:
-        return [whole_source(entry) for entry in dict.fromkeys(value)]
+        for entry in value:
+            check_segmentation_source(entry)
+        return list(dict.fromkeys(value))
 
     @field_validator("segmentation_reference")
     @classmethod
     def _check_segmentation_reference(cls, value: str | None) -> str | None:
-        return value if value is None else whole_source(value)
+        return check_segmentation_source(value)
 
     @field_validator("reference", mode="before")
     @classmethod

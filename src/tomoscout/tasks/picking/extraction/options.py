@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 from annotated_types import MaxLen, MinLen
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from tomoscout.options.names import Name, ObjectName, source_name
-from tomoscout.options.sections import IN_ANOTHER_FORM, Section, note_change
-from tomoscout.plan.options import check_sources, read_sources, whole_source
+from tomoscout.options.names import Name, ObjectName
+from tomoscout.options.sections import IN_ANOTHER_FORM, Section
+from tomoscout.plan.options import check_segmentation_source, check_sources, read_segmentation_source, read_sources
 
 _Distance = Annotated[float, Field(ge=0, le=1e9)]
 Kind = Literal["near", "inside", "outside", "mask", "neighbours", "midpoints", "label"]
@@ -103,21 +103,18 @@ class Extraction(Section):
     def _check_picks(cls, value: str | list[str] | None) -> str | list[str] | None:
         if isinstance(value, list):
             for entry in value:
-                whole_source(entry)
+                check_segmentation_source(entry)
         return value if value is None else check_sources(value)
 
     @field_validator("segmentation", mode="before")
     @classmethod
     def _read_segmentation(cls, value: Any) -> Any:
-        taken = source_name(value) if isinstance(value, str) else value
-        if taken != value:
-            note_change(cls, "segmentation", value, taken)
-        return taken
+        return read_segmentation_source(cls, "segmentation", value)
 
     @field_validator("segmentation")
     @classmethod
     def _check_segmentation(cls, value: str | None) -> str | None:
-        return value if value is None else whole_source(value)
+        return check_segmentation_source(value)
 
     @model_validator(mode="after")
     def _check_kind(self) -> Self:
