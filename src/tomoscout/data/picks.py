@@ -18,8 +18,8 @@ Points = Sequence[dict[str, Any]]
 @dataclass(frozen=True)
 class Picks:
     """Points of one object: positions (N, 3) as x, y, z in Å with the transform's shift added; scores (N,);
-    transforms (N, 4, 4) object → tomogram whose shift is zero; instances (N,), numbers of what the points belong to,
-    such as filaments, 0 for none."""
+    transforms (N, 4, 4) object → tomogram whose shift is zero; instances (N,), numbers of the points, or of what they
+    belong to, such as filaments, 0 for none."""
 
     positions: NDArray[np.float64]
     scores: NDArray[np.float64]

@@ -150,7 +150,9 @@ def test_peaks_have_no_instances_and_are_those_of_validation() -> None:
     assert len(found) > 1
     np.testing.assert_array_equal(found.positions, expected.positions)
     np.testing.assert_array_equal(found.scores, expected.scores)
-    assert not found.instances.any()
+    # Numbered from the best on.
+    np.testing.assert_array_equal(found.instances, 1 + np.arange(len(found)))
+    assert (np.diff(found.scores) <= 0).all()
 
 
 def test_options_by_object() -> None:

@@ -100,7 +100,8 @@ def find_in_probability(
         separation=search.separation * search.radius / voxel_spacing,
         threshold=search.threshold,
     )
-    picks = Picks.at(to_angstrom(indices, voxel_spacing), scores)
+    # Numbered from the best on.
+    picks = Picks.at(to_angstrom(indices, voxel_spacing), scores, instances=1 + np.arange(len(scores)))
     return _within(picks, probability.shape, voxel_spacing, search.border)
 
 
