@@ -95,6 +95,11 @@ ELSEWHERE = {
     "tomoscout show-scores results/evaluate/unet": Elsewhere(
         "needs scores", "tests/workflow/test_damaged_files.py", '"show-scores"'
     ),
+    "snakemake extract --cores 4 --configfile my.yaml": Elsewhere(
+        "needs a section `extract`",
+        "tests/workflow/test_extract.py",
+        "def test_picks_near_a_membrane_are_extracted(",
+    ),
     "snakemake import_tomograms --cores 4 --configfile my.yaml": Elsewhere(
         "needs files of another program",
         "tests/workflow/test_exchange.py",
