@@ -104,7 +104,8 @@ def test_tomograms_of_another_voxel_spacing_are_refused(project: SmallProject) -
     make(project, source, folder)
     output = project.folder / "results/segment/batch-0.json"
     message = error_of(project.command("segment", "--model", folder, "--batch", "0", "--output", output))
-    assert message.endswith("trained at 5.0 Å per voxel, but the tomogram to segment is wbp@10.0")
+    expected = "trained at 5.0 Å per voxel, but the tomogram to segment is wbp@10.0; give another one, or set segment."
+    assert expected in message
 
 
 def test_thresholds_are_chosen_on_validation_runs(project: SmallProject) -> None:

@@ -121,6 +121,7 @@ def test_tomograms_of_others_are_not_written_over(workspace: Workspace, tmp_path
     np.testing.assert_array_equal(workspace.project().read_tomogram("phantom-001", "wbp@20.0"), before)
 
 
+@pytest.mark.filterwarnings("ignore:Data array contains NaN values")
 def test_one_that_fails_stops_no_other(workspace: Workspace, tmp_path: Path) -> None:
     good = write_mrc(tmp_path / "good.mrc", made_up())
     broken = made_up()

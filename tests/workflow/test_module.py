@@ -102,7 +102,7 @@ def test_prefix_and_pathvars_say_where_everything_lies(planned: dict[str, str]) 
 def test_resources_of_a_rule_are_replaced(planned: dict[str, str]) -> None:
     resources = re.search(r"resources: (.*)", planned["learning_train_model"])[1]
     assert {"mem_mb=3000", "runtime=20"} <= set(resources.split(", "))
-    assert "mem_mb=16000" in planned["applying_segment_runs"]
+    assert "mem_mb=8096" in planned["applying_segment_runs"]
 
 
 def test_a_project_that_a_rule_has_yet_to_make(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,8 @@ class Segmenter:
         self.config, self.model, self.sizes, self.device = config, model, sizes, device
         self._network = network
         self._precision = chosen_precision(config.segment.precision, device)
+        # Measured once for each size of tile: a dry run takes a second.
+        self._predicting = cache(lambda tile: prediction_memory(network, tile, self._precision))
 
     def segment(self, work: Batch, record: RunRecord, inputs: str, progress: Progress) -> dict[str, Any]:
         """Segment the tomogram of a run. Returns what its manifest says."""
@@ -186,5 +189,5 @@ class Segmenter:
         written = classes * row * min(LARGEST_CHUNK, grid.space[first])
         computed = 12 * classes * tile
         if self.device.type == "cpu":
-            computed += 4 * classes * grid.values_held + prediction_memory(self._network, grid.lengths, self._precision)
+            computed += 4 * classes * grid.values_held + self._predicting(grid.lengths)
         return own_memory() + read + written + round(GAPS * computed) + CHUNKS_IN_WORK
