@@ -168,13 +168,13 @@ def _dry_run() -> None:
 
     try:
         flow = Workflow(load_configfile("my.yaml"), "results", main=True)
-        for stage in ("targets", "segment"):
+        for stage in ("targets", "segment", "localize"):
             for batch in flow.batches(stage):
                 flow.depends_on(stage, batch)
         for stage in ("overlays", "evaluate"):
             flow.batches(stage)
         _ = flow.applied_models
-        for stage in ("split", "localize", "evaluate", "report"):
+        for stage in ("split", "evaluate", "report"):
             flow.depends_on(stage)
         flow.base_files()
         flow.depends_on("train", flow.config.train.name)
