@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +9,7 @@ from numpy.typing import NDArray
 
 from tomoscout.data.geometry import Shape
 from tomoscout.data.ome_zarr import VolumeError
+from tomoscout.data.streams import pieces
 from tomoscout.data.zarr_files import Volume
 from tomoscout.machine.errors import TomoscoutError
 
@@ -48,7 +47,7 @@ class OpenTomogram:
         """
         lowest, highest = [], []
         sample = np.empty([-(-size // every) for size in self.shape], dtype=np.float32)
-        for place in self._chunks():
+        for place in pieces(self.shape, self.volume.array.chunks[-3:]):
             chunk = self.read(place)
             lowest.append(chunk.min())
             highest.append(chunk.max())
@@ -58,14 +57,6 @@ class OpenTomogram:
         # NumPy's extremes of numbers with a NaN among them are NaN.
         check_values(float(np.min(lowest)), float(np.max(highest)), self.what)
         return sample
-
-    def _chunks(self) -> Iterator[tuple[slice, ...]]:
-        lengths = self.volume.array.chunks[-3:]
-        spans = [
-            [slice(start, min(start + length, size)) for start in range(0, size, length)]
-            for size, length in zip(self.shape, lengths, strict=True)
-        ]
-        yield from itertools.product(*spans)
 
 
 def check_values(low: float, high: float, what: str) -> None:

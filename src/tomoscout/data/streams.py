@@ -19,6 +19,15 @@ Window = tuple[slice, ...]
 """A region of a volume."""
 
 
+def pieces(shape: Sequence[int], lengths: Sequence[int]) -> Iterator[Window]:
+    """The regions of `lengths` (*space) that a volume of `shape` (*space) consists of, smaller ones at its ends."""
+    spans = [
+        [slice(start, min(start + length, size)) for start in range(0, size, length)]
+        for size, length in zip(shape, lengths, strict=True)
+    ]
+    return itertools.product(*spans)
+
+
 PIECE = 256
 """Largest side, along the other axes, of what is read at once of a plane."""
 
@@ -83,19 +92,14 @@ class ReadAhead:
                 yield start, copy
 
     def _read_rows(self, start: int, stop: int) -> NDArray[Any]:
-        spans = [
-            [slice(start, stop)]
-            if axis == self._axis
-            else [slice(n, min(n + PIECE, size)) for n in range(0, size, PIECE)]
-            for axis, size in enumerate(self._shape)
-        ]
+        across = [1 if axis == self._axis else size for axis, size in enumerate(self._shape)]
         rows: NDArray[Any] | None = None
-        for window in itertools.product(*spans):
-            part = self._read(window)
+        for piece in pieces(across, [PIECE] * len(across)):
+            part = self._read(tuple(slice(start, stop) if n == self._axis else at for n, at in enumerate(piece)))
             if rows is None:
                 shape = [stop - start if axis == self._axis else size for axis, size in enumerate(self._shape)]
                 rows = own_pages(shape, part.dtype)
-            rows[tuple(slice(None) if axis == self._axis else place for axis, place in enumerate(window))] = part
+            rows[tuple(slice(None) if n == self._axis else at for n, at in enumerate(piece))] = part
         assert rows is not None
         return rows
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
+from tomoscout.data import written
 from tomoscout.data.inventory import RunRecord, tomograms_of
 from tomoscout.data.written import Segmentation
 from tomoscout.machine.errors import TomoscoutError
@@ -75,12 +76,12 @@ def nearest_segmentation(
 ) -> Segmentation | None:
     """The multilabel, or the binary, segmentation of a run: the one at `voxel_spacing` (Å), else the finest; None if
     the run has none."""
-    there = segmentations_of(record.segmentations, multilabel=multilabel)
-    spacings = [at for found, at in there if found == str(source)]
-    if not spacings:
-        return None
-    at = voxel_spacing if voxel_spacing in spacings else min(spacings)
-    return Segmentation(source.name, source.user or "", source.session or "", at, multilabel)
+    there = [
+        Segmentation(source.name, source.user or "", source.session or "", at, multilabel)
+        for found, at in segmentations_of(record.segmentations, multilabel=multilabel)
+        if found == str(source)
+    ]
+    return written.nearest_segmentation(there, source, voxel_spacing, multilabel=multilabel)
 
 
 def segmentations_of(segmentations: Iterable[str], *, multilabel: bool) -> Iterator[tuple[str, float]]:

@@ -3,9 +3,8 @@ coarser ones."""
 
 from __future__ import annotations
 
-import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from tomoscout.data.formats.options import ImportedTomograms
 from tomoscout.data.formats.tables import read_pairs
 from tomoscout.data.open_tomogram import check_values
 from tomoscout.data.project import Project
+from tomoscout.data.streams import Window, pieces
 from tomoscout.data.volume_files import VolumeFile, open_volume_file
 from tomoscout.data.zarr_files import digest_samples
 from tomoscout.learning.resampling import needed, resampled_size, resampling_matrix
@@ -25,8 +25,6 @@ from tomoscout.machine.messages import say, times
 from tomoscout.machine.progress import Progress
 from tomoscout.options.config import Config
 from tomoscout.plan.exchange import files_of_import, forms_of
-
-Region = tuple[range, ...]
 
 
 def run_import_tomograms(config: Config, name: str, output: Path) -> None:
@@ -149,35 +147,24 @@ class _Importer:
         kind = example.dtype.newbyteorder("=") if ratio == 1 else np.dtype(np.float32)
         low, high = np.inf, -np.inf
         with self.project.writing_tomogram(run, uri, (z, y, x), kind) as array:
-            for region in _chunks(shape, array.chunks):
-                values = _values(file, region, ratio)
+            for window in pieces(shape, array.chunks):
+                values = _values(file, window, ratio)
                 low, high = min(low, float(values.min())), max(high, float(values.max()))
                 if not np.isfinite(values).all():
                     low = np.nan
                     break
-                array[_slices(region)] = values
+                array[window] = values
             check_values(low, high, f"{path}: it")
 
 
-def _values(file: VolumeFile, region: Region, ratio: float) -> NDArray[Any]:
+def _values(file: VolumeFile, window: Window, ratio: float) -> NDArray[Any]:
     """Values of a file on a grid with `ratio` voxels per voxel."""
     if ratio == 1:
-        return file.read(_slices(region))
+        return file.read(window)
+    region = [range(part.start, part.stop) for part in window]
     old = [needed(part, size, ratio) for part, size in zip(region, file.shape, strict=True)]
-    values = file.read(_slices(old)).astype(np.float32)
+    values = file.read(tuple(slice(part.start, part.stop) for part in old)).astype(np.float32)
     for axis, (part, known, size) in enumerate(zip(region, old, file.shape, strict=True)):
         matrix = resampling_matrix(part, size, ratio)[:, known.start : known.stop]
         values = np.moveaxis(np.tensordot(values, matrix, axes=(axis, 1)), -1, axis)
     return values
-
-
-def _chunks(shape: Sequence[int], chunks: Sequence[int]) -> Iterator[Region]:
-    spans = [
-        [range(start, min(start + chunk, size)) for start in range(0, size, chunk)]
-        for size, chunk in zip(shape, chunks, strict=True)
-    ]
-    return itertools.product(*spans)
-
-
-def _slices(region: Sequence[range]) -> tuple[slice, ...]:
-    return tuple(slice(part.start, part.stop) for part in region)
