@@ -48,7 +48,7 @@ from measure import spread
 
 from tomoscout.learning.augmentations import Augmentation
 from tomoscout.learning.precision import chosen_precision
-from tomoscout.learning.prediction import predict
+from tomoscout.learning.prediction import Inference, predict
 from tomoscout.learning.tiles import InputSizes
 from tomoscout.machine.device import choose_device
 from tomoscout.machine.errors import TomoscoutError
@@ -161,12 +161,7 @@ def inference(report: Report, size: Size, device: torch.device) -> None:
         predict(
             network,
             volume,
-            sizes=InputSizes.of([options], 3),
-            tile=segment.tile,
-            overlap=segment.overlap,
-            flips=flips,
-            device=device,
-            precision=kind,
+            Inference(InputSizes.of([options], 3), segment.tile, segment.overlap, device, flips=flips, precision=kind),
         )
         return time.perf_counter() - started
 

@@ -165,7 +165,7 @@ class HeldOut:
         learnt. `prepare` makes of a tomogram what it was trained on."""
         import torch
 
-        from tomoscout.learning.prediction import predict
+        from tomoscout.learning.prediction import Inference, predict
         from tomoscout.learning.tiles import InputSizes
         from tomoscout.networks import build_network
 
@@ -180,11 +180,7 @@ class HeldOut:
                 predict(
                     network,
                     prepare(tomogram),
-                    sizes=InputSizes.of([self.network], 3),
-                    tile=tomogram.shape,
-                    overlap=0.25,
-                    flips=1,
-                    device=torch.device("cpu"),
+                    Inference(InputSizes.of([self.network], 3), tomogram.shape, 0.25, torch.device("cpu")),
                 ),
                 classes,
                 URI.voxel_spacing,

@@ -68,7 +68,7 @@ def _predict(tool: str) -> dict[str, float]:
 
     from tomoscout.learning.normalisation import standardise
     from tomoscout.learning.precision import chosen_precision
-    from tomoscout.learning.prediction import predict
+    from tomoscout.learning.prediction import Inference, predict
     from tomoscout.learning.tiles import InputSizes
     from tomoscout.machine.device import choose_device
     from tomoscout.networks import build_network, parse_network
@@ -87,12 +87,13 @@ def _predict(tool: str) -> dict[str, float]:
         predict(
             network,
             standardise(tomogram),
-            sizes=InputSizes.of([options], 3),
-            tile=segment.tile,
-            overlap=segment.overlap,
-            flips=1,
-            device=device,
-            precision=chosen_precision("auto" if tool == "tomoscout" else tool, device),
+            Inference(
+                InputSizes.of([options], 3),
+                segment.tile,
+                segment.overlap,
+                device,
+                precision=chosen_precision("auto" if tool == "tomoscout" else tool, device),
+            ),
         )
     seconds = time.perf_counter() - started
     return {"seconds": seconds, "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}

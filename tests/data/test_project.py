@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import subprocess
@@ -22,6 +23,7 @@ from support.project import SHAPE, SmallProject
 from tomoscout.data.copick_config import PickableObject, create_project, read_objects
 from tomoscout.data.picks import Picks
 from tomoscout.data.project import Project
+from tomoscout.data.streams import pieces
 from tomoscout.data.written import Probabilities, Segmentation
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import digest_folder
@@ -452,3 +454,24 @@ def test_copick_and_zarr_are_imported_behind_one_door() -> None:
         form = re.compile(rf"^\s*(import|from) ({library})\b", re.MULTILINE)
         found = [path.stem for path in sorted(source.rglob("*.py")) if form.search(path.read_text())]
         assert found == modules
+
+
+@pytest.mark.parametrize(
+    ("spacing", "shape"), [(10.0, SHAPE), (5.0, (47, 60, 90)), (20.0, (13, 16, 18)), (13.7, (18, 20, 33))]
+)
+def test_a_mask_is_read_by_regions_on_the_grid_of_a_tomogram(
+    small: SmallProject, spacing: float, shape: tuple[int, ...]
+) -> None:
+    """At any voxel spacing; where it is shorter than the tomogram, no voxel is in it."""
+    small.add_run("a")
+    stored = np.random.default_rng(0).integers(0, 3, shape).astype(np.uint8)
+    small.add_segmentation("a", "lamella:me/1", stored, spacing)
+    mask = small.project().open_mask("a", Segmentation("lamella", "me", "1", spacing, False), 10.0)
+    whole = np.zeros(SHAPE, dtype=bool)
+    for voxel in np.ndindex(SHAPE):
+        # Half-way the lower one.
+        nearest = tuple(math.ceil(index * 10 / spacing - 0.5 - 1e-6) for index in voxel)
+        whole[voxel] = all(at < size for at, size in zip(nearest, shape, strict=True)) and stored[nearest] > 0
+    for region in pieces(SHAPE, (7, 40, 11)):
+        np.testing.assert_array_equal(mask.read(region), whole[region])
+    assert whole.any()

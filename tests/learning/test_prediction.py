@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from tomoscout.learning.prediction import Ensemble, predict, predict_blocks
+from tomoscout.learning.prediction import Ensemble, Inference, predict, predict_blocks
+from tomoscout.learning.readout import Readout
 from tomoscout.learning.tiles import InputSizes, blending_weights, tile_starts
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.networks import build_network, parse_network
@@ -42,6 +44,18 @@ def at_once(network: nn.Module, volume: np.ndarray) -> np.ndarray:
     with torch.inference_mode():
         probabilities = torch.softmax(network(torch.from_numpy(volume)[None, None])[0], dim=0)[1:]
     return (probabilities * 255).numpy()
+
+
+def assembled(network: nn.Module, volume: np.ndarray, inference: Inference, **options: Any) -> np.ndarray:
+    """The blocks of a prediction, put together."""
+    found: np.ndarray | None = None
+    for window, block in predict_blocks(
+        network, lambda window: volume[(None, *window)], volume.shape, inference, **options
+    ):
+        found = np.full((len(block), *volume.shape), np.nan) if found is None else found
+        found[(slice(None), *window)] = block
+    assert found is not None
+    return found
 
 
 class PlaceInTile(nn.Module):
@@ -76,14 +90,7 @@ def test_bfloat16_is_close_to_single_precision(flips: int) -> None:
     volume = made_up((20, 33, 47))
     one, other = (
         predict(
-            network,
-            volume,
-            sizes=any_size(2),
-            tile=(16, 24, 24),
-            overlap=0.25,
-            flips=flips,
-            device=CPU,
-            precision=precision,
+            network, volume, Inference(any_size(2), (16, 24, 24), 0.25, CPU, flips=flips, precision=precision)
         ).astype(int)
         for precision in (torch.float32, torch.bfloat16)
     )
@@ -101,7 +108,7 @@ def test_bfloat16_is_close_to_single_precision(flips: int) -> None:
 @few
 def test_tiles_give_what_the_whole_volume_gives(shape, tile, overlap, sizes, flips) -> None:
     network, volume = voxel_by_voxel(), made_up(shape)
-    found = predict(network, volume, sizes=any_size(*sizes), tile=tile, overlap=overlap, flips=flips, device=CPU)
+    found = predict(network, volume, Inference(any_size(*sizes), tile, overlap, CPU, flips=flips))
     assert (found.shape, found.dtype) == ((3, *shape), np.uint8)
     assert abs(found - at_once(network, volume)).max() <= 0.502
 
@@ -138,13 +145,13 @@ def test_blending_and_mirroring_against_a_slow_reference(flips: int, copies: lis
         weight = z[:, None, None] * y[:, None] * x
         total[(slice(None), *window)] += mirrored_softmax(network, padded[window], copies) * weight
     expected = (total * 255)[:, :9]
-    found = predict(network, volume, sizes=any_size(2), tile=(16, 8, 8), overlap=0.25, flips=flips, device=CPU)
+    found = predict(network, volume, Inference(any_size(2), (16, 8, 8), 0.25, CPU, flips=flips))
     assert abs(found - expected).max() < 0.51
 
 
 def test_mirrored_copies_make_a_symmetric_answer() -> None:
     volume = np.zeros((6, 7, 8), dtype=np.float32)
-    found = predict(PlaceInTile(), volume, sizes=any_size(1), tile=(8, 8, 8), overlap=0.25, flips=8, device=CPU)
+    found = predict(PlaceInTile(), volume, Inference(any_size(1), (8, 8, 8), 0.25, CPU, flips=8))
     for axis in (1, 2, 3):
         assert abs(found.astype(int) - np.flip(found, axis)).max() <= 1
     assert np.ptp(found) > 10
@@ -162,16 +169,7 @@ class Planar(nn.Module):
 @pytest.mark.parametrize(("flips", "turns", "count"), [(1, 4, 4), (2, 2, 4), (8, 4, 16), (4, 1, 4)])
 def test_quarter_turns_against_a_slow_reference(flips: int, turns: int, count: int) -> None:
     volume, network = made_up((5, 6, 9), seed=3), Planar()
-    found = predict(
-        network,
-        volume,
-        sizes=any_size(1),
-        tile=(8, 16, 16),
-        overlap=0.25,
-        flips=flips,
-        quarter_turns=turns,
-        device=CPU,
-    )
+    found = predict(network, volume, Inference(any_size(1), (8, 16, 16), 0.25, CPU, flips=flips, quarter_turns=turns))
     mirrored = [(), (2,), (1,), (0,), (1, 2), (0, 2), (0, 1), (0, 1, 2)][:flips]
     copies: dict[bytes, np.ndarray] = {}
     for quarters in range(turns):
@@ -194,9 +192,7 @@ def test_blocks_cover_a_volume_of_any_size_once_and_in_order() -> None:
 
     found = np.full((3, *volume.shape), np.nan)
     starts = []
-    for window, block in predict_blocks(
-        network, part, volume.shape, sizes=any_size(2), tile=(8, 8, 8), overlap=0.25, device=CPU
-    ):
+    for window, block in predict_blocks(network, part, volume.shape, Inference(any_size(2), (8, 8, 8), 0.25, CPU)):
         assert np.isnan(found[(slice(None), *window)]).all()
         found[(slice(None), *window)] = block
         starts.append(window[1].start)
@@ -206,13 +202,92 @@ def test_blocks_cover_a_volume_of_any_size_once_and_in_order() -> None:
     assert rows == sorted(rows)
 
 
+@pytest.mark.parametrize("shape", [(12, 40, 22), (5, 9, 30)])
+def test_tiles_that_are_not_needed_are_not_computed(shape: tuple[int, ...]) -> None:
+    """Around two voxels everything is as it is without a choice of tiles; what no computed tile reaches is 0."""
+    volume, network = made_up(shape), PlaceInTile()
+    inference = Inference(any_size(2), (8, 8, 8), 0.25, CPU, flips=2)
+    chosen = np.zeros(shape, dtype=bool)
+    chosen[4, -1, 20] = chosen[2, 3, 5] = True
+    grid = inference.grid(shape, (8, 8, 8))
+    windows = [window for window in map(grid.window, grid.corners) if chosen[window].any()]
+    reached = np.zeros(shape, dtype=bool)
+    for window in windows:
+        reached[window] = True
+    seen: list[torch.Tensor] = []
+    network.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    messages: list[str] = []
+    found = assembled(
+        network, volume, inference, needed=lambda window: bool(chosen[window].any()), progress=messages.append
+    )
+    assert len(seen) == 2 * len(windows) < 2 * grid.count
+    assert messages == [f"{len(windows)} of {grid.count} tiles are computed"]
+    whole = predict(network, volume, inference)
+    np.testing.assert_array_equal(found[:, chosen], whole[:, chosen])
+    assert not found[:, ~reached].any()
+    assert whole[:, ~reached].any()
+    assert not assembled(network, volume, inference, needed=lambda _: False).any()
+
+
+@pytest.fixture(scope="module")
+def local() -> nn.Module:
+    """A network with statistics of a training, whose answer depends on nothing beyond three voxels."""
+    torch.manual_seed(0)
+    layers = [nn.Conv3d(1, 6, 3, padding=1), nn.BatchNorm3d(6), nn.ReLU()]
+    layers += [nn.Conv3d(6, 6, 3, padding=1), nn.ReLU(), nn.Conv3d(6, 4, 3, padding=1)]
+    network = nn.Sequential(*layers)
+    with torch.no_grad():
+        for _ in range(5):
+            network(torch.randn(2, 1, 12, 12, 12))
+        network[-1].weight.mul_(5)
+    return network.eval()
+
+
+class Unrounded(Readout):
+    """Probabilities as they are."""
+
+    kind = torch.float32
+
+    def values(self, outputs: torch.Tensor) -> torch.Tensor:
+        return torch.softmax(outputs, dim=0)[1:]
+
+    def stored(self, values: torch.Tensor) -> torch.Tensor:
+        return values
+
+
+def test_tiled_is_as_the_whole_where_tiles_hold_what_the_network_looks_at(local: nn.Module) -> None:
+    """To 1e-3, but for a margin at the ends of a tile: there the network sees its padding. Neighbours outweigh it by
+    their Gaussians the more the farther it is from their own ends."""
+    volume = made_up((20, 77, 90))
+    whole = predict(local, volume, Inference(any_size(1), volume.shape, 0.5, CPU, readout=Unrounded()))
+    found = predict(local, volume, Inference(any_size(1), (48, 48, 48), 0.5, CPU, readout=Unrounded()))
+    difference = abs(found - whole)
+    assert np.ptp(whole) > 0.5
+    assert difference.max() < 1e-3
+
+
+def test_there_is_no_seam_between_tiles(local: nn.Module) -> None:
+    shape, margin = (30, 41, 52), 4
+    slow = np.sin(np.indices(shape).sum(axis=0) / 9).astype(np.float32)
+    inference = Inference(any_size(1), (24, 24, 24), 0.5, CPU, readout=Unrounded())
+    # At the ends of the volume the network sees its padding.
+    found = predict(local, slow, inference)[(slice(None), *[slice(margin, -margin)] * 3)]
+    grid = inference.grid(shape, inference.tile)
+    for axis, (starts, length) in enumerate(zip(grid.starts, grid.lengths, strict=True)):
+        jumps = abs(np.diff(found, axis=axis + 1)).max(axis=tuple({0, 1, 2, 3} - {axis + 1}))
+        ends = {edge - margin - 1 for start in starts for edge in (start, start + length)} - {-margin - 1}
+        borders = sorted(ends & set(range(len(jumps))))
+        assert borders
+        assert jumps[borders].max() <= np.delete(jumps, borders).max()
+
+
 def test_certainty_is_quantised_to_the_ends() -> None:
     volume = np.where(made_up((5, 5, 5)) > 0, 100, -100).astype(np.float32)
     network = nn.Conv3d(1, 2, 1)
     with torch.no_grad():
         network.weight.copy_(torch.tensor([0.0, 1.0]).view(2, 1, 1, 1, 1))
         network.bias.zero_()
-    found = predict(network, volume, sizes=any_size(1), tile=(4, 4, 4), overlap=0.25, flips=1, device=CPU)
+    found = predict(network, volume, Inference(any_size(1), (4, 4, 4), 0.25, CPU))
     np.testing.assert_array_equal(found[0], np.where(volume > 0, 255, 0))
 
 
@@ -245,7 +320,7 @@ class Watching(nn.Module):
 )
 def test_thin_volumes_are_padded_to_what_the_network_takes(shape: tuple[int, ...], sizes: InputSizes) -> None:
     volume, network = made_up(shape), Watching(sizes)
-    found = predict(network, volume, sizes=sizes, tile=(32, 32, 32), overlap=0.25, flips=1, device=CPU)
+    found = predict(network, volume, Inference(sizes, (32, 32, 32), 0.25, CPU))
     assert abs(found - at_once(voxel_by_voxel(), volume)).max() <= 0.502
     assert len(network.seen) == 1
 
@@ -259,29 +334,21 @@ def test_padding_repeats_the_volume_rather_than_adding_an_edge() -> None:
             return torch.cat([inputs, inputs], dim=1)
 
     volume = made_up((6, 3, 1))
-    predict(Keeping(), volume, sizes=any_size(4), tile=(16, 16, 16), overlap=0.25, flips=1, device=CPU)
+    predict(Keeping(), volume, Inference(any_size(4), (16, 16, 16), 0.25, CPU))
     assert set(seen[0].unique().tolist()) == set(volume.ravel().tolist())
 
 
 def test_networks_are_applied_without_dropout() -> None:
     network, volume = nn.Sequential(nn.Dropout(0.9), voxel_by_voxel()).train(), made_up((8, 8, 8))
-    found = predict(network, volume, sizes=any_size(1), tile=(8, 8, 8), overlap=0.25, flips=1, device=CPU)
+    found = predict(network, volume, Inference(any_size(1), (8, 8, 8), 0.25, CPU))
     assert abs(found - at_once(voxel_by_voxel(), volume)).max() <= 0.502
 
 
 def test_tiles_are_made_smaller_where_memory_runs_out() -> None:
     volume, messages = made_up((10, 24, 30)), []
     network = Limited(voxel_by_voxel(), 8 * 8 * 8)
-    found = predict(
-        network,
-        volume,
-        sizes=any_size(2),
-        tile=(64, 32, 32),
-        overlap=0.25,
-        flips=2,
-        device=CPU,
-        progress=messages.append,
-    )
+    inference = Inference(any_size(2), (64, 32, 32), 0.25, CPU, flips=2)
+    found = assembled(network, volume, inference, progress=messages.append)
     assert abs(found - at_once(voxel_by_voxel(), volume)).max() <= 0.502
     assert len(messages) == len(network.refused) > 2
     assert all("out of memory" in message for message in messages)
@@ -304,33 +371,17 @@ def test_tiles_go_down_to_the_smallest(smallest: tuple[int, ...], voxels: int, l
     volume, sizes = made_up((32, 32, 32)), InputSizes((4, 4, 4), smallest)
     watching = Watching(sizes)
     network = Limited(watching, voxels)
-    found = predict(network, volume, sizes=sizes, tile=(32, 32, 32), overlap=0.25, flips=1, device=CPU)
+    found = predict(network, volume, Inference(sizes, (32, 32, 32), 0.25, CPU))
     assert abs(found - at_once(voxel_by_voxel(), volume)).max() <= 0.502
     assert watching.seen == {last}
     with pytest.raises(TomoscoutError, match="not enough memory on cpu even for tiles of"):
-        predict(
-            Limited(watching, np.prod(smallest) - 1),
-            volume,
-            sizes=sizes,
-            tile=(32, 32, 32),
-            overlap=0.25,
-            flips=1,
-            device=CPU,
-        )
+        predict(Limited(watching, np.prod(smallest) - 1), volume, Inference(sizes, (32, 32, 32), 0.25, CPU))
 
 
 def test_too_little_memory_for_any_tile_is_an_error() -> None:
     network = Limited(voxel_by_voxel(), 20)
     with pytest.raises(TomoscoutError, match="not enough memory on cpu even for tiles of"):
-        predict(
-            network,
-            made_up((16, 16, 16)),
-            sizes=any_size(4),
-            tile=(16, 16, 16),
-            overlap=0.25,
-            flips=1,
-            device=CPU,
-        )
+        predict(network, made_up((16, 16, 16)), Inference(any_size(4), (16, 16, 16), 0.25, CPU))
     assert np.prod(network.refused[-1]) == 4**3
 
 
@@ -343,15 +394,7 @@ def test_an_ensemble_gives_the_mean_of_probabilities(count: int) -> None:
         with torch.no_grad():
             network[0].weight.mul_(number + 0.5)
         networks.append(network)
-    found = predict(
-        Ensemble(networks).train(),
-        volume,
-        sizes=any_size(2),
-        tile=(8, 8, 8),
-        overlap=0.25,
-        flips=3,
-        device=CPU,
-    )
+    found = predict(Ensemble(networks).train(), volume, Inference(any_size(2), (8, 8, 8), 0.25, CPU, flips=3))
     expected = np.mean([at_once(network, volume) for network in networks], axis=0)
     assert abs(found - expected).max() <= 0.502
     assert not any(network.training for network in networks)
@@ -383,8 +426,8 @@ def test_a_gpu_predicts_what_a_cpu_predicts(flips: int) -> None:
     torch.manual_seed(0)
     network, volume = build_network(parse_network({"channels": [4, 8], "strides": [2]}), 7), made_up((40, 90, 70))
     options = {"sizes": any_size(2), "tile": (32, 32, 32), "overlap": 0.25, "flips": flips}
-    expected = predict(network, volume, device=CPU, **options).astype(int)
-    found = predict(network.cuda(), volume, device=torch.device("cuda"), **options).astype(int)
+    expected = predict(network, volume, Inference(device=CPU, **options)).astype(int)
+    found = predict(network.cuda(), volume, Inference(device=torch.device("cuda"), **options)).astype(int)
     # Convolutions in TF32, and sums in half precision.
     assert abs(found - expected).max() <= 4
     assert abs(found - expected).mean() < 0.2

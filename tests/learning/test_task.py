@@ -27,7 +27,7 @@ from tomoscout.learning.losses.combined import build_loss
 from tomoscout.learning.normalisation import standardise
 from tomoscout.learning.options import ClassTraining, Training
 from tomoscout.learning.precision import chosen_precision
-from tomoscout.learning.prediction import predict
+from tomoscout.learning.prediction import Inference, predict
 from tomoscout.learning.progression import Outcome, Progression, Validation
 from tomoscout.learning.readout import argmax_labels
 from tomoscout.learning.sampling import Centres, largest_jitter
@@ -241,7 +241,7 @@ def test_the_model_folder_is_applied_by_tiles(folder: Path) -> None:
     channels, labels = image(9)
     volume = np.stack([standardise(channel) for channel in channels])
     found = [
-        predict(network, volume, sizes=sizes, tile=tile, overlap=0.5, flips=flips, device=CPU)
+        predict(network, volume, Inference(sizes, tile, 0.5, CPU, flips=flips))
         for tile in (SIZE, (24, 24))
         for flips in (1, 4)
     ]

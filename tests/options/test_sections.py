@@ -18,7 +18,7 @@ from tomoscout.tasks.picking.options import Evaluate, Localize, Train
         (Targets, {"runs", "unannotated"}),
         (Train, {"name", "device", "checkpoint_seconds", "memory_gb", "gpu_memory_gb"}),
         (Explore, {"trials", "top", "networks", "space"}),
-        (Segment, {"device", "keep_probabilities", "runs", "tomogram", "models"}),
+        (Segment, {"device", "keep_probabilities", "runs", "tomogram", "models", "mask"}),
         (Localize, set()),
         (Evaluate, {"runs"}),
         (Phantom, {"runs"}),

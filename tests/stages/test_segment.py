@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import copick
@@ -9,16 +13,18 @@ import numpy as np
 import pytest
 import torch
 
+from endurance.half_written import half_written
 from support.training import Workspace, trained
-from tomoscout.data.written import Probabilities
+from tomoscout.data.written import Probabilities, Segmentation
 from tomoscout.learning.normalisation import standardise
 from tomoscout.learning.precision import chosen_precision
-from tomoscout.learning.prediction import predict
+from tomoscout.learning.prediction import Inference, predict
 from tomoscout.learning.readout import argmax_labels
 from tomoscout.learning.tiles import InputSizes
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.files import read_json
 from tomoscout.models.folder import load_network
+from tomoscout.options.config import load_config
 from tomoscout.options.names import Source
 from tomoscout.plan.plan import Plan
 from tomoscout.plan.predictions import predicted_picks, predicted_probabilities, predicted_segmentation, segmented_runs
@@ -61,12 +67,13 @@ def test_probabilities_and_labels_of_every_run_asked_for(workspace: Workspace) -
         expected = predict(
             network,
             standardise(project.read_tomogram(run, URI)),
-            sizes=InputSizes.of([model.network], 3),
-            tile=(24, 32, 32),
-            overlap=0.15,
-            flips=1,
-            device=torch.device("cpu"),
-            precision=chosen_precision("auto", torch.device("cpu")),
+            Inference(
+                InputSizes.of([model.network], 3),
+                (24, 32, 32),
+                0.15,
+                torch.device("cpu"),
+                precision=chosen_precision("auto", torch.device("cpu")),
+            ),
         )
         probabilities = project.read_probabilities(run, PROBABILITIES)
         np.testing.assert_array_equal(probabilities, expected)
@@ -192,3 +199,102 @@ def test_names_of_predictions(workspace: Workspace) -> None:
     assert predicted_probabilities(config).name == "me-second"
     assert predicted_picks(config, "ribosome") == Source("ribosome", "me", "second")
     assert str(predicted_segmentation(config)) == "predicted:me/second@20.0?multilabel=true"
+
+
+MASK = Segmentation("lamella", "me", "1", 10.0, False)
+"""At half of the tomogram's voxel spacing: z, y, x of 48, 96, 96 voxels."""
+
+
+def add_mask(workspace: Workspace, run: str, until: int) -> np.ndarray:
+    """Add a mask: the first `until` voxels of the tomogram along y and x. Returns it on the tomogram's grid."""
+    fine = np.zeros((48, 96, 96), dtype=np.uint8)
+    fine[:, : 2 * until, : 2 * until] = 2
+    workspace.project().write_segmentation(run, MASK, fine, {})
+    return fine[::2, ::2, ::2] > 0
+
+
+def test_nothing_is_found_outside_of_the_mask(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    tiles = {"tile": [24, 24, 24], "flips": 2, "quarter_turns": 2}
+    segment(workspace, segment=tiles)
+    project, config = workspace.project(), workspace.configure()
+    whole = {run: project.read_probabilities(run, PROBABILITIES) for run in RUNS}
+    masks = {run: add_mask(workspace, run, until) for run, until in zip(RUNS, (10, 48), strict=True)}
+    capsys.readouterr()
+    segment(workspace, segment={**tiles, "mask": "lamella:me/1"})
+    project, told = workspace.project(), capsys.readouterr().err
+    # The mask of the other run is all of it.
+    assert "phantom/phantom-002: 1 of 9 tiles are computed" in told
+    assert told.count("tiles are computed") == 1
+    for run, mask in masks.items():
+        found = project.read_probabilities(run, PROBABILITIES)
+        np.testing.assert_array_equal(found, whole[run] * mask)
+        labels = project.read_segmentation(run, predicted_segmentation(config))
+        np.testing.assert_array_equal(labels, argmax_labels(whole[run]) * mask)
+    before = manifest(workspace, "phantom-002")
+    assert 0 < sum(before["segmentation"]["voxels"].values()) < (whole["phantom-002"] > 0).any(axis=0).sum()
+
+    # Another mask, made by hand under the same name, makes other results; without one they are those from before.
+    add_mask(workspace, "phantom-002", 20)
+    segment(workspace, segment={**tiles, "mask": "lamella:me/1"})
+    assert manifest(workspace, "phantom-002")["inputs"] != before["inputs"]
+    assert "phantom/phantom-003: up to date" in capsys.readouterr().err
+    segment(workspace, segment=tiles)
+    np.testing.assert_array_equal(workspace.project().read_probabilities("phantom-002", PROBABILITIES), whole[RUNS[0]])
+
+
+def test_a_run_without_the_mask_is_named(workspace: Workspace) -> None:
+    segment(workspace)
+    add_mask(workspace, "phantom-002", 10)
+    with pytest.raises(
+        TomoscoutError, match=r"^phantom/phantom-003: segment\.mask: no segmentation lamella:me/1; found: membrane:phan"
+    ):
+        segment(workspace, segment={"mask": "lamella:me/1"})
+    assert manifest(workspace, "phantom-002")["inputs"]
+    with pytest.raises(TomoscoutError, match=r"predicted:tomoscout/unet is what segment\.mask reads"):
+        segment(workspace, segment={"mask": "predicted:tomoscout/unet"})
+
+
+KILLED = """
+import os, signal, sys
+from tomoscout.cli import main
+def watch(event, arguments):
+    if arguments and "_features.zarr.tmp/0/2" in str(arguments[0]):
+        os.kill(os.getpid(), signal.SIGKILL)
+sys.addaudithook(watch)
+main()
+"""
+"""Segments, and dies when it is about to write the third chunk of the probabilities."""
+
+
+def test_killed_while_it_writes_it_leaves_no_half_of_a_volume(workspace: Workspace) -> None:
+    run = "phantom-003"
+    folder = workspace.folder / "phantom/ExperimentRuns" / run
+    before = seen_by_copick(workspace, run)
+    segment(workspace, segment={"runs": [run]})
+    expected, written = contents(folder), seen_by_copick(workspace, run)
+    workspace.project().delete(run, PROBABILITIES)
+    workspace.project().delete(run, predicted_segmentation(load_config(workspace.config_path)))
+    shutil.rmtree(workspace.segmented)
+
+    options = ["--config", workspace.config_path, "--inventory", workspace.inventory_path, "--model", workspace.model]
+    command = ["segment", *options, "--batch", "0", "--output", workspace.segmented / "batch-0.json", "--threads", "1"]
+    killed = subprocess.run([sys.executable, "-c", KILLED, *map(str, command)], check=False, capture_output=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert len(list(folder.glob("VoxelSpacing20.000/.*_features.zarr.tmp/0/*/0/0/0"))) == 2
+    assert half_written(workspace.folder / "phantom") == []
+    assert seen_by_copick(workspace, run) == before
+
+    workspace.command(*command)
+    assert contents(folder) == expected
+    assert seen_by_copick(workspace, run) == written > before
+
+
+def seen_by_copick(workspace: Workspace, run: str) -> set[str]:
+    """The segmentations and features of a run, as copick lists them."""
+    found = copick.from_file(str(workspace.folder / "phantom/copick.json")).get_run(run)
+    features = found.get_voxel_spacing(20.0).get_tomograms("wbp")[0].features
+    return {f"{entry.name} {entry.session_id}" for entry in found.segmentations} | {e.feature_type for e in features}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

@@ -135,7 +135,7 @@ def test_a_training_leaves_a_model(finished: Workspace) -> None:
 def test_the_weights_kept_are_those_of_the_best_validation(finished: Workspace) -> None:
     """Validated again, the model folder gives the score it says it has."""
     from tomoscout.learning.normalisation import standardise
-    from tomoscout.learning.prediction import predict
+    from tomoscout.learning.prediction import Inference, predict
     from tomoscout.learning.tiles import InputSizes
     from tomoscout.tasks.picking.head import PickingHead, Reference
     from tomoscout.tasks.picking.reference import read_reference
@@ -146,12 +146,13 @@ def test_the_weights_kept_are_those_of_the_best_validation(finished: Workspace) 
     probabilities = predict(
         network,
         standardise(volume),
-        sizes=InputSizes.of([model.network], 3),
-        tile=(160, 160, 160),
-        overlap=0.25,
-        flips=1,
-        device=torch.device("cpu"),
-        precision=chosen_precision("auto", torch.device("cpu")),
+        Inference(
+            InputSizes.of([model.network], 3),
+            (160, 160, 160),
+            0.25,
+            torch.device("cpu"),
+            precision=chosen_precision("auto", torch.device("cpu")),
+        ),
     )
     record = next(r for r in finished.records() if r.run == "phantom-002")
     labels = project.read_segmentation("phantom-002", Segmentation("targets", "tomoscout", "1", 20.0, True))

@@ -174,15 +174,17 @@ def read_volume(
         raise TomoscoutError(f"{what}: {error}") from None
 
 
-def open_whole_volume(entry: Any, voxel_spacing: float, what: str) -> Volume:
-    """A volume to be read part by part, none of whose chunks are missing. `what` names it in messages.
+def open_whole_volume(entry: Any, voxel_spacing: float, what: str, *, allow_missing_chunks: bool = False) -> Volume:
+    """A volume to be read part by part, none of whose chunks are missing, unless that is allowed. `what` names it
+    in messages.
 
     Raises:
         TomoscoutError: it cannot be read.
     """
     try:
         volume = open_volume(*storage_of(entry), voxel_spacing)
-        volume.check_chunks()
+        if not allow_missing_chunks:
+            volume.check_chunks()
     except VolumeError as error:
         raise TomoscoutError(f"{what}: {error}") from None
     return volume

@@ -26,6 +26,7 @@ from tomoscout.data.copick_project import (
 )
 from tomoscout.data.geometry import Shape
 from tomoscout.data.ome_zarr import VolumeError
+from tomoscout.data.open_mask import OpenMask
 from tomoscout.data.open_tomogram import OpenTomogram, check_values
 from tomoscout.data.picks import Picks, PicksFound, Points, picks_of, places_of, points_of, to_points
 from tomoscout.data.written import (
@@ -283,6 +284,19 @@ class Project:
         what = f"{self.name}/{run}: segmentation {wanted}"
         entry = self._segmentation(run, wanted)
         return read_volume(entry, wanted.voxel_spacing, what, region, allow_missing_chunks=allow_missing_chunks)
+
+    def open_mask(
+        self, run: str, wanted: Segmentation, voxel_spacing: float, *, allow_missing_chunks: bool = False
+    ) -> OpenMask:
+        """A segmentation as a mask that is read part by part, on the grid of tomograms of a voxel spacing (Å).
+
+        Raises:
+            TomoscoutError: no such segmentation, or missing chunks.
+        """
+        entry, what = self._segmentation(run, wanted), f"{self.name}/{run}: segmentation {wanted}"
+        own = wanted.voxel_spacing
+        volume = open_whole_volume(entry, own, what, allow_missing_chunks=allow_missing_chunks)
+        return OpenMask(volume, what, own, voxel_spacing)
 
     def write_segmentation(
         self, run: str, wanted: Segmentation, labels: NDArray[np.integer], attributes: Mapping[str, Any]

@@ -60,9 +60,21 @@ class Volume:
         """
         if not allow_missing_chunks:
             self.check_chunks()
+        return self._decoded(self.array, region)
+
+    def read_at(self, places: Sequence[NDArray[np.intp]]) -> NDArray[Any]:
+        """The voxels at these places along each axis, as stored; those of missing chunks are 0. One chunk after the
+        other is in memory.
+
+        Raises:
+            VolumeError: a chunk cannot be decoded.
+        """
+        return self._decoded(self.array.oindex, places)
+
+    def _decoded(self, array: Any, places: Sequence[Any]) -> NDArray[Any]:
         leading = (0,) * (len(self.array.shape) - len(self.shape))
         try:
-            return np.asarray(self.array[(*leading, *region) or ...])
+            return np.asarray(array[(*leading, *places) or ...])
         except Exception as error:
             # Every codec has its own exceptions.
             raise VolumeError(f"a chunk cannot be decoded ({cut(str(error) or repr(error))})") from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,42 +24,45 @@ Part = Callable[[Window], NDArray[np.float32]]
 """Reads a region of a prepared volume: (channels, *space) from a window that lies within it."""
 
 
-def predict(
-    network: nn.Module,
-    volume: NDArray[np.float32],
-    *,
-    sizes: InputSizes,
-    tile: Sequence[int],
-    overlap: float,
-    flips: int = 1,
-    quarter_turns: int = 1,
-    device: torch.device,
-    readout: Readout = PROBABILITIES,
-    precision: torch.dtype = torch.float32,
-    progress: Callable[[str], None] | None = None,
-) -> NDArray[Any]:
-    """The prediction for a volume in memory (channels, *space) as `readout` stores it, by default probabilities of
-    every class but background. A readout of every n-th voxel gives a prediction with that many times shorter sides,
-    rounded up. `volume` is a prepared volume, (*space) or (channels, *space); see `predict_blocks` for the rest."""
-    space = volume.shape[-len(sizes.step) :]
+@dataclass(frozen=True)
+class Inference:
+    """How a network is applied to volumes.
+
+    `sizes`: of inputs that the network takes.
+    `tile`: the largest tile. If the device has too little memory for it, tiles are halved along the longest side that
+    can be reduced, until they fit.
+    `overlap`: of neighbouring tiles, as a fraction of the tile.
+    `flips`, `quarter_turns`: each tile is predicted in so many mirrored copies, and turned about the first axis so many
+    times, and the predictions are averaged (test-time augmentation); more than one only where mirroring or turning an
+    image does nothing but mirror or turn its prediction.
+    `readout`: how outputs become stored values, by default probabilities of every class but background.
+    `precision`: of the network.
+    """
+
+    sizes: InputSizes
+    tile: Sequence[int]
+    overlap: float
+    device: torch.device
+    flips: int = 1
+    quarter_turns: int = 1
+    readout: Readout = PROBABILITIES
+    precision: torch.dtype = torch.float32
+
+    def grid(self, space: Sequence[int], tile: Sequence[int]) -> TileGrid:
+        """The tiles, of at most `tile`, of a volume (*space)."""
+        return TileGrid.of(space, self.sizes, tile, self.overlap, self.readout.every)
+
+
+def predict(network: nn.Module, volume: NDArray[np.float32], inference: Inference) -> NDArray[Any]:
+    """The prediction for a volume in memory, (*space) or (channels, *space), as the readout stores it: (channels,
+    *space). A readout of every n-th voxel gives a prediction with that many times shorter sides, rounded up."""
+    space = volume.shape[-len(inference.sizes.step) :]
     channels = volume.reshape(-1, *space)
     stored: NDArray[Any] | None = None
-    for window, block in predict_blocks(
-        network,
-        lambda window: channels[(slice(None), *window)],
-        space,
-        sizes=sizes,
-        tile=tile,
-        overlap=overlap,
-        flips=flips,
-        quarter_turns=quarter_turns,
-        device=device,
-        readout=readout,
-        precision=precision,
-        progress=progress,
-    ):
+    for window, block in predict_blocks(network, lambda window: channels[(slice(None), *window)], space, inference):
         if stored is None:
-            stored = np.empty((len(block), *(math.ceil(size / readout.every) for size in space)), dtype=block.dtype)
+            shape = (math.ceil(size / inference.readout.every) for size in space)
+            stored = np.empty((len(block), *shape), dtype=block.dtype)
         stored[(slice(None), *window)] = block
     assert stored is not None
     return stored
@@ -69,70 +73,80 @@ def predict_blocks(
     network: nn.Module,
     part: Part,
     space: Sequence[int],
+    inference: Inference,
     *,
-    sizes: InputSizes,
-    tile: Sequence[int],
-    overlap: float,
-    flips: int = 1,
-    quarter_turns: int = 1,
-    device: torch.device,
-    readout: Readout = PROBABILITIES,
-    precision: torch.dtype = torch.float32,
-    progress: Callable[[str], None] | None = None,
+    needed: Callable[[Window], bool] = lambda _: True,
+    progress: Callable[[str], None] = lambda _: None,
 ) -> Iterator[tuple[Window, NDArray[Any]]]:
     """The prediction for a volume of any size, block by block: places in the prediction, and their values (channels,
-    *space) as `readout` stores them. Each place comes once. Planes follow each other along the longest axis.
+    *space) as the readout stores them. Each place comes once. Planes follow each other along the longest axis.
 
     Args:
         part: reads a region of the volume.
         space: voxels (*space) of the volume.
-        sizes: input sizes that the network takes.
-        tile: the largest tile. If the device has too little memory for it, tiles are halved along the longest side
-            that can be reduced, until they fit.
-        overlap: of neighbouring tiles, as a fraction of the tile.
-        flips, quarter_turns: each tile is predicted in so many mirrored copies, and turned about the first axis so many
-            times, and the predictions are averaged (test-time augmentation); more than one only where mirroring or
-            turning an image does nothing but mirror or turn its prediction.
-        progress: told of smaller tiles.
+        needed: whether a tile with this window is predicted; the values of the others are 0.
+        progress: told of smaller tiles, and of tiles that are not needed.
 
     Raises:
         TomoscoutError: even the smallest tile does not fit.
     """
     network.eval()
+    readout, device = inference.readout, inference.device
     kind = torch.float16 if device.type == "cuda" else torch.float32
-    tile = [min(length, size) for length, size in zip(tile, space, strict=True)]
-    grid = TileGrid.of(space, sizes, tile, overlap, readout.every)
+    copies = augmented_copies(len(space), inference.flips, inference.quarter_turns)
 
-    copies = augmented_copies(len(space), flips, quarter_turns)
+    def values(window: Window) -> torch.Tensor:
+        crop = _tile(part, window, space, device)
+        return _values(network, crop, copies, readout, inference.precision).to(kind)
 
-    def values(corner: tuple[int, ...]) -> torch.Tensor:
-        crop = _tile(part, grid.window(corner), space, device)
-        return _values(network, crop, copies, readout, precision).to(kind)
+    grid, corners, first = _start(inference, space, needed, values, progress)
+    shape, computed = first.shape, set(corners)
+    # The first tile is predicted already. Its values must not be kept longer than those of others.
+    predicted = dict.fromkeys(corners[:1], first)
+    del first
 
-    first: torch.Tensor | None = None
-    while first is None:
+    def tile_values(corner: tuple[int, ...]) -> torch.Tensor:
+        if corner not in computed:
+            return torch.zeros(shape, dtype=kind, device=device)
+        return predicted.pop(corner) if corner in predicted else values(grid.window(corner))
+
+    ends = [math.ceil(size / readout.every) for size in space]
+    for window, block in Blender(grid, tile_values, kind).blocks():
+        # Tiles that are longer than the volume go beyond its end.
+        inside = _within(window, ends)
+        kept = block[(slice(None), *(slice(0, place.stop - place.start) for place in inside))]
+        yield inside, readout.stored(kept.float()).cpu().numpy()
+
+
+def _start(
+    inference: Inference,
+    space: Sequence[int],
+    needed: Callable[[Window], bool],
+    values: Callable[[Window], torch.Tensor],
+    progress: Callable[[str], None],
+) -> tuple[TileGrid, list[tuple[int, ...]], torch.Tensor]:
+    """The largest tiles for which there is memory, the corners of those that are needed, in order, and the values of
+    the first of them: all are of one size, so that there is memory for the others, too. Where none is needed, the
+    values are those of another tile."""
+    tile = [min(length, size) for length, size in zip(inference.tile, space, strict=True)]
+    while True:
+        grid = inference.grid(space, tile)
+        corners = [corner for corner in grid.corners if needed(_within(grid.window(corner), space))]
+        if len(corners) < grid.count:
+            progress(f"{len(corners)} of {grid.count} tiles are computed")
         try:
-            # All tiles are of one size: where there is memory for the first, there is for the others.
-            first = values(tuple(places[0] for places in grid.starts))
+            return grid, corners, values(grid.window((corners or grid.corners)[0]))
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-        if first is None:
-            # Outside the handler, which keeps the tensors of the failed attempt alive.
-            tile = _smaller(tile, sizes, device)
-            if progress:
-                progress(f"out of memory; going on with tiles of {times(tile)}")
-            grid = TileGrid.of(space, sizes, tile, overlap, readout.every)
-    # The first tile is predicted already.
-    predicted = [first]
-    del first
-    blender = Blender(grid, lambda corner: predicted.pop() if predicted else values(corner), kind)
-    ends = [math.ceil(size / readout.every) for size in space]
-    for window, block in blender.blocks():
-        # Tiles that are longer than the volume go beyond its end.
-        inside = tuple(slice(place.start, min(place.stop, end)) for place, end in zip(window, ends, strict=True))
-        kept = block[(slice(None), *(slice(0, place.stop - place.start) for place in inside))]
-        yield inside, readout.stored(kept.float()).cpu().numpy()
+        # Outside the handler, which keeps the tensors of the failed attempt alive.
+        tile = _smaller(tile, inference.sizes, inference.device)
+        progress(f"out of memory; going on with tiles of {times(tile)}")
+
+
+def _within(window: Window, space: Sequence[int]) -> Window:
+    """The part of a window that lies in a volume (*space)."""
+    return tuple(slice(side.start, min(side.stop, size)) for side, size in zip(window, space, strict=True))
 
 
 def _smaller(tile: Sequence[int], sizes: InputSizes, device: torch.device) -> list[int]:
@@ -151,7 +165,7 @@ def _smaller(tile: Sequence[int], sizes: InputSizes, device: torch.device) -> li
 def _tile(part: Part, window: Window, space: Sequence[int], device: torch.device) -> torch.Tensor:
     """A tile of a volume on the device, (1, channels, *space). Where the volume is shorter than a tile, its mirror
     image continues it."""
-    inside = tuple(slice(side.start, min(side.stop, size)) for side, size in zip(window, space, strict=True))
+    inside = _within(window, space)
     values = part(inside)
     missing = [(0, side.stop - have.stop) for side, have in zip(window, inside, strict=True)]
     if any(after for _, after in missing):

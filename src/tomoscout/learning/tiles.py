@@ -100,6 +100,13 @@ class TileGrid:
         return sorted(range(len(self.space)), key=lambda axis: -self.space[axis])
 
     @property
+    def corners(self) -> list[tuple[int, ...]]:
+        """The corner of every tile, in the order in which they are predicted."""
+        order = self.order
+        places = itertools.product(*(self.starts[axis] for axis in order))
+        return [tuple(place[order.index(axis)] for axis in range(len(order))) for place in places]
+
+    @property
     def count(self) -> int:
         """Number of tiles."""
         return math.prod(map(len, self.starts))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from tomoscout.learning.options import Training
-from tomoscout.learning.prediction import predict
+from tomoscout.learning.prediction import Inference, predict
 from tomoscout.learning.progression import Validation
 from tomoscout.learning.step_memory import Shape
 from tomoscout.learning.task import Task
@@ -65,10 +65,8 @@ class Validator:
             TomoscoutError: the volumes cannot be used to select the best weights.
         """
         self.task = task
-        self.sizes = InputSizes.of([network], dimensions)
-        self.tile = tile
-        self.device = device
-        self.precision = precision
+        sizes = InputSizes.of([network], dimensions)
+        self.inference = Inference(sizes, tile, OVERLAP, device, readout=task.readout, precision=precision)
         self.volumes = task.validation_volumes()
 
     def __call__(self, network: nn.Module) -> Validation:
@@ -78,17 +76,7 @@ class Validator:
     def predict(self, network: nn.Module) -> Iterator[NDArray[Any]]:
         """The prediction of every volume (channels, *space), one after the other, as the task reads it out."""
         for volume in self.volumes:
-            yield predict(
-                network,
-                volume,
-                sizes=self.sizes,
-                tile=self.tile,
-                overlap=OVERLAP,
-                flips=1,
-                device=self.device,
-                readout=self.task.readout,
-                precision=self.precision,
-            )
+            yield predict(network, volume, self.inference)
 
 
 def score_base(base: Base, validator: Validator) -> Callable[[nn.Module], Validation]:
@@ -103,7 +91,7 @@ def score_base(base: Base, validator: Validator) -> Callable[[nn.Module], Valida
         network = build_network(base.network, base.outputs, inputs=base.inputs, dimensions=base.dimensions)
         network.load_state_dict(base.weights)
         found = []
-        for theirs in validator.predict(network.to(validator.device).eval()):
+        for theirs in validator.predict(network.to(validator.inference.device).eval()):
             ours = np.zeros((len(names), *theirs.shape[1:]), dtype=np.uint8)
             for channel, base_channel in base.channels(names):
                 ours[channel - 1] = theirs[base_channel - 1]

@@ -20,7 +20,8 @@ from tomoscout.plan.dataset import overview
 from tomoscout.plan.exchange import exported_sources
 from tomoscout.plan.extractions import chosen_picks, contents, foreign, reads_of, written_by
 from tomoscout.plan.folds import Fold
-from tomoscout.plan.localized import labelled_objects, labels_of, mask_of
+from tomoscout.plan.localized import labelled_objects, labels_of
+from tomoscout.plan.masks import mask_of
 from tomoscout.plan.predictions import predicted_segmentation
 from tomoscout.plan.scored import compared_with, compares_targets
 from tomoscout.plan.splits import split_to_json
@@ -137,9 +138,10 @@ def segment_fingerprint(plan: Plan, record: RunRecord) -> str:
     uri = config.segment_tomogram
     names = str(predicted_segmentation(config))
     tomogram = [uri, record.tomograms.get(uri), record.contents.get(uri)]
-    return digest(
-        [plan.version("segment"), tomogram, config.segment.decisive(), names, plan.object_labels[record.project]]
-    )
+    mask = str(mask_of(config, record, "segment"))
+    masked = [config.segment.mask, mask, record.segmentations.get(mask)] if config.segment.mask else []
+    labels = plan.object_labels[record.project]
+    return digest([plan.version("segment"), tomogram, config.segment.decisive(), names, labels, *masked])
 
 
 def of_picks(plan: Plan, batch: str) -> str:
@@ -151,7 +153,7 @@ def of_picks(plan: Plan, batch: str) -> str:
 def picks_fingerprint(plan: Plan, record: RunRecord) -> str:
     """Fingerprint of the picks of a run, without the probabilities and the model."""
     config, options = plan.config, plan.config.localize
-    read = [str(entry) for entry in (labels_of(config, record), mask_of(config, record)) if entry]
+    read = [str(entry) for entry in (labels_of(config, record), mask_of(config, record, "localize")) if entry]
     contents = {name: record.segmentations[name] for name in read}
     objects = labelled_objects(config, record.project) if options.segmentation else {}
     return digest([plan.version("localize"), options.decisive(), config.session, contents, objects])

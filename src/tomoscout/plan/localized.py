@@ -1,4 +1,4 @@
-"""What the localize stage reads where it takes a segmentation in place of a model's probabilities, and its mask."""
+"""What the localize stage reads where it takes a segmentation in place of a model's probabilities."""
 
 from __future__ import annotations
 
@@ -53,20 +53,10 @@ def localized_runs(config: Config, records: Sequence[RunRecord]) -> list[RunReco
 
 def labels_of(config: Config, record: RunRecord) -> Segmentation | None:
     """The segmentation of a run whose labels become picks, None without one."""
-    return _segmentation(config, config.localize.segmentation, record, [True])
-
-
-def mask_of(config: Config, record: RunRecord) -> Segmentation | None:
-    """The segmentation of a run outside of which no picks are kept, None without one."""
-    return _segmentation(config, config.localize.mask, record, [False, True])
-
-
-def _segmentation(config: Config, name: str | None, record: RunRecord, kinds: Sequence[bool]) -> Segmentation | None:
+    name = config.localize.segmentation
     if name is None:
         return None
-    source = Source.parse(name)
-    found = (nearest_segmentation(source, record, config.voxel_spacing, multilabel=kind) for kind in kinds)
-    return next((entry for entry in found if entry is not None), None)
+    return nearest_segmentation(Source.parse(name), record, config.voxel_spacing, multilabel=True)
 
 
 def labelled_objects(config: Config, project: str) -> dict[str, LabelledObject]:

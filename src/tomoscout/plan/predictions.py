@@ -13,6 +13,7 @@ from tomoscout.data.written import Probabilities, Segmentation
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.options.config import Config
 from tomoscout.options.names import Source
+from tomoscout.plan.annotations import refuse_overwriting
 from tomoscout.plan.runs import excluded_runs
 
 if TYPE_CHECKING:
@@ -38,9 +39,12 @@ def segmented_runs(config: Config, records: Sequence[RunRecord]) -> list[RunReco
     """The runs to segment: those of `segment.runs`, or else all that have the tomogram and are not excluded.
 
     Raises:
-        TomoscoutError: a run of `segment.runs` does not exist or lacks the tomogram.
+        TomoscoutError: a run of `segment.runs` does not exist or lacks the tomogram, or predictions would overwrite
+            the mask.
     """
     uri = config.segment_tomogram
+    if config.segment.mask is not None:
+        refuse_overwriting(config, [Source.parse(config.segment.mask)], "segment.mask")
     if config.segment.runs is None:
         excluded = excluded_runs(config, records)
         return [record for record in records if uri in record.tomograms and record.key not in excluded]

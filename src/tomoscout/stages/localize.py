@@ -22,7 +22,8 @@ from tomoscout.machine.files import digest
 from tomoscout.machine.messages import say
 from tomoscout.options.config import Config
 from tomoscout.plan.fingerprints import picks_fingerprint
-from tomoscout.plan.localized import labelled_objects, labels_of, mask_of
+from tomoscout.plan.localized import labelled_objects, labels_of
+from tomoscout.plan.masks import required_mask
 from tomoscout.plan.paths import read_manifest
 from tomoscout.plan.plan import Plan
 from tomoscout.plan.predictions import predicted_picks, predicted_probabilities
@@ -197,12 +198,9 @@ def _read(
 
 def _masked(config: Config, project: Project, record: RunRecord, found: dict[str, Picks]) -> dict[str, Picks]:
     """The picks in the mask, if there is one."""
-    if config.localize.mask is None:
-        return found
-    wanted = mask_of(config, record)
+    wanted = required_mask(config, record, "localize")
     if wanted is None:
-        have = ", ".join(record.segmentations) or "none"
-        raise TomoscoutError(f"{record.key}: localize.mask: no segmentation {config.localize.mask}; found: {have}")
+        return found
     mask = _read(config, project, record, wanted)
     return {name: picks[_is_in(mask, picks, wanted.voxel_spacing)] for name, picks in found.items()}
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
 from tomoscout.options.names import Name, RunName, TomogramUri
 from tomoscout.options.sections import HOW_MANY, IN_ANOTHER_FORM, WHERE_IT_RUNS, FilePath, Precision, Section, Size
 from tomoscout.phantom.options import PhantomTomograms, SignalToNoise
+from tomoscout.plan.options import check_segmentation_source, read_segmentation_source
 
 
 class PretrainingPhantom(PhantomTomograms):
@@ -56,6 +57,10 @@ class Segment(Section):
     tiles overlap more often."""
     overlap: float = Field(default=0.15, ge=0, le=0.95)
     """Overlap of neighbouring tiles as a fraction of the tile."""
+    mask: Annotated[str | None, IN_ANOTHER_FORM] = None
+    """Segment only where this segmentation of the run, `name:user/session`, is not 0: the sample, a lamella, a cell.
+    All else is background. Tiles without a voxel of it are not computed, so that a small mask saves most of the time.
+    Taken at the tomogram's voxel spacing where there is one, else at the finest."""
     flips: int = Field(default=1, ge=1, le=8)
     """Test-time augmentation: average over this many mirrored copies (1 = none, 8 = all)."""
     quarter_turns: int = Field(default=1, ge=1, le=4)
@@ -77,6 +82,16 @@ class Segment(Section):
         if isinstance(value, list) and not value:
             raise ValueError("an empty list; leave it out to apply the model that is trained here")
         return value
+
+    @field_validator("mask", mode="before")
+    @classmethod
+    def _read_mask(cls, value: Any) -> Any:
+        return read_segmentation_source(cls, "mask", value)
+
+    @field_validator("mask")
+    @classmethod
+    def _check_mask(cls, value: str | None) -> str | None:
+        return check_segmentation_source(value)
 
     @field_validator("tomogram")
     @classmethod

@@ -17,12 +17,14 @@ from numpy.typing import NDArray
 from tomoscout.data.geometry import Shape
 from tomoscout.data.inventory import RunRecord
 from tomoscout.data.labels import stored_labels, stored_type, to_stored
+from tomoscout.data.open_mask import OpenMask
 from tomoscout.data.open_tomogram import OpenTomogram
+from tomoscout.data.project import Project
 from tomoscout.data.streams import ChunkBuffer, ReadAhead, Window
 from tomoscout.data.zarr_files import LARGEST_CHUNK
 from tomoscout.learning.normalisation import Intensities, sampled_every
 from tomoscout.learning.precision import chosen_precision
-from tomoscout.learning.prediction import predict_blocks
+from tomoscout.learning.prediction import Inference, predict_blocks
 from tomoscout.learning.readout import argmax_labels
 from tomoscout.learning.resampled import Resampled
 from tomoscout.learning.step_memory import prediction_memory
@@ -32,6 +34,7 @@ from tomoscout.machine.errors import TomoscoutError
 from tomoscout.machine.messages import times
 from tomoscout.machine.progress import Progress
 from tomoscout.options.config import Config
+from tomoscout.plan.masks import required_mask
 from tomoscout.plan.predictions import predicted_probabilities, predicted_segmentation
 from tomoscout.stages.batches import Batch
 from tomoscout.tasks.picking.model import PickingModel
@@ -42,7 +45,7 @@ MEASURED = 64
 GAPS = 1.25
 """Factor for what the C library keeps of the arrays that a prediction makes and frees."""
 CHUNKS_IN_WORK = 300 * 2**20
-"""Bytes of the chunks that are being decoded and encoded."""
+"""Bytes of the chunks that are being decoded and encoded, those of a mask among them."""
 
 
 class PreparedTomogram:
@@ -89,6 +92,8 @@ class Segmenter:
     def segment(self, work: Batch, record: RunRecord, inputs: str, progress: Progress) -> dict[str, Any]:
         """Segment the tomogram of a run. Returns what its manifest says."""
         config, project = self.config, work.project(record)
+        # Before the tomogram is read, which takes long: a run may lack its mask.
+        mask = self._mask(project, record)
         tomogram = PreparedTomogram(project.open_tomogram(record.run, config.segment_tomogram))
         for module in self._network.modules():
             if isinstance(module, Resampled):
@@ -102,6 +107,8 @@ class Segmenter:
         voxels = np.zeros(len(classes) + 1, dtype=np.int64)
 
         def write(place: Window, chunk: NDArray[np.uint8]) -> None:
+            if mask is not None:
+                chunk *= mask.read(place)
             probabilities[(slice(None), *place)] = chunk
             found = argmax_labels(chunk)
             voxels[:] += np.bincount(found.ravel(), minlength=len(voxels))
@@ -112,7 +119,7 @@ class Segmenter:
             project.writing(record.run, volume, shape, np.uint8, quantised) as probabilities,
         ):
             with (
-                self._blocks(tomogram, record, progress) as blocks,
+                self._blocks(tomogram, mask, record, progress) as blocks,
                 ChunkBuffer(shape, labels.chunks, np.uint8, write) as chunks,
             ):
                 for window, block in blocks:
@@ -131,14 +138,30 @@ class Segmenter:
             },
         }
 
+    def _mask(self, project: Project, record: RunRecord) -> OpenMask | None:
+        wanted = required_mask(self.config, record, "segment")
+        if wanted is None:
+            return None
+        allowed = self.config.targets.allow_missing_chunks
+        return project.open_mask(record.run, wanted, self.config.voxel_spacing, allow_missing_chunks=allowed)
+
     @contextmanager
     def _blocks(
-        self, tomogram: PreparedTomogram, record: RunRecord, progress: Progress
+        self, tomogram: PreparedTomogram, mask: OpenMask | None, record: RunRecord, progress: Progress
     ) -> Iterator[Iterator[tuple[Window, NDArray[np.uint8]]]]:
         """The blocks of the prediction (see `predict_blocks`), while the tomogram is read ahead."""
         options, shape = self.config.segment, tomogram.shape
         tile, needed = self._tile(shape, record)
-        grid = TileGrid.of(shape, self.sizes, tile, options.overlap)
+        inference = Inference(
+            self.sizes,
+            tile,
+            options.overlap,
+            self.device,
+            options.flips,
+            options.quarter_turns,
+            precision=self._precision,
+        )
+        grid = inference.grid(shape, tile)
         progress.note(
             f"{record.key}: {times(shape)} voxels, {grid.count} tiles of {times(grid.lengths)}, "
             f"{str(self._precision).removeprefix('torch.')} on {self.device}; at most {needed / GIB:.1f} GiB of memory"
@@ -148,13 +171,8 @@ class Segmenter:
                 self._network,
                 lambda window: ahead.part(window)[None],
                 shape,
-                sizes=self.sizes,
-                tile=tile,
-                overlap=options.overlap,
-                flips=options.flips,
-                quarter_turns=options.quarter_turns,
-                device=self.device,
-                precision=self._precision,
+                inference,
+                needed=lambda window: mask is None or bool(mask.read(window).any()),
                 progress=lambda text: progress.note(f"{record.key}: {text}"),
             )
 

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from tomoscout.learning.precision import chosen_precision
-from tomoscout.learning.prediction import predict
+from tomoscout.learning.prediction import Inference, predict
 from tomoscout.learning.tiles import InputSizes
 from tomoscout.learning.validation import OVERLAP
 from tomoscout.models.folder import load_network
@@ -30,11 +30,17 @@ class AppliedModel:
             TomoscoutError: it is incomplete, or of another task.
         """
         self.model = CellModel.read(folder)
-        self.device = device
         self._network = load_network(folder, self.model, device)
         self._head = self.model.head
         self._head.device = device
-        self._sizes = InputSizes.of([self.model.network], self.model.dimensions)
+        self._inference = Inference(
+            InputSizes.of([self.model.network], self.model.dimensions),
+            TILES[self.model.dimensions],
+            OVERLAP,
+            device,
+            readout=HeadReadout(self._head),
+            precision=chosen_precision("auto", device),
+        )
 
     def labels(
         self, image: NDArray[Any], numbers: Sequence[int | None], calibration: float | None
@@ -47,17 +53,7 @@ class AppliedModel:
         """
         factor = rescale_factor(calibration, self.model.calibration, self.model.rescale_tolerance)
         prepared = prepare(image, numbers, self.model.normalisations, factor)
-        prediction = predict(
-            self._network,
-            prepared,
-            sizes=self._sizes,
-            tile=TILES[self.model.dimensions],
-            overlap=OVERLAP,
-            flips=1,
-            device=self.device,
-            readout=HeadReadout(self._head),
-            precision=chosen_precision("auto", self.device),
-        )
+        prediction = predict(self._network, prepared, self._inference)
         labels = self._head.decode(prediction, prepared.shape[1:], self.model.thresholds)
         # Small objects can get lost where the image is smaller than what the network saw.
         return renumbered(resize_labels(labels, image.shape[1:]))

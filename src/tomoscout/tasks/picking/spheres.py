@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-ROUNDING = 1e-9
-"""Tolerance in voxels: far more than rounding errors of positions and radii, far less than any relevant distance."""
+from tomoscout.data.geometry import ROUNDING
 
 ROOM = 1 + ROUNDING
 """Factor on radii in searches for the voxels and neighbours of a sphere, so that rounding loses none on its surface."""

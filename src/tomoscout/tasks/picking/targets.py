@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tomoscout.data.geometry import Shape, inside, to_angstrom, to_voxels
+from tomoscout.data.geometry import Shape, inside, nearest_voxels, to_voxels
 from tomoscout.data.inventory import RunRecord
 from tomoscout.data.labels import from_stored, label_type, to_stored
 from tomoscout.data.project import Project
@@ -20,7 +20,7 @@ from tomoscout.options.names import Source, TomogramUri
 from tomoscout.plan.annotations import existing_target, reference_tomograms, source_segmentation, target_segmentation
 from tomoscout.plan.classes import TargetClass
 from tomoscout.plan.targets import TargetPlan
-from tomoscout.tasks.picking.spheres import ROUNDING, Spheres, rasterise
+from tomoscout.tasks.picking.spheres import Spheres, rasterise
 
 ALIGNMENT_TOLERANCE = 4
 """Largest difference in voxels between the shapes of a segmentation and its tomogram: binning programs round
@@ -99,12 +99,10 @@ def align(mask: NDArray[Any], shape: Shape, what: str) -> NDArray[Any]:
 
 
 def resample(mask: NDArray[Any], voxel_spacing: float, wanted: float) -> NDArray[Any]:
-    """Resample a volume from one voxel spacing (Å) to another by nearest neighbour; both share the origin. Half-way
-    between two voxels the lower one is taken, so that a voxel twice as large covers two along each axis."""
+    """Resample a volume from one voxel spacing (Å) to another by nearest neighbour; see `nearest_voxels`."""
     for axis, size in enumerate(mask.shape):
         steps = np.arange(int(size * voxel_spacing / wanted) + 2)
-        places = to_voxels(to_angstrom(np.repeat(steps[:, None], 3, axis=1), wanted), voxel_spacing)[:, 0]
-        nearest = np.ceil(places - 0.5 - ROUNDING).astype(int)
+        nearest = nearest_voxels(steps, wanted, voxel_spacing)
         mask = mask.take(nearest[nearest < size], axis)
     return mask
 
