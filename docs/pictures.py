@@ -16,7 +16,7 @@ from tomoscout.data.written import Probabilities
 from tomoscout.machine.files import read_json
 from tomoscout.options.names import Source
 from tomoscout.report.colours import readable_colours
-from tomoscout.report.pictures import Circle, draw_picks, slice_image
+from tomoscout.report.pictures import slice_image
 
 ROOT = Path(__file__).parents[1]
 FILE = ROOT / "docs/images/picking.png"
@@ -33,14 +33,16 @@ def draw(results: Path, file: Path) -> None:
     colours = dict(zip(picks, readable_colours([entry.color for entry in objects]), strict=True))
     z = len(tomogram) // 2
     grey = _enlarged(slice_image(tomogram[z - 1 : z + 2].mean(axis=0)))
+    grey = np.repeat(grey[..., None], 3, axis=2)
 
-    circles = []
+    circled = Image.fromarray(grey)
+    pen = ImageDraw.Draw(circled)
     for entry in objects:
         for x, y, height in picks[entry.name].positions / SPACING:
             cut = (entry.radius / SPACING) ** 2 - (height - z) ** 2
             if cut > 0:
                 centre = [(place + 0.5) * SCALE - 0.5 for place in (x, y)]
-                circles.append(Circle(*centre, cut**0.5 * SCALE, colours[entry.name]))
+                pen.circle(centre, cut**0.5 * SCALE, outline=colours[entry.name], width=2)
 
     model = read_json(results / "segment/demo/phantom" / f"{run}.json")
     names = [entry["name"] for entry in model["classes"]]
@@ -49,7 +51,7 @@ def draw(results: Path, file: Path) -> None:
     panels = {
         f"tomogram (slice {z}, signal-to-noise 0.15)": grey,
         "class probabilities": _enlarged(coloured.clip(0, 255).astype(np.uint8)),
-        "picks": draw_picks(grey, circles, width=2),
+        "picks": np.asarray(circled),
     }
     beside_each_other(panels, colours).quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(
         file, optimize=True

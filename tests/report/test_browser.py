@@ -90,7 +90,8 @@ def test_figures_open_alone(session: Session, tab: Browser) -> None:
         assert figures
         for figure in figures:
             tab.open(figure)
-            assert tab.evaluate("document.documentElement.getBBox().width > 100")
+            assert tab.evaluate("document.documentElement.getBoundingClientRect().width > 100")
+            assert tab.evaluate("document.documentElement.getBBox().width > 0")
             assert tab.complaints() == []
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import re
 import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -15,38 +15,30 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from support.pictures import marked, noise
 from tomoscout.data.picks import Picks
 from tomoscout.learning.history import draw_history, series
-from tomoscout.report.colours import FALSE, FOUND, MISSED, readable_colours
+from tomoscout.report.colours import FOUND, MISSED, Mark, readable_colours
 from tomoscout.report.page import flatten, summarise_targets, tables, write_report
-from tomoscout.report.pictures import (
-    Circle,
-    SlicePicture,
-    Spheres,
-    circles_at,
-    draw_picks,
-    picks_slices,
-    slice_image,
-)
+from tomoscout.report.pictures import Layer, Pictures, slice_image
 from tomoscout.report.plots import Chart, Line, history_charts, precision_recall_charts, thin, ticks
 from tomoscout.report.target_overlay import best_slice, target_overlay
 from tomoscout.tasks.picking.options import Evaluate
 from tomoscout.tasks.picking.scores import evaluate
 
 NOISE = np.random.default_rng(0).normal(size=(40, 60, 50)).astype(np.float32)
-RED = (255, 0, 0)
+ODD = Mark("<b>&", (0, 0, 255), "outline")
 
 
-# Slices and circles
+# Slices
 
 
 def test_a_slice_is_grey_with_its_contrast_set_by_the_bulk() -> None:
     slab = np.linspace(0, 1, 10_000).reshape(100, 100)
     slab[0, 0], slab[99, 99] = -1e6, 1e6
     picture = slice_image(slab)
-    assert picture.shape == (100, 100, 3) and picture.dtype == np.uint8
-    assert (picture[..., 0] == picture[..., 1]).all() and (picture[..., 0] == picture[..., 2]).all()
-    values = picture[..., 0].ravel().astype(int)
+    assert picture.shape == (100, 100) and picture.dtype == np.uint8
+    values = picture.ravel().astype(int)
     assert (np.diff(values[1:-1]) >= 0).all()
     assert values.min() == 0 and values.max() >= 250
     assert abs(values[5000] - 127) <= 4
@@ -54,92 +46,6 @@ def test_a_slice_is_grey_with_its_contrast_set_by_the_bulk() -> None:
 
 def test_a_constant_slice_is_plain_grey() -> None:
     assert (slice_image(np.full((5, 6), 3.0)) == 128).all()
-
-
-@pytest.mark.parametrize(("x", "y", "radius"), [(30, 25, 12), (30.4, 24.7, 8.3), (20, 20, 3)])
-def test_a_circle_lies_at_its_radius(x: float, y: float, radius: float) -> None:
-    black = np.zeros((50, 60, 3), dtype=np.uint8)
-    drawn = draw_picks(black, [Circle(x, y, radius, RED)], width=2)
-    away = np.hypot(np.arange(60)[None] - x, np.arange(50)[:, None] - y) - radius
-    assert (drawn[np.abs(away) <= 0.5] == RED).all()
-    assert (drawn[np.abs(away) >= 1.5] == 0).all()
-    painted = drawn[..., 0].sum() / 255
-    assert painted == pytest.approx(2 * np.pi * radius * 2, rel=0.05)
-    assert not black.any()
-
-
-def test_a_dashed_circle_is_two_thirds_of_a_circle() -> None:
-    black = np.zeros((60, 60, 3), dtype=np.uint8)
-    whole, dashed = (draw_picks(black, [Circle(30, 30, 20, RED, dash)]) for dash in (False, True))
-    assert dashed.sum() / whole.sum() == pytest.approx(2 / 3, rel=0.05)
-    assert (dashed <= whole).all()
-
-
-def test_circles_may_reach_beyond_the_picture() -> None:
-    black = np.zeros((20, 20, 3), dtype=np.uint8)
-    drawn = draw_picks(black, [Circle(0, 10, 5, RED), Circle(-50, -50, 5, RED), Circle(500, 3, 5, RED)])
-    assert (drawn[10, 5] == RED).all()
-    assert drawn[:, 8:].sum() == 0
-
-
-def test_a_sphere_is_cut_where_the_slice_is() -> None:
-    spheres = Spheres(np.array([[10.0, 20.0, 30.0]]), np.array([5.0]))
-    (middle,), (off,) = circles_at(spheres, 10, RED), circles_at(spheres, 13, RED)
-    assert (middle.x, middle.y, middle.radius) == (30, 20, 5)
-    assert (off.x, off.y, off.radius) == (30, 20, 4)
-    assert circles_at(spheres, 15, RED) == circles_at(spheres, 4, RED) == []
-    # Enlarged twice, voxel 30 covers pixels 60 and 61, and its centre lies between the two.
-    (large,) = circles_at(spheres, 10, RED, 2)
-    assert (large.x, large.y, large.radius) == (60.5, 40.5, 10)
-
-
-def spheres(*centres: tuple[float, float, float], radius: float = 4.0) -> Spheres:
-    return Spheres(np.array(centres).reshape(-1, 3), np.full(len(centres), radius))
-
-
-def read(png: bytes) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
-
-
-def near(picture: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
-    return np.abs(picture - np.array(colour)).max(axis=2) <= 12
-
-
-def test_the_slices_shown_are_those_with_particles() -> None:
-    found = spheres((10, 20, 20), (10.4, 40, 30))
-    missed, false = spheres((30, 15, 25)), spheres((11, 50, 10))
-    pictures = picks_slices(NOISE, found, missed, false, 2, "p/TS_1", 10.0)
-    assert [picture.caption for picture in pictures] == [
-        "p/TS_1, slice z = 10 (mean of 5 slices, 5 nm): 2 found, 0 missed, 1 false",
-        "p/TS_1, slice z = 30 (mean of 5 slices, 5 nm): 0 found, 1 missed, 0 false",
-    ]
-    (alone,) = picks_slices(NOISE, found, missed, false, 1, "p/TS_1", 10.0)
-    assert "z = 10 " in alone.caption
-    # Two slices show everything, so that is all there are.
-    assert len(picks_slices(NOISE, found, missed, false, 9, "p/TS_1", 10.0)) == 2
-    scale = 12
-    first, second = (read(picture.png) for picture in pictures)
-    assert first.shape == (60 * scale, 50 * scale, 3)
-    for picture, colour, (x, y) in (
-        (first, FOUND.colour, (20, 20)),
-        (first, FALSE.colour, (10, 50)),
-        (second, MISSED.colour, (25, 15)),
-    ):
-        rows, columns = np.nonzero(near(picture, colour))
-        away = np.hypot(columns - (x + 0.5) * scale + 0.5, rows - (y + 0.5) * scale + 0.5)
-        own = away < 8 * scale
-        assert own.sum() > 100
-        assert np.abs(np.median(away[own]) - np.sqrt(16 - (y == 50)) * scale) < 1
-        angles = np.arctan2(rows - (y + 0.5) * scale + 0.5, columns - (x + 0.5) * scale + 0.5)[own]
-        drawn = len(set(np.rint(angles * 36).tolist())) / (2 * np.pi * 36)
-        assert drawn < 0.75 if colour == MISSED.colour else drawn > 0.95
-    assert not near(second, FALSE.colour).any()
-
-
-def test_a_run_without_particles_is_shown_in_the_middle() -> None:
-    (picture,) = picks_slices(NOISE, spheres(), spheres(), spheres(), 3, "p/TS_1", 10.0)
-    assert picture.caption.startswith("p/TS_1, slice z = 20 ")
-    assert picture.caption.endswith("0 found, 0 missed, 0 false")
 
 
 # Targets
@@ -180,7 +86,7 @@ def test_outlines_lie_exactly_on_the_borders_of_labels(tmp_path: Path) -> None:
     assert outline.any() and not outline[fine == 0].any()
     for label, colour in enumerate(COLOURS, start=1):
         assert (view[outline & (fine == label)] == colour[:3]).all()
-    grey = np.kron(slice_image(NOISE[0, :24, :20]), np.ones((scale, scale, 1)))
+    grey = np.kron(slice_image(NOISE[0, :24, :20]), np.ones((scale, scale)))[..., None]
     assert np.abs(view[~outline].astype(int) - grey[~outline]).max() <= 4
 
 
@@ -320,7 +226,7 @@ def test_charts_place_points() -> None:
 class Reader(HTMLParser):
     """Collects tables, text, attributes and headings, and checks that every tag is closed."""
 
-    VOID = ("meta", "br", "img", "link")
+    VOID = ("meta", "br", "img", "link", "input")
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -405,16 +311,11 @@ def target(run: int, spacing: float = 10.0) -> dict:
 
 
 def write(path: Path, scores: dict | None) -> Reader:
-    slices = [SlicePicture(draw_png(), 'demo/TS_1 "slice" z = 3')]
+    layers = Layer(FOUND, "M1 2h3"), Layer(ODD, outlines=noise(50))
+    picks = Pictures([marked('demo/TS_1 "slice" z = 3', *layers)], [FOUND, MISSED, ODD])
     targets = summarise_targets([{"targets": [target(run)]} for run in (1, 2)])
-    write_report(path, "A <b>title</b> & more", scores, HISTORY, MODEL, SPLIT, targets, slices)
+    write_report(path, "A <b>title</b> & more", scores, HISTORY, MODEL, SPLIT, targets, picks)
     return Reader(path.read_text())
-
-
-def draw_png() -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(slice_image(NOISE[0])).save(stream, "PNG")
-    return stream.getvalue()
 
 
 def test_the_page_needs_nothing_but_itself(tmp_path: Path) -> None:
@@ -424,7 +325,9 @@ def test_the_page_needs_nothing_but_itself(tmp_path: Path) -> None:
         assert tag != "script" and tag != "link"
         if key in ("src", "xlink:href", "srcset"):
             assert value.startswith("data:image/png;base64,")
-        if key == "href":
+        if tag == "image" and key == "href":
+            assert value.startswith("data:image/png;base64,")
+        elif key == "href":
             assert value.startswith("#") and ("section", "id", value[1:]) in page.attributes
     assert not re.search(r"url\(|@import|https?://|//[a-z]", re.sub(r"base64,[^\"]*", "", text))
     before = text
@@ -486,6 +389,7 @@ columns.COLUMNS += (new,)
 columns.RUN_COLUMNS += (new,)
 columns.PAGE_COLUMNS += (new,)
 
+from support.pictures import marked, noise
 from tomoscout.data.picks import Picks
 from tomoscout.report.page import write_report
 from tomoscout.tasks.picking.options import Evaluate
@@ -496,7 +400,7 @@ folder = pathlib.Path(sys.argv[1])
 picks = {"p/a": {"ribosome": Picks.at(np.zeros((1, 3)))}}
 write_scores(folder, evaluate(picks, picks, {"ribosome": 100.0}, Evaluate(), "test"))
 scores = read_scores(folder)
-write_report(folder / "report.html", "Scores", scores, [], {}, {}, [], [])
+write_report(folder / "report.html", "Scores", scores, [], {}, {}, [])
 print(format_table(scores))
 """
 
@@ -518,8 +422,21 @@ def test_a_new_column_of_scores_is_one_entry_of_a_list(tmp_path: Path) -> None:
 def test_names_are_shown_as_text(tmp_path: Path) -> None:
     page = write(tmp_path / "report.html", example_scores())
     assert page.headings[0] == "A <b>title</b> & more"
-    assert ("img", "alt", 'demo/TS_1 "slice" z = 3') in page.attributes
+    assert ("svg", "aria-label", 'demo/TS_1 "slice" z = 3') in page.attributes
+    assert "<b>&" in page.text
     assert "ice <thick>" in page.text
+
+
+def test_every_mark_of_the_pictures_can_be_hidden(tmp_path: Path) -> None:
+    page = write(tmp_path / "report.html", example_scores())
+    boxes = [value for tag, key, value in page.attributes if (tag, key) == ("input", "id")]
+    assert boxes == ["show-0", "show-1", "show-2"]
+    assert ("path", "class", "mark-0") in page.attributes and ("image", "class", "mark-2") in page.attributes
+    style = (tmp_path / "report.html").read_text().partition("</style>")[0]
+    for number, box in enumerate(boxes):
+        assert f"section:has(#{box}:not(:checked)) .mark-{number} {{ display: none; }}" in style
+    figure = ElementTree.parse(tmp_path / "report/picks/demo-TS-1-slice-z-3.svg").getroot()
+    assert [part.get("d") for part in figure.iter("{http://www.w3.org/2000/svg}path")] == ["M1 2h3"]
 
 
 def test_curves_end_at_the_scores(tmp_path: Path) -> None:
@@ -564,7 +481,7 @@ def test_data_and_model_are_shown(tmp_path: Path) -> None:
 def test_a_page_without_scores_or_anything_else(tmp_path: Path) -> None:
     page = write(tmp_path / "report.html", None)
     assert "Nothing was scored" in page.text
-    write_report(tmp_path / "empty.html", "Empty", None, [], {}, {}, [], [])
+    write_report(tmp_path / "empty.html", "Empty", None, [], {}, {}, [])
     assert Reader((tmp_path / "empty.html").read_text()).headings == ["Empty", "Scores"]
 
 
@@ -591,7 +508,7 @@ def test_targets_of_several_voxel_spacings_have_a_table_each(tmp_path: Path) -> 
         ("targets:tomoscout/1@20.0?multilabel=true", 2),
     ]
     assert [[row["used"] for row in entry["classes"]] for entry in found] == [[10, None], [50, None]]
-    write_report(tmp_path / "report.html", "T", None, [], {}, {}, found, [])
+    write_report(tmp_path / "report.html", "T", None, [], {}, {}, found)
     page = Reader((tmp_path / "report.html").read_text())
     assert [[row[5] for row in table[1:]] for table in page.tables] == [["10", "–"], ["50", "–"]]
     assert page.headings.count("Targets") == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import re
@@ -17,17 +18,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from support.pictures import marked, noise
 from support.project import SmallProject
 from tomoscout.plan.dataset import overview
 from tomoscout.plan.plan import Plan
 from tomoscout.plan.predictions import predicted_segmentation
 from tomoscout.report.citations import citations
+from tomoscout.report.colours import FOUND
 from tomoscout.report.dataset import describe_dataset, thumbnails
 from tomoscout.report.figures import Figure, chart_style, write_figures
 from tomoscout.report.learning_curve import Curve, CurveRow
 from tomoscout.report.origin import origin_of
 from tomoscout.report.page import write_report
-from tomoscout.report.pictures import SlicePicture, slice_image, to_png
+from tomoscout.report.pictures import Layer, Pictures, SlicePicture, slice_image
 from tomoscout.report.plots import history_charts
 from tomoscout.report.serve import NEUROGLANCER, server
 from tomoscout.report.usage import read_usage
@@ -60,7 +63,7 @@ def plan_of(project: SmallProject) -> Plan:
 def test_a_learning_curve_has_a_section_and_a_figure(tmp_path: Path) -> None:
     rows = [CurveRow(50 * n, n, name, 1000 * n, [0.25 * n, None]) for n in (1, 2) for name in ("all", "ribosome")]
     curve = Curve("0", "fBeta4 of particles", ["More runs help."], rows)
-    write_report(tmp_path / "report.html", "T", None, [], {}, {}, [], [], curve=curve)
+    write_report(tmp_path / "report.html", "T", None, [], {}, {}, [], curve=curve)
     page = (tmp_path / "report.html").read_text()
     section = page.partition('<section id="learning-curve">')[2].partition("</section>")[0]
     assert '<a href="#learning-curve">Learning curve</a>' in page
@@ -111,7 +114,7 @@ def test_thumbnails_show_the_middle_of_every_tomogram_that_can_be_read(project: 
     pictures = thumbnails(overview(plan), plan.config.projects)
     assert [picture.caption for picture in pictures] == ["demo/TS 2;b", "demo/TS_1"]
     shown = np.asarray(Image.open(io.BytesIO(pictures[1].png)))
-    slab = slice_image(project.project().read_tomogram("TS_1", "wbp@10.0")[12])[..., 0]
+    slab = slice_image(project.project().read_tomogram("TS_1", "wbp@10.0")[12])
     assert shown.shape == slab.shape
     # 16 grey levels.
     assert np.abs(shown.astype(int) - slab).max() <= 16 and len(np.unique(shown)) <= 16
@@ -134,10 +137,10 @@ def test_time_and_memory_are_summed_up_by_stage(tmp_path: Path) -> None:
     assert (segment.stage, segment.jobs, segment.seconds, segment.longest) == ("segment", 2, 12.5, 10.5)
     assert (segment.memory, segment.processor, segment.gpu) == (700.25, 5.25, {})
     assert (train.jobs, train.seconds, train.gpu) == (1, 60.0, {"gpu_mem": 1234.5})
-    write_report(tmp_path / "page.html", "T", None, [], {}, {}, [], [], usage=[segment, train])
+    write_report(tmp_path / "page.html", "T", None, [], {}, {}, [], usage=[segment, train])
     page = (tmp_path / "page.html").read_text()
     assert ">gpu_mem</th>" in page and ">1 min 00 s</td>" in page and "Snakemake does not measure GPUs" not in page
-    write_report(tmp_path / "page.html", "T", None, [], {}, {}, [], [], usage=[segment])
+    write_report(tmp_path / "page.html", "T", None, [], {}, {}, [], usage=[segment])
     page = (tmp_path / "page.html").read_text()
     assert "gpu_mem" not in page and "Snakemake does not measure GPUs" in page
 
@@ -167,7 +170,7 @@ def test_of_very_many_runs_the_first_are_listed(project: SmallProject, monkeypat
     monkeypatch.setattr("tomoscout.report.viewers.RUNS", 2)
     _, (found,) = opened(project)
     assert [run.run for run in found.runs] == ["demo/TS 2;b", "demo/TS_1"] and found.total == 3
-    write_report(project.folder / "page.html", "T", None, [], {}, {}, [], [], viewers=[found])
+    write_report(project.folder / "page.html", "T", None, [], {}, {}, [], viewers=[found])
     assert "The first 2 of 3 runs" in (project.folder / "page.html").read_text()
 
 
@@ -265,31 +268,35 @@ def test_digests_change_with_what_they_stand_for() -> None:
 # Figures as files
 
 
-def noise(side: int = 32) -> bytes:
-    return to_png(Image.fromarray(slice_image(np.random.default_rng(0).normal(size=(side, side)))[..., 0]))
-
-
 HISTORY = [{"step": n, "loss": 1 / n, "score": n / 20 if n % 3 == 0 else "", "ribosome": ""} for n in range(1, 20)]
 
 
 def test_every_figure_of_the_page_is_a_file(tmp_path: Path) -> None:
-    slices = [SlicePicture(noise(), f"p/TS_1, slice z = {z} (mean of 3 slices): 1 found") for z in (3, 4)]
+    slices = [marked(f"p/TS_1, slice z = {z} (mean of 3 slices): 1 found", Layer(FOUND, "M1 2h3")) for z in (3, 4)]
+    checks = Pictures([SlicePicture(noise(), "p/TS_1 (z = 3)")], [FOUND])
     path = tmp_path / "unet.html"
     (tmp_path / "unet").mkdir()
     (tmp_path / "unet/old.svg").write_text("of an earlier page")
-    write_report(path, "T", None, HISTORY, {}, {}, [], slices)
+    write_report(
+        path, "T", None, HISTORY, {}, {"excluded": {"p/b": "no"}}, [], Pictures(slices, [FOUND]), checks=checks
+    )
     files = sorted(
         str(file.relative_to(tmp_path / "unet")) for file in (tmp_path / "unet").rglob("*") if file.is_file()
     )
     assert files == [
-        "picks/p-TS-1-slice-z-3.png",
-        "picks/p-TS-1-slice-z-4.png",
+        "picks/p-TS-1-slice-z-3.svg",
+        "picks/p-TS-1-slice-z-4.svg",
+        "targets/p-TS-1.png",
         "training/Loss.svg",
         "training/Validation-score-best-0.900-at-step-18.svg",
     ]
-    assert path.read_text().count("<img ") + path.read_text().count('<svg class="chart"') == len(files)
-    assert (tmp_path / "unet" / files[0]).read_bytes() == noise()
-    svg = ElementTree.parse(tmp_path / "unet" / files[2]).getroot()
+    page = path.read_text()
+    assert sum(map(page.count, ("<img ", '<svg class="marked"', '<svg class="chart"'))) == len(files)
+    assert (tmp_path / "unet" / files[2]).read_bytes() == noise()
+    svg = ElementTree.parse(tmp_path / "unet" / files[0]).getroot()
+    assert (svg.get("width"), svg.get("height"), svg.get("viewBox")) == ("600", "600", "0 0 32 32")
+    assert base64.b64encode(noise()).decode() in (tmp_path / "unet" / files[0]).read_text()
+    svg = ElementTree.parse(tmp_path / "unet" / files[3]).getroot()
     assert svg.tag == f"{SVG}svg" and (svg.get("width"), svg.get("height")) == ("840", "460")
     (loss, _) = history_charts(HISTORY)
     assert loss.path(loss.lines[0].points) in [line.get("d") for line in svg.iter(f"{SVG}path")]
@@ -322,7 +329,7 @@ def test_a_page_of_a_hundred_runs_is_small(tmp_path: Path, small: SmallProject) 
     pictures = thumbnails(runs, plan.config.projects)
     assert len(pictures) == 100
     # As large as the pictures of a real tomogram: 18 slices of 630 × 630.
-    slices = [SlicePicture(noise(630), f"demo/TS_{n:03d}") for n in range(18)]
+    slices = [marked(f"demo/TS_{n:03d}", side=630) for n in range(18)]
     path = tmp_path / "page.html"
     write_report(
         path,
@@ -332,11 +339,12 @@ def test_a_page_of_a_hundred_runs_is_small(tmp_path: Path, small: SmallProject) 
         {},
         {"folds": [{"train": [record.key for record in plan.records], "validate": [], "test": []}]},
         [],
-        slices,
+        Pictures(slices, []),
         dataset=describe_dataset(runs, {}, pictures),
         viewers=viewers(plan.config, plan.records, pictures),
     )
     page = path.read_text()
-    assert page.count("chimerax --cmd") == 100 and page.count("<img ") == 118
+    assert page.count("chimerax --cmd") == page.count("<img ") == 100
+    assert page.count('<svg class="marked"') == 18
     assert sum(len(picture.png) for picture in pictures) < 2_000_000
     assert path.stat().st_size < 12_000_000

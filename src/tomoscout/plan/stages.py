@@ -99,7 +99,7 @@ STAGES: dict[str, Stage] = {
     "localize": Stage(4, fingerprints.of_picks, lambda plan: plan.localized, _written_picks),
     "extract": Stage(1, fingerprints.of_extractions, _runs_of_extractions, _written_by_extract),
     "evaluate": Stage(3, fingerprints.of_scores, lambda plan: plan.scored.records),
-    "report": Stage(2, fingerprints.of_report, lambda plan: plan.shown),
+    "report": Stage(3, fingerprints.of_report, lambda plan: plan.shown),
     "export": Stage(1, fingerprints.of_export, lambda plan: plan.exported),
     "import_tomograms": Stage(1),
     "import_picks": Stage(1, fingerprints.of_imported_picks, written=_written_picks),

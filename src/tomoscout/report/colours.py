@@ -3,24 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from itertools import cycle
+from typing import Literal, NamedTuple
 
 Colour = tuple[int, int, int]
 """Red, green, blue from 0 to 255."""
 
 
+Shape = Literal["circle", "dashed", "plus", "cross", "square", "diamond", "outline"]
+"""A circle cuts a particle's sphere, a dashed one too; plus to diamond are small signs at its centre; an outline goes
+around labels."""
+
+
 class Mark(NamedTuple):
-    """How particles of one kind are drawn: their name in captions and legends, the colour, and whether it is dashed."""
+    """How one kind of thing is drawn: its name in captions and legends, its colour and shape."""
 
     word: str
     colour: Colour
-    dashed: bool = False
+    shape: Shape = "circle"
 
 
 # They differ in hue and brightness, so that they can be told apart on grey and with common colour vision deficiencies.
 FOUND = Mark("found", (0, 205, 150))
-MISSED = Mark("missed", (255, 190, 30), dashed=True)
+MISSED = Mark("missed", (255, 190, 30), "dashed")
 FALSE = Mark("false", (235, 75, 190))
+
+_SIGNS: list[tuple[Colour, Shape]] = [
+    ((86, 180, 233), "plus"),
+    ((240, 228, 66), "cross"),
+    ((255, 255, 255), "square"),
+    ((225, 95, 20), "diamond"),
+]
+
+
+def signs(names: Iterable[str]) -> list[Mark]:
+    """Marks for several sets of picks, which differ in shape as well; with more than four sets they repeat."""
+    return [Mark(name, *sign) for name, sign in zip(names, cycle(_SIGNS))]
+
 
 # Okabe and Ito (2008), brightest first: for objects whose own colours are greyish or alike.
 _PALETTE: list[Colour] = [

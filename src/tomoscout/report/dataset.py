@@ -115,7 +115,7 @@ def thumbnails(runs: Sequence[RunOverview], projects: Mapping[str, str]) -> list
             slab = opened[run.record.project].read_middle(run.record.run, uri)
         except TomoscoutError:
             continue
-        image = Image.fromarray(slice_image(slab)[..., 0])
+        image = Image.fromarray(slice_image(slab))
         image.thumbnail((_SIDE, _SIDE), Image.Resampling.BOX)
         few = Image.fromarray(np.asarray(image) // 16 * 17)
         low, high = np.percentile(slab, [1, 99])

@@ -28,14 +28,12 @@ class Found:
 
     `objects`: for every object its name (`object`), its number of `picks`, the number of `runs` that have any, the
     median `per_run`, the `threshold` (None for picks from labels), and the median `score` (None without picks).
-    `runs`: every run (`project/run`) with its counts, in the order of the objects. `scores` (N,) and `colours` in
-    pictures are by object.
+    `runs`: every run (`project/run`) with its counts, in the order of the objects. `scores` (N,) are by object.
     """
 
     objects: list[dict[str, Any]]
     runs: list[tuple[str, list[int]]]
     scores: dict[str, NDArray[np.float64]]
-    colours: dict[str, Colour]
 
 
 def read_found(plan: Plan, localized: Path) -> Found:
@@ -59,14 +57,12 @@ def read_found(plan: Plan, localized: Path) -> Found:
             found = project.read_picks(record.run, source).scores
             counts[record.key][name] = len(found)
             scores.setdefault(name, []).append(found)
-    colours = _colours(config, scores)
-    together = {name: np.concatenate(scores[name]) for name in colours}
+    together = {name: np.concatenate(scores[name]) for name in object_colours(config, scores)}
     per_object = {name: [of_run.get(name, 0) for of_run in counts.values()] for name in together}
     return Found(
         [_describe(name, per_object[name], thresholds.get(name), together[name]) for name in together],
         [(run, [of_run.get(name, 0) for name in together]) for run, of_run in counts.items()],
         together,
-        colours,
     )
 
 
@@ -81,10 +77,12 @@ def _describe(name: str, counts: Sequence[int], threshold: float | None, scores:
     }
 
 
-def _colours(config: Config, names: Collection[str]) -> dict[str, Colour]:
-    """The colours of the objects in the copick config, in its order, made readable."""
+def object_colours(config: Config, names: Collection[str]) -> dict[str, Colour]:
+    """The colours of objects in the copick configs, in their order, made readable; then those of names in none."""
     objects = {name: entry for path in config.projects.values() for name, entry in read_objects(Path(path)).items()}
-    colours = {name: entry.color for name, entry in objects.items() if name in names}
+    colours: dict[str, Sequence[int]] = {name: entry.color for name, entry in objects.items() if name in names}
+    # Greyish colours are replaced.
+    colours |= {name: (255, 255, 255) for name in names if name not in colours}
     return dict(zip(colours, readable_colours(list(colours.values())), strict=True))
 
 

@@ -5,19 +5,22 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from tomoscout.machine.files import write_text
-from tomoscout.report.colours import FALSE, FOUND, MISSED, Colour, Mark
+from tomoscout.report.colours import Colour
 from tomoscout.report.dataset import Dataset
 from tomoscout.report.figures import Figure, chart_style, drawing, write_figures
 from tomoscout.report.found import Found, score_charts
 from tomoscout.report.learning_curve import Curve, curve_chart
+from tomoscout.report.marks import icon
 from tomoscout.report.origin import Origin
-from tomoscout.report.pictures import SlicePicture
+from tomoscout.report.pictures import MarkedSlice, Pictures, SlicePicture
 from tomoscout.report.plots import Chart, history_charts, precision_recall_charts
+from tomoscout.report.segmented import RunLabels, volumes
 from tomoscout.report.usage import Usage
 from tomoscout.report.viewers import OpenProject
+from tomoscout.report.worst import Worst
 from tomoscout.tasks.picking.intervals import LEVEL
 from tomoscout.tasks.picking.score_columns import PAGE_COLUMNS, f_name, shown_columns
 from tomoscout.tasks.picking.score_tables import between, describe_runs, fixed, measured
@@ -26,13 +29,7 @@ _OF_ORIGIN = ("weights", "made_with")
 """What is said of a model where it is said what the results were made with."""
 
 
-class Checks(NamedTuple):
-    """Pictures of targets over tomograms, and the colours of their classes."""
-
-    pictures: Sequence[SlicePicture]
-    legend: Sequence[Mark]
-
-
+_NONE = Pictures([], [])
 PARTS = {"train": "Training", "validate": "Validation", "test": "Test"}
 
 
@@ -44,11 +41,13 @@ def write_report(
     model: Mapping[str, Any],
     split: Mapping[str, Any],
     targets: Sequence[Mapping[str, Any]],
-    slices: Sequence[SlicePicture],
+    picks: Pictures = _NONE,
     found: Found | None = None,
     *,
+    worst: Sequence[Worst] = (),
+    labels: Mapping[str, RunLabels] | None = None,
     dataset: Dataset | None = None,
-    checks: Checks | None = None,
+    checks: Pictures = _NONE,
     curve: Curve | None = None,
     usage: Sequence[Usage] = (),
     viewers: Sequence[OpenProject] = (),
@@ -64,8 +63,10 @@ def write_report(
         model: the content of model.yaml, or other nested facts.
         split: the content of the split file; `fold` is the number of the fold that was used, 0 by default.
         targets: what `summarise_targets` returned; may be empty.
-        slices: pictures of the scored picks or, without scores, of all picks.
+        picks: slices with the scored picks or, without scores, with all picks and labels.
         found: the picks of a model trained elsewhere, scored or not.
+        worst: cut-outs of false picks and of missed references.
+        labels: what is segmented in the first runs, where nothing is scored.
         dataset: what there is to learn from or to apply a model to.
         checks: targets over tomograms.
         curve: scores over the number of training runs.
@@ -73,17 +74,23 @@ def write_report(
         viewers: how to open the runs.
         origin: what the results were made with.
     """
-    checks = checks or Checks([], [])
     charts = {
         "precision-recall": precision_recall_charts(scores) if scores else [],
         "training": history_charts(history),
         "scores": score_charts(found) if found else [],
         "learning-curve": [curve_chart(curve.rows)] if curve else [],
     }
-    pictures = {"picks": slices, "targets": checks.pictures, "tomograms": dataset.thumbnails if dataset else []}
+    cut_outs = [picture for entry in worst for picture in entry.pictures]
+    pictures = {
+        "picks": picks.pictures,
+        "worst": cut_outs,
+        "targets": checks.pictures,
+        "tomograms": dataset.thumbnails if dataset else [],
+    }
     write_figures(path.with_suffix(""), _figures(charts, pictures))
     page = environment().get_template("page.html.jinja")
     sets = [scores, *scores["also"]] if scores else []
+    rows = [row for each in sets for row in each["objects"]]
     fold = split["folds"][split.get("fold", 0)] if split.get("folds") else {}
     write_text(
         path,
@@ -91,7 +98,8 @@ def write_report(
             title=title,
             scores=scores,
             f=f_name(scores["beta"]) if scores else None,
-            columns=shown_columns([row for each in sets for row in each["objects"]], PAGE_COLUMNS),
+            columns=shown_columns(scores["objects"], PAGE_COLUMNS) if scores else [],
+            errors=[column for column in shown_columns(rows, PAGE_COLUMNS) if column.unit],
             sets=sets,
             level=LEVEL,
             sentences=describe_runs(scores) if scores else [],
@@ -102,15 +110,17 @@ def write_report(
             parts=[(name, fold[part]) for part, name in PARTS.items() if part in fold],
             excluded=by_reason(split.get("excluded", {})),
             targets=targets,
-            slices=slices,
-            legend=[(mark.word, _css(mark.colour), mark.dashed) for mark in _legend(scores, found)],
+            picks=picks,
+            worst=worst,
+            volumes=volumes(labels.values()) if labels else [],
+            labelled=labels or {},
+            segmentations=sorted({str(entry.segmentation) for entry in (labels or {}).values()}),
             found=found,
             found_charts=charts["scores"],
             curve=curve,
             curve_charts=charts["learning-curve"],
             dataset=dataset,
-            checks=checks.pictures,
-            classes=[(mark.word, _css(mark.colour)) for mark in checks.legend],
+            checks=checks,
             usage=usage,
             viewers=viewers,
             origin=origin,
@@ -126,14 +136,16 @@ def _figures(charts: Mapping[str, Iterable[Chart]], pictures: Mapping[str, Itera
         for chart in some
     ]
     # What a caption says in brackets would make a name too long.
-    return figures + [Figure(k, p.caption.partition(" (")[0], p.png) for k, some in pictures.items() for p in some]
+    return figures + [
+        Figure(kind, picture.caption.partition(" (")[0], _content(drawn, picture, style))
+        for kind, some in pictures.items()
+        for picture in some
+    ]
 
 
-def _legend(scores: Mapping[str, Any] | None, found: Found | None) -> Sequence[Mark]:
-    """The meaning of the circles in pictures."""
-    if found and not scores:
-        return [Mark(name, colour) for name, colour in found.colours.items()]
-    return [FOUND, MISSED, FALSE]
+def _content(drawn: Any, picture: SlicePicture, style: str) -> bytes:
+    is_marked = isinstance(picture, MarkedSlice)
+    return drawing(drawn, "marked.svg.jinja", picture, style) if is_marked else picture.png
 
 
 def environment(*rooms: str) -> Any:
@@ -148,7 +160,7 @@ def environment(*rooms: str) -> Any:
         lstrip_blocks=True,
     )
     environment.filters |= {"fixed": fixed, "measured": measured, "between": between, "count": _count, "data": _data}
-    environment.filters |= {"time": _time, "memory": _memory}
+    environment.filters |= {"time": _time, "memory": _memory, "css": _css, "icon": icon}
     return environment
 
 

@@ -1,9 +1,9 @@
-"""Pictures of picks: circles on slices of a tomogram."""
+"""Pictures of picks and labels: slices of a tomogram, with marks that a reader can hide."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,30 +11,26 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from tomoscout.report.colours import FALSE, FOUND, MISSED, Colour, Mark
+from tomoscout.data.geometry import Shape
+from tomoscout.data.open_tomogram import OpenTomogram
+from tomoscout.report.colours import Colour, Mark
+from tomoscout.report.marks import Spheres, marks_path
 
-Picture = NDArray[np.uint8]
-"""An RGB picture (y, x, 3)."""
+Grey = NDArray[np.uint8]
+"""A grey picture (y, x)."""
+Box = tuple[float, float, float, float]
+"""Left, top, width and height in voxels of a slice."""
 
 GREYS = 64
 """Number of grey levels in a picture: not visibly different from 256, and half the size of a PNG of noise."""
 
-
-class Spheres(NamedTuple):
-    """Particles: centres (N, 3) as fractional indices z, y, x; radii (N,) in voxels."""
-
-    centres: NDArray[np.floating]
-    radii: NDArray[np.floating]
-
-
-class Circle(NamedTuple):
-    """A circle on a picture, in pixels; whole coordinates are the centres of pixels."""
-
-    x: float
-    y: float
-    radius: float
-    colour: Colour
-    dashed: bool = False
+_SIDE = 1024
+"""Largest side in pixels of the picture of a slice; larger ones are made smaller."""
+_SIDE_OF_CUT_OUT = 160
+_WIDTH_OF_CUT_OUT = 7
+"""In radii."""
+_SIGN, _SIGN_IN_CUT_OUT = 0.011, 0.028
+"""Half the size of a sign, as a fraction of the picture's width."""
 
 
 @dataclass(frozen=True)
@@ -45,108 +41,139 @@ class SlicePicture:
     caption: str
 
 
-def slice_image(slab: NDArray[np.floating]) -> Picture:
-    """A slice (y, x) as a grey picture (y, x, 3), clipped to the percentiles 1 and 99."""
-    step = max(1, int((slab.size / 100_000) ** 0.5))
-    low, high = np.percentile(slab[::step, ::step], [1, 99])
-    if high <= low:
-        return np.full((*slab.shape, 3), 128, dtype=np.uint8)
-    level = np.clip((slab - low) * (GREYS / (high - low)), 0, GREYS - 1).astype(np.uint8)
-    return np.repeat((level * (255 // (GREYS - 1)))[..., None], 3, axis=2)
+class Layer(NamedTuple):
+    """What is drawn over a slice with a mark: a path in voxels, or the outlines of labels as a PNG that fits the
+    slice."""
+
+    mark: Mark
+    path: str = ""
+    outlines: bytes = b""
 
 
-def draw_picks(picture: Picture, circles: Iterable[Circle], width: float = 2.5) -> Picture:
-    """A copy of a picture with circles drawn on it; lines are `width` pixels wide and anti-aliased."""
-    drawn = picture.astype(np.float32)
-    for circle in circles:
-        reach = circle.radius + width
-        top, left = (max(0, int(np.floor(centre - reach))) for centre in (circle.y, circle.x))
-        bottom, right = (int(np.ceil(centre + reach)) + 1 for centre in (circle.y, circle.x))
-        box = drawn[top : max(bottom, 0), left : max(right, 0)]
-        y, x = np.ogrid[top : top + box.shape[0], left : left + box.shape[1]]
-        y, x = y - circle.y, x - circle.x
-        # Anti-aliasing: the fraction of a pixel that the line covers, from the distance of its centre to the circle.
-        covered = np.clip((width + 1) / 2 - np.abs(np.hypot(y, x) - circle.radius), 0, 1)
-        if circle.dashed:
-            covered *= np.arctan2(y, x) % (np.pi / 6) < np.pi / 9
-        box += covered[..., None] * (np.array(circle.colour, dtype=np.float32) - box)
-    return (drawn + 0.5).astype(np.uint8)
+@dataclass(frozen=True)
+class MarkedSlice(SlicePicture):
+    """A slice and the layers over it. `box`: the part of the slice that is shown, which may reach beyond it; `place`:
+    where its PNG lies."""
+
+    box: Box
+    place: Box
+    layers: tuple[Layer, ...]
 
 
-def circles_at(spheres: Spheres, z: int, colour: Colour, scale: int = 1, *, dashed: bool = False) -> list[Circle]:
-    """The intersections of spheres with slice `z` of a tomogram, on a picture of that slice enlarged `scale` times."""
-    centres = np.asarray(spheres.centres, dtype=np.float64).reshape(-1, 3)
-    squared = np.asarray(spheres.radii, dtype=np.float64) ** 2 - (centres[:, 0] - z) ** 2
-    cut = squared > 0
-    ys, xs = (centres[cut, 1:].T + 0.5) * scale - 0.5
-    radii = np.sqrt(squared[cut]) * scale
-    return [Circle(float(x), float(y), float(r), colour, dashed) for x, y, r in zip(xs, ys, radii, strict=True)]
+class Pictures(NamedTuple):
+    """Pictures, and the meaning of their marks."""
 
-
-def picks_slices(
-    tomogram: NDArray[np.floating],
-    found: Spheres,
-    missed: Spheres,
-    false: Spheres,
-    count: int,
-    run: str,
-    voxel_spacing: float,
-) -> list[SlicePicture]:
-    """Up to `count` slices that together show the particles best, from top to bottom.
-
-    Args:
-        tomogram: (z, y, x).
-        found: references that were found.
-        missed: references that were not.
-        false: predictions that match no reference.
-        count: largest number of slices; fewer where fewer show every particle.
-        run: named in the captions.
-        voxel_spacing: in Å.
-    """
-    # Missed and false picks are rarer and are drawn on top.
-    groups = [Marked(found, FOUND), Marked(missed, MISSED), Marked(false, FALSE)]
-    return marked_slices(tomogram, groups, count, run, voxel_spacing)
+    pictures: Sequence[SlicePicture]
+    legend: Sequence[Mark]
 
 
 class Marked(NamedTuple):
-    """Particles that are drawn in the same way, and counted in captions under the name of their mark."""
+    """Particles that are drawn in the same way."""
 
     spheres: Spheres
     mark: Mark
 
 
-def marked_slices(
-    tomogram: NDArray[np.floating], groups: Sequence[Marked], count: int, run: str, voxel_spacing: float
-) -> list[SlicePicture]:
-    """As `picks_slices`, for groups of particles of any kind; the last group is drawn on top."""
-    depth = len(tomogram)
-    spheres = [Spheres(np.reshape(g.spheres.centres, (-1, 3)), np.reshape(g.spheres.radii, -1)) for g in groups]
-    everything = Spheres(*(np.concatenate(parts) for parts in zip(*spheres, strict=True)))
-    half = int(everything.radii.min() / 2) if len(everything.radii) else 2
-    scale = max(1, round(600 / tomogram.shape[2]))
-    pictures = []
-    for z in _telling_slices(everything, depth, count):
-        slab = tomogram[max(0, z - half) : z + half + 1]
-        picture = _enlarge(slice_image(slab.mean(axis=0)), scale)
-        shown = [
-            circles_at(some, z, mark.colour, scale, dashed=mark.dashed)
-            for some, (_, mark) in zip(spheres, groups, strict=True)
-        ]
-        picture = draw_picks(picture, [circle for circles in shown for circle in circles])
-        counts = ", ".join(f"{len(c)} {mark.word}" for c, (_, mark) in zip(shown, groups, strict=True))
-        thickness = f"mean of {len(slab)} slices, " if len(slab) > 1 else ""
-        caption = f"{run}, slice z = {z} ({thickness}{len(slab) * voxel_spacing / 10:.0f} nm): {counts}"
-        pictures.append(SlicePicture(_png(picture), caption))
-    return pictures
+def slice_image(slab: NDArray[np.floating]) -> Grey:
+    """A slice (y, x) as a grey picture, clipped to the percentiles 1 and 99."""
+    step = max(1, int((slab.size / 100_000) ** 0.5))
+    low, high = np.percentile(slab[::step, ::step], [1, 99])
+    if not high > low:
+        return np.full(slab.shape, 128, dtype=np.uint8)
+    level: Grey = np.clip((slab - low) * (GREYS / (high - low)), 0, GREYS - 1).astype(np.uint8)
+    return level * np.uint8(255 // (GREYS - 1))
 
 
-def _telling_slices(spheres: Spheres, depth: int, count: int) -> list[int]:
-    """The slices that cut most particles near their centres, chosen greedily: each one adds most to those before."""
-    if not len(spheres.radii):
+def marked_slice(
+    tomogram: OpenTomogram, groups: Sequence[Marked], z: int, run: str, voxel_spacing: float
+) -> MarkedSlice:
+    """A slice with the particles that it cuts, the last group on top. The mean of several slices is shown, together as
+    thick as half the smallest particle. `run`: named in the caption; `voxel_spacing`: in Å."""
+    radii = np.concatenate([group.spheres.radii for group in groups] or [np.zeros(0)])
+    slab = tomogram.read((_span(z, _half(radii), tomogram.shape[0]),))
+    height, width = slab.shape[1:]
+    box = (0, 0, width, height)
+    cuts = [group.spheres.cut(z) for group in groups]
+    counts = ", ".join(f"{len(cut.radii):,} {group.mark.word}" for cut, group in zip(cuts, groups, strict=True))
+    thickness = f"mean of {len(slab)} slices, " if len(slab) > 1 else ""
+    caption = f"{run}, slice z = {z} ({thickness}{len(slab) * voxel_spacing / 10:.3g} nm)"
+    return MarkedSlice(
+        _png(slab, _SIDE),
+        f"{caption}: {counts}" if counts else caption,
+        box,
+        box,
+        _layers(groups, cuts, _SIGN * width),
+    )
+
+
+def cut_out(
+    tomogram: OpenTomogram, groups: Sequence[Marked], centre: NDArray[np.floating], radius: float, caption: str
+) -> MarkedSlice:
+    """The surroundings of a particle in the slice through its centre. `centre`: fractional indices z, y, x; `radius`:
+    in voxels."""
+    z, y, x = np.rint(centre).astype(int).tolist()
+    reach = int(np.ceil(_WIDTH_OF_CUT_OUT * radius / 2))
+    depth, height, width = tomogram.shape
+    rows, columns = _span(y, reach, height), _span(x, reach, width)
+    slab = tomogram.read((_span(z, _half(np.array([radius])), depth), rows, columns))
+    box = (x - reach, y - reach, 2 * reach + 1, 2 * reach + 1)
+    place = (columns.start, rows.start, *slab.shape[:0:-1])
+    cuts = [group.spheres.cut(float(centre[0]), box) for group in groups]
+    return MarkedSlice(
+        _png(slab, _SIDE_OF_CUT_OUT), caption, box, place, _layers(groups, cuts, _SIGN_IN_CUT_OUT * box[2])
+    )
+
+
+def _half(radii: NDArray[np.floating]) -> int:
+    """How many slices are averaged on either side of one."""
+    return int(radii.min() / 2) if len(radii) else 2
+
+
+def _span(centre: int, reach: int, size: int) -> slice:
+    """The voxels within reach of one along an axis; one at the edge, where it lies outside."""
+    start = min(max(0, centre - reach), size - 1)
+    return slice(start, max(start + 1, min(size, centre + reach + 1)))
+
+
+def _layers(groups: Sequence[Marked], cuts: Sequence[Spheres], size: float) -> tuple[Layer, ...]:
+    return tuple(
+        Layer(group.mark, marks_path(cut, group.mark.shape, size)) for group, cut in zip(groups, cuts, strict=True)
+    )
+
+
+def outlines(labels: NDArray[np.integer], label: int, colour: Colour, shape: Shape, ratio: float) -> bytes:
+    """The outlines of a label as a transparent PNG that fits a slice.
+
+    Args:
+        labels: a slice (y, x) of a segmentation.
+        label: the one to outline.
+        colour: of the lines.
+        shape: of the tomogram (z, y, x).
+        ratio: voxel spacing of the tomogram over that of the segmentation.
+    """
+    fine = max(1, round(600 / shape[2]))
+    rows, columns = (
+        np.clip(np.rint(((np.arange(fine * size) + 0.5) / fine - 0.5) * ratio).astype(int), 0, there - 1)
+        for size, there in zip(shape[1:], labels.shape, strict=True)
+    )
+    inside = labels[np.ix_(rows, columns)] == label
+    padded = np.pad(inside, 1)
+    surrounded = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    image = Image.fromarray((inside & ~surrounded).astype(np.uint8))
+    image.putpalette([0, 0, 0, *colour])
+    return to_png(image, transparency=0)
+
+
+def telling_slices(groups: Sequence[Marked], depth: int, count: int) -> list[int]:
+    """Up to `count` slices that together cut most particles near their centres, chosen greedily: each one adds most to
+    those before; fewer where fewer show every particle. The middle where there are none."""
+    centres = np.concatenate([group.spheres.centres[:, 0] for group in groups] or [np.zeros(0)])
+    if not len(centres):
         return [depth // 2]
-    steps = (np.arange(depth)[:, None] - spheres.centres[None, :, 0]) / spheres.radii
+    radii = np.concatenate([group.spheres.radii for group in groups])
+    steps = (np.arange(depth)[:, None] - centres) / radii
     shown = np.clip(1 - steps**2, 0, None)
-    best = np.zeros(len(spheres.radii))
+    best = np.zeros(len(radii))
     chosen: list[int] = []
     while len(chosen) < count:
         gains = np.maximum(shown - best, 0).sum(axis=1)
@@ -158,19 +185,16 @@ def _telling_slices(spheres: Spheres, depth: int, count: int) -> list[int]:
     return sorted(chosen)
 
 
-def _enlarge(picture: Picture, scale: int) -> Picture:
-    if scale == 1:
-        return picture
-    size = picture.shape[1] * scale, picture.shape[0] * scale
-    return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC))
+def _png(slab: NDArray[np.floating], side: int) -> bytes:
+    """The mean of a slab (z, y, x) along z as a grey PNG, no side of which is longer than `side` pixels."""
+    image = Image.fromarray(slice_image(slab.mean(axis=0)))
+    image.thumbnail((side, side), Image.Resampling.BOX)
+    step = 255 // (GREYS - 1)
+    return to_png(Image.fromarray(np.asarray(image) // step * np.uint8(step)))
 
 
-def _png(picture: Picture) -> bytes:
-    return to_png(Image.fromarray(picture).quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE))
-
-
-def to_png(image: Image.Image) -> bytes:
-    """An image as the bytes of a PNG file."""
+def to_png(image: Image.Image, **options: int) -> bytes:
+    """An image as the bytes of a PNG file. `options`: of Pillow's PNG writer."""
     stream = io.BytesIO()
-    image.save(stream, "PNG")
+    image.save(stream, "PNG", **options)
     return stream.getvalue()

@@ -76,7 +76,7 @@ def target_overlay(
 
 def _outlined(slab: NDArray[np.floating], labels: NDArray[np.integer], scale: int) -> NDArray[np.uint8]:
     """An enlarged slice: grey, with the outermost pixels of every label in its colour, and a gap below."""
-    pixels = _repeat(slice_image(slab)[..., 0] // (255 // (GREYS - 1)), scale)
+    pixels = _repeat(slice_image(slab) // (255 // (GREYS - 1)), scale)
     fine = _repeat(labels.astype(np.int32), scale)
     border = np.zeros(fine.shape, dtype=bool)
     for step in range(1, _OUTLINE + 1):
