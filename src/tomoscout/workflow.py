@@ -28,8 +28,8 @@ from tomoscout.models.base import base_files
 from tomoscout.options.config import Config, RuleGroup, parse_config
 from tomoscout.options.config_file import read_config_file
 from tomoscout.plan.containers import enter_images, image_of
-from tomoscout.plan.exchange import files_beside, files_of_import
-from tomoscout.plan.extractions import predictions, reads_of, written_by
+from tomoscout.plan.exchange import exported_reads, files_beside, files_of_import
+from tomoscout.plan.extractions import Read, predictions, reads_of, written_by
 from tomoscout.plan.fingerprints import annotated_tomograms, cell_options, training_targets
 from tomoscout.plan.members import SINGLE, member_names
 from tomoscout.plan.paths import Results
@@ -196,10 +196,20 @@ class Workflow:
 
     def extractions_compared(self) -> list[str]:
         """The batches of scored runs, where something extracted is scored beside the picks of the model."""
+        return self._extracted_for("evaluate", compared_with(self.config))
+
+    def extractions_exported(self) -> list[str]:
+        """The batches of exported runs, where something extracted is exported."""
+        return self._extracted_for("export", exported_reads(self.config))
+
+    def _extracted_for(self, stage: str, reads: Iterable[Read]) -> list[str]:
         made = {written_by(self.config, name) for name in self.config.extract}
-        if not any(read.owner in made for read in compared_with(self.config)):
-            return []
-        return [batch for batch in self.batches("evaluate") if batch in self.batches("extract")]
+        return self._common_batches(stage, "extract") if any(read.owner in made for read in reads) else []
+
+    def _common_batches(self, stage: str, before: str) -> list[str]:
+        """The batches of a stage in which a stage before it works."""
+        made = set(self.batches(before))
+        return [batch for batch in self.batches(stage) if batch in made]
 
     # Models
 
@@ -331,7 +341,9 @@ class Workflow:
 
     def exported_batches(self) -> list[str]:
         """The batches of runs whose picks the localize stage makes and which are exported; none if others are."""
-        return self.batches("export") if self.config.export.picks is None else []
+        owner = predictions(self.config)
+        own = self.config.export.picks is None or any(read.owner == owner for read in exported_reads(self.config))
+        return self._common_batches("export", "localize") if own else []
 
     # Instances of cells
 

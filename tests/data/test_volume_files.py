@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 from pathlib import Path
 
@@ -61,8 +62,77 @@ def test_compressed_and_axes_in_another_order(tmp_path: Path) -> None:
     found = open_volume_file(path)
     assert found.shape == (6, 5, 4)
     np.testing.assert_array_equal(found.read(WHOLE), values.transpose(2, 1, 0))
-    (tmp_path / "b.mrc.gz").write_bytes(gzip.compress(write_mrc(tmp_path / "b.mrc", values).read_bytes()))
-    np.testing.assert_array_equal(open_volume_file(tmp_path / "b.mrc.gz").read(WHOLE), values)
+    raw = write_mrc(tmp_path / "b.mrc", values).read_bytes()
+    for name, pack in (("b.mrc.gz", gzip.compress), ("B.MAP.GZ", gzip.compress), ("b.rec.bz2", bz2.compress)):
+        packed = tmp_path / name
+        packed.write_bytes(pack(raw))
+        np.testing.assert_array_equal(open_volume_file(packed).read(WHOLE), values)
+        packed.write_bytes(packed.read_bytes()[:-60])
+        with pytest.raises(TomoscoutError, match="ended before the end-of-stream marker"):
+            open_volume_file(packed)
+
+
+def changed(path: Path, word: int, *values: float, kind: str = "<i4") -> None:
+    """Write other values into the header, from a 4-byte word on; words are counted from 1, as in MRC2014."""
+    raw = bytearray(path.read_bytes())
+    new = np.array(values, kind).tobytes()
+    raw[4 * (word - 1) : 4 * (word - 1) + len(new)] = new
+    path.write_bytes(bytes(raw))
+
+
+NO_VOXELS = "not a tomogram (truncated, or its header is damaged: "
+
+
+@pytest.mark.parametrize(
+    ("word", "values", "kind", "expected"),
+    [
+        # Taken as they are: what is wrong does not matter here.
+        (53, [0x4B4E554A], "<i4", 7.5),  # the name of the format
+        (54, [0], "<i4", 7.5),  # the machine stamp: empty, of the other endianness, nonsense
+        (54, [0x1111], "<i4", 7.5),
+        (54, [0x64636261], "<i4", 7.5),
+        (14, [60, 90, 110], "<f4", 7.5),  # angles of the cell
+        (17, [0, 0, 0], "<i4", 7.5),  # axes, which old programs leave 0
+        # No voxel size.
+        (11, [np.nan], "<f4", None),
+        (11, [-45], "<f4", None),
+        (8, [0], "<i4", None),
+        (10, [2], "<i4", "its voxels are of 15 × 7.5 × 7.5 Å, not cubes"),
+        # No volume.
+        (17, [1, 1, 2], "<i4", "not a tomogram (its axes (MAPC, MAPR, MAPS) are 1, 1, 2, expected 1, 2, 3 in any"),
+        (1, [0], "<i4", "not a tomogram (its shape is (4, 5, 0), expected three axes: z, y, x)"),
+        (1, [-6], "<i4", f"{NO_VOXELS}4×5×-6 voxels of mode 2 in 1,504 bytes)"),
+        (4, [99], "<i4", f"{NO_VOXELS}4×5×6 voxels of mode 99 in 1,504 bytes)"),
+        (24, [400], "<i4", f"{NO_VOXELS}4×5×6 voxels of mode 2 in 1,504 bytes)"),
+        (24, [-4], "<i4", "not a tomogram ("),  # length of the extended header
+    ],
+)
+def test_headers_that_are_damaged(
+    word: int, values: list[float], kind: str, expected: float | str | None, tmp_path: Path
+) -> None:
+    path = write_mrc(tmp_path / "a.mrc", made_up())
+    changed(path, word, *values, kind=kind)
+    if isinstance(expected, str) and expected.startswith("not"):
+        with pytest.raises(TomoscoutError) as refused:
+            open_volume_file(path)
+        assert str(refused.value).startswith(f"{path}: {expected}")
+        return
+    found = open_volume_file(path)
+    assert expected in (found.voxel_spacing, found.fault)
+    np.testing.assert_array_equal(found.read(WHOLE), made_up())
+
+
+@pytest.mark.parametrize("kind", ["", "FEI1", "SERI"])
+def test_an_extended_header_is_passed_over(kind: str, tmp_path: Path) -> None:
+    with mrcfile.new(tmp_path / "A.REC") as file:
+        file.set_data(made_up())
+        file.set_volume()
+        file.set_extended_header(np.zeros(3, "V768" if kind == "FEI1" else "f4"))
+        file.header.exttyp = kind.encode()
+        file.voxel_size = 7.5
+    found = open_volume_file(tmp_path / "A.REC")
+    assert found.voxel_spacing == 7.5
+    np.testing.assert_array_equal(found.read(WHOLE), made_up())
 
 
 def test_bytes_that_imod_wrote_without_a_sign(tmp_path: Path) -> None:
@@ -116,6 +186,19 @@ def test_tiff_files(kind: str, tmp_path: Path) -> None:
     np.testing.assert_array_equal(found.read((slice(1, 3), slice(None), slice(2, 6))), values[1:3, :, 2:])
 
 
+@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize("part", [0.001, 0.3, 0.5, 0.9])
+def test_a_truncated_tiff_is_not_a_shorter_one(
+    compression: str | None, part: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.tile(made_up(), (2, 4, 4)), metadata=None, compression=compression)
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * part)])
+    with pytest.raises(TomoscoutError, match=r"a\.tif: not a tomogram \(.+\)$"):
+        open_volume_file(path)
+    assert capsys.readouterr() == ("", "")
+
+
 def test_ome_zarr(tmp_path: Path) -> None:
     values = made_up()
     write_volume(tmp_path / "a.zarr", values, 12.5)
@@ -134,9 +217,13 @@ def test_files_that_are_refused(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "colours.tif", np.zeros((5, 6, 3), dtype=np.uint8), photometric="rgb")
     with mrcfile.new(tmp_path / "image.mrc") as file:
         file.set_data(values[0])
+    with mrcfile.new(tmp_path / "volumes.mrc") as file:
+        file.set_data(np.stack([values, values]))
     with mrcfile.new(tmp_path / "complex.mrc") as file:
         file.set_data(values.astype(np.complex64))
     (tmp_path / "a.zarr").mkdir()
+    write_volume(tmp_path / "cut.zarr", values, 12.5)
+    (tmp_path / "cut.zarr/0/0/0/0").unlink()
     expected = {
         "cut.mrc": "not a tomogram",
         "empty.mrc": "not a tomogram",
@@ -144,8 +231,10 @@ def test_files_that_are_refused(tmp_path: Path) -> None:
         "flat.tif": "expected z, y, x",
         "colours.tif": "expected z, y, x",
         "image.mrc": "expected three axes",
+        "volumes.mrc": "expected three axes",
         "complex.mrc": "expected real numbers",
         "a.zarr": "no readable zarr array",
+        "cut.zarr": "truncated: 0 of 1 chunks are there",
         "gone.mrc": "no such file",
         "a.mrc.unknown": "unknown ending; expected",
     }

@@ -134,6 +134,33 @@ def test_files_of_another_export_go_and_those_of_others_stay(project: SmallProje
     assert not (folder / "ribosome").exists()
 
 
+def test_a_killed_export_leaves_nothing_to_the_next(project: SmallProject, monkeypatch: pytest.MonkeyPatch) -> None:
+    configure(project, per_run=True)
+    with monkeypatch.context() as patch:
+        patch.setattr("tomoscout.stages.export.write_import_list", _killed)
+        assert isinstance(export(project, "relion5").exception, SystemExit)
+    assert "ribosome/TS_01.star" in files(project, "relion5")
+    assert not (project.folder / "results/export/relion5/export.json").exists()
+    exported(project, "relion5", objects=["ferritin"])
+    assert files(project, "relion5") == ["ferritin.star"]
+
+
+def _killed(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_files_that_others_have_changed_are_told_by_verify(project: SmallProject) -> None:
+    exported(project, "dynamo")
+    results = ("--results", project.folder / "results")
+    assert succeeded(project.command("verify", *results)).output == "4 digests compared, 0 problems\n"
+    folder = project.folder / "results/export/dynamo"
+    (folder / "ribosome.tbl").write_text("1 2 3\n")
+    (folder / "ferritin.doc").unlink()
+    result = project.command("verify", *results)
+    assert f"{folder}/export.json: file ferritin.doc is gone" in result.output
+    assert f"{folder}/export.json: file ribosome.tbl has changed since it was written" in result.output
+
+
 def test_only_above_a_threshold(project: SmallProject) -> None:
     scores = {run: project.project().read_picks(run, Source("ribosome", "alice", "1")).scores for run in RUNS}
     middle = float(np.median(np.concatenate(list(scores.values()))))

@@ -205,6 +205,20 @@ def test_only_what_changed_is_made_again(small: SmallProject) -> None:
     )
 
 
+def test_these_runs_alone(small: SmallProject) -> None:
+    for run in ("b", "c"):
+        small.add_run(run)
+    small.add_segmentation("b", "organelle:expert/0", ball())
+    small.add_picks("b", RIBOSOMES, PLACES.tolist())
+    succeeded(extract(small, chosen=near(runs=["b"])))
+    sources = {run: {s.session for s in small.project().pick_sources(run)} for run in ("a", "b")}
+    assert sources == {"a": {"0"}, "b": {"0", "chosen"}}
+    assert error_of(extract(small, chosen=near(runs=["a", "demo/c"]))) == (
+        "extract.chosen.runs: demo/c has no ribosome:expert/0, or split.exclude leaves it out"
+    )
+    assert "extract.chosen.runs: no run 'd'" in error_of(extract(small, chosen=near(runs=["d"])))
+
+
 def test_the_work_of_others_is_not_written_over(small: SmallProject) -> None:
     small.add_picks("a", "ribosome:tomoscout/chosen", PLACES.tolist())
     message = error_of(extract(small, chosen=near()))

@@ -123,7 +123,7 @@ def test_scores_and_instances_are_kept(project: SmallProject, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    "name", ["TS_2", "TS_2.tomostar", "recs/TS_2.mrc", "/data/TS_2_10.00Apx.mrc", "demo/TS_2", "TS_2.rec"]
+    "name", ["TS_2", "TS_2.tomostar", "recs/TS_2.mrc", "/data/TS_2_10.00Apx.mrc", "demo/TS_2", "TS_2.rec", "TS_2.MRC"]
 )
 def test_names_that_programs_make_of_those_of_runs(project: SmallProject, name: str, tmp_path: Path) -> None:
     configure(project, files=[str(csv(tmp_path / "p.csv", f"{name},ribosome,10,20,30,1"))])
@@ -214,7 +214,12 @@ def test_without_tomograms_star_it_is_said_which_centre_is_taken(project: SmallP
 def test_picks_outside_are_told(project: SmallProject, tmp_path: Path) -> None:
     path = csv(tmp_path / "p.csv", "TS_01,ribosome,4000,20,30,1", "TS_01,ribosome,40,20,30,1")
     configure(project, files=[str(path)])
-    assert "1 of 2 picks lie outside of demo/TS_01 wbp@10.0: are pixel size and origin right?" in bring(project).stderr
+    assert (
+        "1 of 2 picks lie outside of demo/TS_01 wbp@10.0, such as at 4000, 20, 30 Å (x, y, z) of 400×320×240: are "
+        "pixel size (of which binning?) and origin right?"
+    ) in bring(project).stderr
+    configure(project, files=[str(csv(path))])
+    assert "p.csv: holds no pick" in succeeded(bring(project)).stderr
 
 
 def test_pixel_size_and_origin_go_before_the_file(project: SmallProject, tmp_path: Path) -> None:

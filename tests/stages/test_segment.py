@@ -91,6 +91,17 @@ def test_probabilities_and_labels_of_every_run_asked_for(workspace: Workspace) -
     assert project.made_from("phantom-000", PROBABILITIES) is None
 
 
+def test_a_tomogram_with_a_voxel_that_is_no_number_stops_no_other(workspace: Workspace) -> None:
+    broken, other = RUNS
+    volume = workspace.project().read_tomogram(broken, URI)
+    volume[3, 4, 5] = np.nan
+    workspace.project().write_tomogram(broken, URI, volume)
+    with pytest.raises(TomoscoutError, match=f"{broken}: tomogram {URI} holds NaN or infinite values"):
+        segment(workspace)
+    assert "segmentation" not in manifest(workspace, broken)
+    assert "segmentation" in manifest(workspace, other)
+
+
 def test_copick_reads_what_is_written(workspace: Workspace) -> None:
     segment(workspace)
     project = workspace.project()

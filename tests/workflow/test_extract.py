@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from support.snakemake_session import CONFIG, NO_TRACEBACK, Session, announced_jobs, configured
+from tomoscout.machine.files import read_json
 from tomoscout.options.names import Source
 
 pytestmark = pytest.mark.workflow
@@ -30,10 +31,12 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
 
 
 def test_picks_near_a_membrane_are_extracted(session: Session) -> None:
-    with configured(session, {"extract": EXTRACT}):
-        jobs = announced_jobs(session.snakemake("extract"))
-        assert jobs == ["extract_runs 0000", "extract_runs 0001"]
-        assert session.would_run("extract") == []
+    # What is exported is extracted first.
+    with configured(session, {"extract": EXTRACT, "export": {"picks": "tomoscout/bound", "formats": ["csv"]}}):
+        jobs = announced_jobs(session.snakemake("export"))
+        assert jobs == ["export_files", "extract_runs 0000", "extract_runs 0001"]
+        assert session.would_run("extract", "export") == []
+    exported = read_json(session.folder / "results/export/csv/export.json")["runs"]
     project, written = session.project(), 0
     for run in project.run_names():
         with (session.folder / f"results/extract/bound/phantom/{run}.csv").open() as handle:
@@ -41,7 +44,7 @@ def test_picks_near_a_membrane_are_extracted(session: Session) -> None:
         picks = project.read_picks(run, Source("hemoglobin", "tomoscout", "bound"))
         near = [row for row in rows if row["written"]]
         assert len(rows) == 3 and all(abs(float(row["distance"])) <= 150 for row in near)
-        assert len(picks) == len(near)
+        assert len(picks) == len(near) == exported[f"phantom/{run}"]["picks"]["hemoglobin"]["written"]
         normals = [[float(row[f"normal_{axis}"]) for axis in "xyz"] for row in near]
         assert picks.rotations @ [0, 0, 1] == pytest.approx(np.reshape(normals, (-1, 3)), abs=1e-3)
         written += len(near)

@@ -6,6 +6,7 @@ IMPORTED_PICKS = str(MADE.import_picks("{source}"))
 rule export_files:
     input:
         localized=files(lambda wildcards: batch_files(LOCALIZED, flow.exported_batches())),
+        extracted=files(lambda wildcards: batch_files(EXTRACTED, flow.extractions_exported())),
         sizes=whole([flow.config.export.tomograms_star]) if flow.config.export.tomograms_star else [],
     output:
         EXPORTED,

@@ -12,7 +12,7 @@ rule extract_runs:
     container:
         IMAGES["light"]
     resources:
-        mem_mb=megabytes(16000),
+        mem_mb=megabytes(8000),
         runtime=minutes(2 * 60),
     params:
         settings=SETTINGS,

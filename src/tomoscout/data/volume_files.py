@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +15,10 @@ from numpy.typing import NDArray
 
 from tomoscout.data.geometry import Shape
 from tomoscout.data.ome_zarr import VolumeError
-from tomoscout.data.volume_formats import ENDINGS, VolumeFormat
+from tomoscout.data.volume_formats import COMPRESSED, ENDINGS, VolumeFormat
 from tomoscout.data.zarr_files import open_image
 from tomoscout.machine.errors import TomoscoutError, cut
+from tomoscout.machine.messages import times
 
 ISOTROPY = 0.01
 """Relative difference allowed between the sizes of a voxel along the axes."""
@@ -88,25 +91,33 @@ def _open_mrc(path: Path) -> VolumeFile:
     with warnings.catch_warnings():
         # What is wrong with a header beyond what is needed here is no reason to refuse a tomogram.
         warnings.simplefilter("ignore")
-        if path.suffix in (".gz", ".bz2"):
+        if path.suffix.lower() in COMPRESSED:
             file = mrcfile.open(path, permissive=True)
         else:
             file = mrcfile.mmap(path, mode="r", permissive=True)
+        sizes = np.array([float(file.voxel_size[axis]) for axis in "zyx"])
     data, header = file.data, file.header
     if data is None:
-        raise VolumeError("truncated, or its header is damaged")
-    if data.ndim != 3:
+        voxels = times(int(header[axis]) for axis in ("nz", "ny", "nx"))
+        raise VolumeError(
+            f"truncated, or its header is damaged: {voxels} voxels of mode {int(header.mode)} in "
+            f"{path.stat().st_size:,} bytes"
+        )
+    if data.ndim != 3 or not data.size:
         raise VolumeError(f"its shape is {data.shape}, expected three axes: z, y, x")
     if data.dtype.kind not in "iuf":
         raise VolumeError(f"its values are {data.dtype} (mode {int(header.mode)}), expected real numbers")
     order = [int(header.maps), int(header.mapr), int(header.mapc)]
-    if sorted(order) != [1, 2, 3]:
+    if order == [0, 0, 0]:
         # Old programs leave these zero.
         order = [3, 2, 1]
+    if sorted(order) != [1, 2, 3]:
+        raise VolumeError(
+            f"its axes (MAPC, MAPR, MAPS) are {', '.join(map(str, order[::-1]))}, expected 1, 2, 3 in any order"
+        )
     volume = data.transpose([order.index(axis) for axis in (3, 2, 1)])
     if data.dtype == np.int8 and _has_unsigned_bytes(header):
         volume = volume.view(np.uint8)
-    sizes = np.array([float(file.voxel_size[axis]) for axis in "zyx"])
     if int(header.mz) == 1 and data.shape[0] > 1:
         # A stack of images: the size of the cell along z is that of one of them.
         sizes[0] = sizes[1]
@@ -124,11 +135,19 @@ def _has_unsigned_bytes(header: Any) -> bool:
 def _open_tiff(path: Path) -> VolumeFile:
     import tifffile
 
-    with tifffile.TiffFile(path) as file:
-        series = file.series[0]
-        axes = [axis for axis, size in zip(series.axes, series.shape, strict=True) if size > 1 or axis in "ZYX"]
-        data = series.asarray().reshape([size for size in series.shape if size > 1] or series.shape)
-        sizes = _tiff_sizes(file)
+    with _complaints_of_tifffile() as complaints:
+        try:
+            with tifffile.TiffFile(path) as file:
+                series = file.series[0]
+                axes = [axis for axis, size in zip(series.axes, series.shape, strict=True) if size > 1 or axis in "ZYX"]
+                data = series.asarray().reshape([size for size in series.shape if size > 1] or series.shape)
+                sizes = _tiff_sizes(file)
+        except Exception as error:
+            # Every codec has its own exceptions.
+            raise VolumeError(str(error) or repr(error)) from None
+    if cut_off := [text for text in complaints if "invalid page offset" in text]:
+        # tifffile reads the pages before as if they were all.
+        raise VolumeError(f"truncated: {cut_off[0]}")
     if data.ndim != 3 or axes[-1] == "S" or "C" in axes:
         raise VolumeError(f"its axes are {''.join(axes)} of {data.shape}, expected z, y, x")
     if data.dtype.kind not in "iuf":
@@ -136,6 +155,25 @@ def _open_tiff(path: Path) -> VolumeFile:
     spacing, fault = _isotropic(sizes) if sizes is not None else (None, None)
     z, y, x = data.shape
     return VolumeFile((z, y, x), spacing, fault, lambda region: np.array(data[region]))
+
+
+@contextmanager
+def _complaints_of_tifffile() -> Iterator[list[str]]:
+    """A context in which what tifffile logs is not printed: the list that it is put into."""
+    import tifffile
+
+    told: list[str] = []
+    log = tifffile.logger()
+
+    def keep(record: logging.LogRecord) -> bool:
+        told.append(record.getMessage())
+        return False
+
+    log.addFilter(keep)
+    try:
+        yield told
+    finally:
+        log.removeFilter(keep)
 
 
 def _tiff_sizes(file: Any) -> NDArray[np.float64] | None:

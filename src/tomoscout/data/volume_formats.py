@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Literal
 
 VolumeFormat = Literal["mrc", "tiff", "ome-zarr"]
+COMPRESSED = (".gz", ".bz2")
+"""Further endings of compressed MRC files."""
 ENDINGS: dict[str, VolumeFormat] = {
-    **dict.fromkeys([".mrc", ".mrcs", ".rec", ".map", ".st", ".mrc.gz", ".mrc.bz2", ".map.gz"], "mrc"),
+    **{"".join(parts): "mrc" for parts in product([".mrc", ".mrcs", ".rec", ".map", ".st"], ["", *COMPRESSED])},
     **dict.fromkeys([".tif", ".tiff"], "tiff"),
     **dict.fromkeys([".zarr", ".ome.zarr"], "ome-zarr"),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tomoscout.data.formats.base import Grid, TiltSeries
 from tomoscout.data.formats.options import ImportedPicks, ImportedTomograms
@@ -13,24 +14,25 @@ from tomoscout.machine.errors import TomoscoutError
 from tomoscout.options.config import Config
 from tomoscout.options.names import Source, TomogramUri
 from tomoscout.plan.annotations import refuse_unreadable
-from tomoscout.plan.predictions import segmented_runs
-from tomoscout.plan.runs import excluded_runs
+from tomoscout.plan.extractions import Read, contents, foreign, picks_read, runs_that_have
+
+if TYPE_CHECKING:
+    from tomoscout.plan.plan import Plan
 
 
-def exported_runs(config: Config, records: Sequence[RunRecord]) -> list[RunRecord]:
+def exported_runs(plan: Plan) -> list[RunRecord]:
     """The runs whose picks are exported.
 
     Raises:
         TomoscoutError: a run of `export.runs` does not exist, none is left, two have one name, or picks cannot be read.
     """
-    options = config.export
+    config, options, reads = plan.config, plan.config.export, exported_reads(plan.config)
     if options.runs is not None:
-        chosen = find_runs(list(records), options.runs, "export.runs")
+        chosen = find_runs(list(plan.records), options.runs, "export.runs")
     elif options.picks is None:
-        chosen = segmented_runs(config, records)
+        chosen = plan.localized
     else:
-        excluded = excluded_runs(config, records)
-        chosen = [record for record in records if exported_sources(config, record) and record.key not in excluded]
+        chosen = runs_that_have(plan, reads)
     if not chosen:
         raise TomoscoutError(f"export.picks: no run has picks of {options.picks or 'localize'}")
     by_name: dict[str, str] = {}
@@ -39,24 +41,19 @@ def exported_runs(config: Config, records: Sequence[RunRecord]) -> list[RunRecor
             raise TomoscoutError(
                 f"export.runs: {other} and {record.key} have one name; export them one after the other"
             )
-    refuse_unreadable(
-        chosen, [source for record in chosen for source in exported_sources(config, record)], "export.picks"
-    )
+    there = (name for record in chosen for read in foreign(config, reads) for name in contents(record, read))
+    refuse_unreadable(chosen, map(Source.parse, there), "export.picks")
     return chosen
 
 
-def exported_sources(config: Config, record: RunRecord) -> list[Source]:
-    """The picks of a run that `export.picks` names. Without it the localize stage says which there are."""
+def exported_reads(config: Config) -> list[Read]:
+    """The picks that `export.picks` names. Without it the localize stage says which there are."""
     picks, objects = config.export.picks, config.export.objects
-    there = [*record.picks, *(Source.parse(name) for name in record.unreadable if ":" in name and "@" not in name)]
-    if picks is None:
-        return []
-    wanted = (
-        [source for source in there if f"{source.user}/{source.session}" == picks]
-        if isinstance(picks, str)
-        else [source for source in map(Source.parse, picks) if source in there]
-    )
-    return [source for source in wanted if objects is None or source.name in objects]
+    reads = [] if picks is None else picks_read("export.picks", picks)
+    return [
+        read if objects is None else read._replace(names=tuple(n for n in read.names or objects if n in objects))
+        for read in reads
+    ]
 
 
 def grid_of(record: RunRecord, uri: str, tilt_series: TiltSeries | None, option: str) -> Grid:
@@ -70,7 +67,7 @@ def grid_of(record: RunRecord, uri: str, tilt_series: TiltSeries | None, option:
     return Grid(record.tomograms[uri], TomogramUri.parse(uri).voxel_spacing, tilt_series)
 
 
-ENDINGS = r"(\.tomostar|\.mrcs?|\.rec|\.hdf|\.st|\.map|\.em|\.tiff?|\.ome|\.zarr|\.gz|\.bz2)$"
+ENDINGS = r"(?i)(\.tomostar|\.mrcs?|\.rec|\.hdf|\.st|\.map|\.em|\.tiff?|\.ome|\.zarr|\.gz|\.bz2)$"
 """Endings of the names of tomograms; Warp's also have their pixel size."""
 WARP_SIZE = r"_\d+\.\d+Apx$"
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from tomoscout.data.inventory import find_runs
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.options.names import Source
 from tomoscout.plan.runs import excluded_runs
@@ -33,6 +34,10 @@ class Read(NamedTuple):
     what: Literal["picks", "segmentation"]
     owner: Owner
     names: tuple[str, ...] | None
+
+    def takes(self, source: Source) -> bool:
+        """Whether picks or a segmentation of a source are read."""
+        return _owner(source) == self.owner and (self.names is None or source.name in self.names)
 
     def __str__(self) -> str:
         return f"{self.owner}" if self.names is None else ", ".join(f"{name}:{self.owner}" for name in self.names)
@@ -127,30 +132,47 @@ def ordered(config: Config) -> list[str]:
 
 
 def extracted_runs(plan: Plan) -> dict[str, list[RunRecord]]:
-    """The runs in which each extraction works: those that have all that it reads, or will have it. In the order of
-    `ordered`.
+    """The runs in which each extraction works: those that have all that it reads, or will have it; of several sources
+    of picks one. In the order of `ordered`.
 
     Raises:
-        TomoscoutError: as `ordered`, or an extraction has no run.
+        TomoscoutError: as `ordered`, an extraction has no run, or one of its `runs` lacks what it reads.
     """
     config, found = plan.config, dict[str, list["RunRecord"]]()
-    excluded = excluded_runs(config, plan.records)
-    there = [record for record in plan.records if record.key not in excluded]
     for name in ordered(config):
-        made = {written_by(config, other): {record.key for record in found[other]} for other in found}
-        if (owner := predictions(config)) is not None and any(r.owner == owner for r in reads_of(config, name)):
-            made[owner] = {record.key for record in plan.localized}
+        wanted = config.extract[name].runs
+        chosen = list(plan.records) if wanted is None else find_runs(list(plan.records), wanted, f"extract.{name}.runs")
         options: dict[str, list[Read]] = {}
         for read in reads_of(config, name):
             options.setdefault(read.option, []).append(read)
-        chosen = there
         for option, reads in options.items():
-            # Of several sources of picks a run needs one.
-            chosen = [record for record in chosen if any(_has(record, read, made) for read in reads)]
+            having = {record.key for record in _runs_that_have(plan, reads, found)}
+            what = ", ".join(map(str, reads))
+            if wanted is not None and (lacking := [record.key for record in chosen if record.key not in having]):
+                raise TomoscoutError(f"extract.{name}.runs: {lacking[0]} has no {what}, or split.exclude leaves it out")
+            chosen = [record for record in chosen if record.key in having]
             if not chosen:
-                raise TomoscoutError(f"{option}: no run has {', '.join(map(str, reads))}")
+                raise TomoscoutError(f"{option}: no run has {what}")
         found[name] = chosen
     return found
+
+
+def runs_that_have(plan: Plan, reads: Sequence[Read]) -> list[RunRecord]:
+    """The runs that are not excluded and have some of what is read, or will have it.
+
+    Raises:
+        TomoscoutError: as `extracted_runs`, where an extraction makes what is read.
+    """
+    makes = any(written_by(plan.config, name) == read.owner for name in plan.config.extract for read in reads)
+    return _runs_that_have(plan, reads, plan.extracted if makes else {})
+
+
+def _runs_that_have(plan: Plan, reads: Sequence[Read], extracted: Mapping[str, Sequence[RunRecord]]) -> list[RunRecord]:
+    config, excluded = plan.config, excluded_runs(plan.config, plan.records)
+    made = {written_by(config, name): {record.key for record in records} for name, records in extracted.items()}
+    if (owner := predictions(config)) is not None and any(read.owner == owner for read in reads):
+        made[owner] = {record.key for record in plan.localized}
+    return [r for r in plan.records if r.key not in excluded and any(_has(r, read, made) for read in reads)]
 
 
 def _has(record: RunRecord, read: Read, made: dict[Owner, set[str]]) -> bool:
@@ -167,11 +189,7 @@ def contents(record: RunRecord, read: Read) -> dict[str, str]:
         # Picks that cannot be read are there, too: the job says what is wrong with them.
         broken = (name for name in record.unreadable if "@" not in name and ":" in name)
         sources |= {name: (Source.parse(name), "") for name in broken}
-    return {
-        name: value
-        for name, (source, value) in sources.items()
-        if _owner(source) == read.owner and (read.names is None or source.name in read.names)
-    }
+    return {name: value for name, (source, value) in sources.items() if read.takes(source)}
 
 
 def foreign(config: Config, reads: Iterable[Read]) -> list[Read]:

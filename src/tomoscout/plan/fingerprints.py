@@ -17,7 +17,7 @@ from tomoscout.machine.files import digest, digest_file
 from tomoscout.models.options import BASE_OPTIONS
 from tomoscout.networks import code_digest
 from tomoscout.plan.dataset import overview
-from tomoscout.plan.exchange import exported_sources
+from tomoscout.plan.exchange import exported_reads
 from tomoscout.plan.extractions import chosen_picks, contents, foreign, reads_of, written_by
 from tomoscout.plan.folds import Fold
 from tomoscout.plan.localized import labelled_objects, labels_of
@@ -200,17 +200,12 @@ def of_scores(plan: Plan, job: str = "") -> str:
 
 
 def of_export(plan: Plan, form: str) -> str:
-    """Fingerprint of the picks that are written in a format, without those that the localize stage makes."""
+    """Fingerprint of the picks that are written in a format, without what other stages make for it."""
     config, options = plan.config, plan.config.export
     uri = options.tomogram or config.segment_tomogram
     star = Path(options.tomograms_star) if options.tomograms_star else None
-    runs = {
-        record.key: [
-            record.tomograms.get(uri),
-            {str(source): record.picks[source].digest for source in exported_sources(config, record)},
-        ]
-        for record in plan.exported
-    }
+    reads = foreign(config, exported_reads(config))
+    runs = {r.key: [r.tomograms.get(uri), [contents(r, read) for read in reads]] for r in plan.exported}
     # The job tells of a tomograms.star that is not there.
     sizes = digest_file(star) if star is not None and star.is_file() else None
     return digest([plan.version("export"), options.decisive(), uri, sizes, runs, config.session])

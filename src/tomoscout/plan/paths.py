@@ -97,6 +97,10 @@ class Results:
         """What says which picks were written in a format, beside the files."""
         return self.folder / "export" / form / "export.json"
 
+    def exports(self) -> list[Path]:
+        """What says which picks were written, of all formats."""
+        return sorted((self.folder / "export").glob("*/export.json"))
+
     def import_tomograms(self, name: str) -> Path:
         """The list of the runs whose tomograms an import brought, beside their manifests."""
         return self.folder / "import_tomograms" / name / "runs.json"

@@ -131,7 +131,7 @@ class Plan:
     @cached_property
     def exported(self) -> list[RunRecord]:
         """The runs whose picks are written for other programs."""
-        return exported_runs(self.config, self.records)
+        return exported_runs(self)
 
     # Classes, targets and split
 

@@ -97,7 +97,7 @@ STAGES: dict[str, Stage] = {
     "import_model": Stage(3, fingerprints.of_import),
     "segment": Stage(4, fingerprints.of_segmentation, lambda plan: plan.segmented, _written_by_segment),
     "localize": Stage(4, fingerprints.of_picks, lambda plan: plan.localized, _written_picks),
-    "extract": Stage(1, fingerprints.of_extractions, _runs_of_extractions, _written_by_extract),
+    "extract": Stage(2, fingerprints.of_extractions, _runs_of_extractions, _written_by_extract),
     "evaluate": Stage(3, fingerprints.of_scores, lambda plan: plan.scored.records),
     "report": Stage(3, fingerprints.of_report, lambda plan: plan.shown),
     "export": Stage(1, fingerprints.of_export, lambda plan: plan.exported),

@@ -11,7 +11,7 @@ from tomoscout.data.angles import Convention, are_rotations
 from tomoscout.data.copick_config import read_objects
 from tomoscout.data.formats import FORMATS
 from tomoscout.data.formats.base import Format, Frame, Grid, PickSet
-from tomoscout.data.formats.star import read_tilt_series
+from tomoscout.data.formats.star import read_tilt_series, write_import_list
 from tomoscout.data.inventory import RunRecord
 from tomoscout.data.project import Project
 from tomoscout.machine.errors import TomoscoutError, cut
@@ -20,13 +20,13 @@ from tomoscout.machine.messages import note, say, warn
 from tomoscout.options.config import Config
 from tomoscout.options.forms import read_form
 from tomoscout.options.names import Source
-from tomoscout.plan.exchange import exported_sources, grid_of
+from tomoscout.plan.exchange import exported_reads, grid_of
 from tomoscout.plan.paths import read_manifest
 from tomoscout.plan.plan import Plan
 from tomoscout.plan.predictions import predicted_picks
 
 WRITTEN = ".written.json"
-"""The list of the files that exports have written into a folder."""
+"""The list of the files that the last export wrote, or was to write, into a folder."""
 ALL = "picks"
 """The name of a file with all objects."""
 
@@ -127,7 +127,8 @@ def _read(kind: Format, config: Config, record: RunRecord, localized: Path | Non
 def _sources(config: Config, project: Project, record: RunRecord, localized: Path | None) -> list[Source]:
     """The picks of a run that are named, else those that the localize stage has written."""
     if config.export.picks is not None:
-        return exported_sources(config, record)
+        there = project.pick_sources(record.run)
+        return [source for read in exported_reads(config) for source in there if read.takes(source)]
     if localized is None:
         raise TomoscoutError("export.picks: not given, and neither is the folder of the localize stage (--localized)")
     manifest, wanted = read_manifest(localized, record, picks=dict), config.export.objects
@@ -138,18 +139,22 @@ def _sources(config: Config, project: Project, record: RunRecord, localized: Pat
 
 
 def _write(kind: Format, found: Sequence[Exported], frame: Frame, folder: Path, *, per_run: bool) -> list[Path]:
-    """Write the files, remove those of earlier exports that are not among them; returns them. Where nothing was picked
-    there is no file."""
+    """Remove the files of earlier exports that are not written again, and write; returns the files. Where nothing was
+    picked there is no file."""
     parts: dict[Path, list[PickSet]] = {}
     for entry in found:
         if len(entry.picks.picks):
             parts.setdefault(folder / _place(kind, entry.picks, per_run=per_run), []).append(entry.picks)
-    files = [file for path, sets in parts.items() for file in kind.write(path, sets, frame)]
-    if per_run and not kind.objects:
-        for name in sorted({path.parent for path in parts}):
-            of_runs = {sets[0].run: path for path, sets in parts.items() if path.parent == name}
-            files += kind.write_index(folder / f"{name.name}-import{kind.suffix}", of_runs)
+    lists: dict[Path, dict[str, Path]] = {}
+    if per_run and kind.lists_files:
+        for path, sets in parts.items():
+            lists.setdefault(folder / f"{path.parent.name}-import{kind.suffix}", {})[sets[0].run] = path
+    files = [*(file for path in parts for file in kind.files(path)), *lists]
     _tidy(folder, files)
+    for path, sets in parts.items():
+        kind.write(path, sets, frame)
+    for path, of_runs in lists.items():
+        write_import_list(path, of_runs)
     return files
 
 
@@ -161,7 +166,8 @@ def _place(kind: Format, entry: PickSet, *, per_run: bool) -> Path:
 
 
 def _tidy(folder: Path, files: Collection[Path]) -> None:
-    """Remove the files of earlier exports but these, and note these."""
+    """Remove the files of earlier exports but these, and note these, before they are written: so the next export knows
+    them after a kill, too."""
     names, path = sorted(str(file.relative_to(folder)) for file in files), folder / WRITTEN
     earlier = read_form(list[str], path, "a list of exported files") if path.exists() else []
     for name in {*earlier} - {*names}:

@@ -18,7 +18,7 @@ from tomoscout.data.picks import Picks
 from tomoscout.data.project import Project
 from tomoscout.machine.errors import TomoscoutError, cut
 from tomoscout.machine.files import digest, digest_file
-from tomoscout.machine.messages import note, say, warn
+from tomoscout.machine.messages import note, say, times, warn
 from tomoscout.options.names import Source, copick_name
 from tomoscout.plan.exchange import files_beside, files_of_import, forms_of, grid_of
 from tomoscout.plan.paths import manifest_path, read_manifest
@@ -151,6 +151,8 @@ def _read(plan: Plan, name: str, files: list[Path]) -> ByRun:
         sets = kind.read(path, frame)
         if kind.first == 1 and entry.origin is None:
             note(f"{path}: voxels are counted from 1, as in MATLAB; import_picks.{name}.origin: 0 if they are not")
+        if not any(len(one.picks) for one in sets):
+            note(f"{path}: holds no pick")
         records = runs.find({one.run for one in sets})
         for one in sets:
             record = records[one.run]
@@ -186,11 +188,13 @@ def _check_places(picks: Picks, record: RunRecord, uri: str, path: Path) -> None
     if uri not in record.tomograms:
         return
     grid = grid_of(record, uri, None, "")
-    outside = int((~inside(to_voxels(picks.positions, grid.voxel_spacing), grid.shape)).sum())
-    if outside:
+    outside = picks.positions[~inside(to_voxels(picks.positions, grid.voxel_spacing), grid.shape)]
+    if len(outside):
+        place = ", ".join(f"{value:.6g}" for value in outside[0])
+        size = times(round(length * grid.voxel_spacing) for length in grid.shape[::-1])
         warn(
-            f"{path}: {outside} of {len(picks)} picks lie outside of {record.key} {uri}: are pixel size and origin "
-            "right?"
+            f"{path}: {len(outside)} of {len(picks)} picks lie outside of {record.key} {uri}, such as at {place} Å (x, "
+            f"y, z) of {size}: are pixel size (of which binning?) and origin right?"
         )
 
 

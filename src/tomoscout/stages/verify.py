@@ -10,6 +10,7 @@ from tomoscout.data.written import Probabilities
 from tomoscout.machine.errors import TomoscoutError, shown
 from tomoscout.machine.files import digest_file, read_json
 from tomoscout.models.folder import read_description
+from tomoscout.options.forms import read_entries
 from tomoscout.options.names import Source
 from tomoscout.plan.paths import Results
 from tomoscout.plan.plan import Plan
@@ -25,7 +26,7 @@ def verify(plan: Plan) -> tuple[int, list[str]]:
             manifest = read_json(path)
             if _is_manifest(manifest):
                 compared += _verify_run(plan, name, stage, path, manifest, problems)
-    return compared + _verify_models(plan.results, problems), problems
+    return compared + _verify_exports(plan.results, problems) + _verify_models(plan.results, problems), problems
 
 
 def _is_manifest(found: object) -> bool:
@@ -44,12 +45,8 @@ def _verify_run(plan: Plan, name: str, stage: Stage, path: Path, manifest: dict[
     project = Project(record.project, Path(plan.config.projects[record.project]))
     try:
         for stated in stage.written(plan, manifest):
-            found = _digest(project, record.run, path.parent, stated)
+            _compare(path, stated, _digest(project, record.run, path.parent, stated), problems)
             compared += 1
-            if found is None:
-                problems.append(f"{path}: {stated.kind} {stated.name} is gone")
-            elif stated.digest != found:
-                problems.append(f"{path}: {stated.kind} {stated.name} has changed since it was written")
     except TomoscoutError as error:
         problems.append(f"{path}: {error}")
     except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -71,8 +68,34 @@ def _digest(project: Project, run: str, folder: Path, stated: Stated) -> str | N
             source = Source.parse(stated.name)
             return project.find_picks(run, source).digest if source in project.pick_sources(run) else None
         case _:
-            path = folder / stated.name
-            return digest_file(path) if path.exists() else None
+            return _digest_of_file(folder / stated.name)
+
+
+def _digest_of_file(path: Path) -> str | None:
+    return digest_file(path) if path.exists() else None
+
+
+def _compare(path: Path, stated: Stated, found: str | None, problems: list[str]) -> None:
+    """Compare what a manifest states of an output with the digest of its present content."""
+    if found is None:
+        problems.append(f"{path}: {stated.kind} {stated.name} is gone")
+    elif stated.digest != found:
+        problems.append(f"{path}: {stated.kind} {stated.name} has changed since it was written")
+
+
+def _verify_exports(results: Results, problems: list[str]) -> int:
+    """Compare the files of every export with the digests beside them; returns the number of files."""
+    compared = 0
+    for path in results.exports():
+        try:
+            files = read_entries(path, "the description of an export", files=dict[str, str])["files"]
+        except TomoscoutError as error:
+            problems.append(str(error))
+            continue
+        for name, digest in files.items():
+            _compare(path, Stated("file", name, digest), _digest_of_file(path.parent / name), problems)
+        compared += len(files)
+    return compared
 
 
 def _verify_models(results: Results, problems: list[str]) -> int:

@@ -81,7 +81,16 @@ def refused(name: str, content: str | bytes, tmp_path: Path, **facts: object) ->
         ("", "p.star: not a STAR file (no line begins with data_)"),
         ("data_particles\n", "p.star: not a STAR file ("),
         (HEAD, "p.star: "),
-        (b"\x00\xff\xfe\x80 data", "p.star: not a STAR file ("),
+        (b"\x00\xff\xfe\x80 data", "p.star: text that is not UTF-8: byte 0xff at position 1"),
+        (
+            2 * star("TomoName", *CENTRED, rows="TS_01 1 2 3\n"),
+            "p.star: two blocks are called data_particles",
+        ),
+        (
+            star("TomoName", *CENTRED, "TomoName", rows="TS_01 1 2 3 TS_2"),
+            "p.star: two columns are called rlnTomoName",
+        ),
+        (star("TomoName", *CENTRED, rows="TS_01 1 2 3 4"), "p.star: not a STAR file ("),
     ],
 )
 def test_star(content: str | bytes, expected: str, tmp_path: Path) -> None:
@@ -209,6 +218,9 @@ def test_ndjson(line: str, expected: str, tmp_path: Path) -> None:
         ("", "t.csv: not a table (No columns to parse from file)"),
         ("run,x,y,z\nTS_01,1,2,\n", "t.csv: row 1: z is '', expected a finite number"),
         ("run,x,y,z,instance_id\nTS_01,1,2,3,1.5\n", "t.csv: instance_id is 1.5, expected a whole number"),
+        ("run,x,y,z,instance_id\nTS_01,1,2,3,1e30\n", "t.csv: instance_id is 1e+30, expected a whole number"),
+        ("run,x,y,z\nTS_01,1,2,3,4\n", "t.csv: a row has more values than there are columns"),
+        ("run;x;y;z\nTS_01;1;2;3\n", "t.csv: no column x, y, z; found run;x;y;z"),
         ("run,x,y,z,transform_00\nTS_01,1,2,3,1\n", "t.csv: no column transform_01, "),
     ],
 )

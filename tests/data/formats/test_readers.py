@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import copick
@@ -14,11 +15,17 @@ import pandas as pd
 import pytest
 import starfile
 from copick.ops.export import export_picks
+from copick.util.formats import (
+    read_copick_csv,
+    read_relion5_tomogram_centers,
+    read_star_particles_with_optics,
+    relion_coordinates_to_angstrom,
+)
 from scipy.spatial.transform import Rotation
 
 from support.formats import GRIDS, WITHOUT, frame, some_picks, some_sets, turned_by
 from support.project import SmallProject
-from tomoscout.data.formats import FORMATS
+from tomoscout.data.formats import FORMATS, format_of
 from tomoscout.data.formats.base import Grid, PickSet
 from tomoscout.data.picks import Picks
 from tomoscout.options.names import Source
@@ -73,6 +80,16 @@ def test_relion_4(tmp_path: Path) -> None:
     positions = particles[[f"rlnCoordinate{axis}" for axis in "XYZ"]].to_numpy() * sizes[:, None]
     np.testing.assert_allclose(positions, np.concatenate([s.picks.positions for s in RIBOSOMES]), atol=1e-5)
     assert set(particles["rlnTomoName"]) == set(GRIDS)
+
+
+def test_relion_3(tmp_path: Path) -> None:
+    blocks = starfile.read(written("relion3", tmp_path), parse_as_string=NAMES)
+    particles, optics = blocks["particles"], blocks["optics"].set_index("rlnOpticsGroup")
+    sizes = optics.loc[particles["rlnOpticsGroup"], "rlnImagePixelSize"].to_numpy()
+    assert set(sizes) == {grid.voxel_spacing for grid in GRIDS.values()}
+    positions = particles[[f"rlnCoordinate{axis}" for axis in "XYZ"]].to_numpy() * sizes[:, None]
+    np.testing.assert_allclose(positions, np.concatenate([s.picks.positions for s in RIBOSOMES]), atol=1e-4)
+    assert set(particles["rlnMicrographName"]) == set(GRIDS)
 
 
 def test_warp(tmp_path: Path) -> None:
@@ -210,6 +227,30 @@ def test_copick_names_the_same_places(
         assert turned_by(found.picks.rotations, picks.rotations).max() < 0.001
 
 
+@pytest.mark.parametrize("name", ["relion5", "relion4"])
+def test_copick_reads_relion(name: str, tmp_path: Path) -> None:
+    # Without the name that copick takes for a number.
+    sets = [entry for entry in RIBOSOMES if entry.run != "007"]
+    tomograms = {"rlnTomoName": [entry.run for entry in sets]}
+    series = [found for entry in sets if (found := GRIDS[entry.run].tilt_series)]
+    tomograms |= {f"rlnTomoSize{axis}": [found.size[n] for found in series] for n, axis in enumerate("XYZ")}
+    tomograms |= {"rlnTomoTiltSeriesPixelSize": [found.pixel_size for found in series]}
+    star(tmp_path / "tomograms.star", "global", tomograms)
+    table, optics = read_star_particles_with_optics(str(written(name, tmp_path, sets)))
+    centres = read_relion5_tomogram_centers(str(tmp_path / "tomograms.star"))
+    positions = relion_coordinates_to_angstrom(table, optics=optics, tomogram_centers=centres, relion_version=name)
+    np.testing.assert_allclose(positions, np.concatenate([entry.picks.positions for entry in sets]), atol=1e-4)
+
+
+def test_copick_reads_tables(tmp_path: Path) -> None:
+    positions, transforms, scores, runs = read_copick_csv(str(written("csv", tmp_path, RIBOSOMES[:2])))
+    picks = [entry.picks for entry in RIBOSOMES[:2]]
+    np.testing.assert_allclose(positions, np.concatenate([part.positions for part in picks]))
+    np.testing.assert_allclose(transforms, np.concatenate([part.transforms for part in picks]))
+    np.testing.assert_allclose(scores, np.concatenate([part.scores for part in picks]))
+    assert runs.tolist() == [entry.run for entry in RIBOSOMES[:2] for _ in entry.picks.scores]
+
+
 # As others write
 
 
@@ -302,6 +343,32 @@ def test_scores_of_pytom_match_pick(tmp_path: Path) -> None:
 def test_filaments_are_instances(tmp_path: Path) -> None:
     path = star(tmp_path / "p.star", "particles", {"rlnTomoName": ["TS_01"], "rlnHelicalTubeID": [3]} | CENTRED)
     assert read_one(path).instances.tolist() == [3]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text.replace("\n", "\r\n"),
+        lambda text: "\ufeff" + text.lstrip(),
+        lambda text: text.replace("007", '"007"'),
+        lambda text: text.replace("\t", "   ").replace("007", "# of mine\n 007", 1),
+        lambda text: text.rstrip() + "  # of mine",
+        lambda text: text.replace("\n007", "\n\n007").rstrip(),
+    ],
+    ids=["Windows", "BOM", "quoted", "comment before", "comment after", "empty line"],
+)
+def test_the_same_star_file_written_otherwise(change: Callable[[str], str], tmp_path: Path) -> None:
+    path = star(tmp_path / "P.STAR", "particles", {"rlnTomoName": ["007"]} | CENTRED)
+    plain = read_one(path)
+    path.write_bytes(change(path.read_text().partition("\n")[2]).encode())
+    [found] = format_of(path).read(path, frame())
+    assert found.run == "007"
+    np.testing.assert_array_equal(found.picks.positions, plain.positions)
+
+
+def test_a_table_without_rows_has_no_picks(tmp_path: Path) -> None:
+    (tmp_path / "p.star").write_text("data_particles\n\nloop_\n_rlnTomoName\n" + "".join(f"_{c}\n" for c in CENTRED))
+    assert FORMATS["relion5"].read(tmp_path / "p.star", frame()) == []
 
 
 def test_a_file_without_names_is_of_the_run_that_its_name_is(tmp_path: Path) -> None:

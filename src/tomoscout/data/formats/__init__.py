@@ -3,6 +3,7 @@ where it reads or writes: configurations are read where nothing slow may be impo
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -47,7 +48,7 @@ def format_of(path: Path) -> Format:
     Raises:
         TomoscoutError: no format has such an ending.
     """
-    name = path.name.removesuffix(".tsv") + ".csv" if path.suffix == ".tsv" else path.name
+    name = re.sub(r"\.tsv$", ".csv", path.name.lower())
     found = next((kind for kind in FORMATS.values() if name.endswith(kind.suffix)), None)
     if found is None:
         endings = ", ".join(dict.fromkeys(kind.suffix for kind in FORMATS.values()))

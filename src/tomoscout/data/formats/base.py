@@ -83,14 +83,16 @@ class Format(ABC):
     """A format of picks.
 
     `suffix` of its files. `one_run`: whether a file has the picks of one run. `objects`: whether a file tells objects
-    apart. `centred`: whether coordinates are counted from RELION's centre. `coordinates`: where they are counted from
-    and in what. `in_pixels`: whether they are in pixels, not in Å. `first`: the number of the first voxel. `angles`,
-    `score`, `instance`: how a file has them, None where it has none.
+    apart. `lists_files`: whether the program imports files of runs by a list of them. `centred`: whether coordinates
+    are counted from RELION's centre. `coordinates`: where they are counted from and in what. `in_pixels`: whether they
+    are in pixels, not in Å. `first`: the number of the first voxel. `angles`, `score`, `instance`: how a file has
+    them, None where it has none.
     """
 
     suffix: ClassVar[str]
     one_run: ClassVar[bool] = False
     objects: ClassVar[bool] = False
+    lists_files: ClassVar[bool] = False
     centred: ClassVar[bool] = False
     coordinates: ClassVar[str]
     in_pixels: ClassVar[bool] = False
@@ -99,9 +101,13 @@ class Format(ABC):
     score: ClassVar[str | None] = None
     instance: ClassVar[str | None] = None
 
+    def files(self, path: Path) -> list[Path]:
+        """The files that `write` writes: `path`, and those beside it that belong to it."""
+        return [path]
+
     @abstractmethod
-    def write(self, path: Path, sets: Sequence[PickSet], frame: Frame) -> list[Path]:
-        """Write picks; returns the files, `path` first.
+    def write(self, path: Path, sets: Sequence[PickSet], frame: Frame) -> None:
+        """Write picks into a file, and beside it what belongs to it.
 
         Raises:
             TomoscoutError: something that the format needs is not known.
@@ -122,11 +128,6 @@ class Format(ABC):
             TomoscoutError: it is not known.
         """
         return frame.pixel_size or grid.voxel_spacing if self.in_pixels else None
-
-    def write_index(self, path: Path, files: Mapping[str, Path]) -> list[Path]:
-        """Write the list of the files of runs that the program asks for; returns the files written, none for most
-        formats."""
-        return []
 
     def origin(self, frame: Frame) -> int:
         """The number of the first voxel; another than the format's own only where that is 1, which some writers do not

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,7 +36,7 @@ class CopickCsv(Format):
     score = "score"
     instance = "instance_id"
 
-    def write(self, path: Path, sets: Sequence[PickSet], frame: Frame) -> list[Path]:
+    def write(self, path: Path, sets: Sequence[PickSet], frame: Frame) -> None:
         """Write the table."""
         import pandas as pd
 
@@ -47,7 +48,6 @@ class CopickCsv(Format):
             table[MATRIX] = picks.transforms.reshape(len(picks), 16)
             tables.append(table.assign(score=picks.scores, instance_id=picks.instances))
         write_csv(path, pd.concat(tables, ignore_index=True))
-        return [path]
 
     def read(self, path: Path, frame: Frame) -> list[PickSet]:
         """Read a table with the columns x, y, z at least, separated by commas or, in a .tsv, by tabs. With a pixel size
@@ -75,15 +75,21 @@ def _read(path: Path) -> DataFrame:
     import pandas as pd
 
     try:
-        return pd.read_csv(
-            path,
-            sep="\t" if path.suffix == ".tsv" else ",",
-            dtype=dict.fromkeys([*RUN, *OBJECT], str),
-            keep_default_na=False,
-            skipinitialspace=True,
-        )
+        with warnings.catch_warnings():
+            # A row with more values than there are columns is nothing to guess about.
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            return pd.read_csv(
+                path,
+                sep="\t" if path.suffix.lower() == ".tsv" else ",",
+                dtype=dict.fromkeys([*RUN, *OBJECT], str),
+                index_col=False,
+                keep_default_na=False,
+                skipinitialspace=True,
+            )
     except FileNotFoundError:
         raise TomoscoutError(f"{path}: no such file") from None
+    except pd.errors.ParserWarning:
+        raise TomoscoutError(f"{path}: a row has more values than there are columns") from None
     except ValueError as error:
         raise TomoscoutError(f"{path}: not a table ({cut(str(error))})") from None
 

@@ -18,7 +18,7 @@ class Czii(Format):
     objects = True
     coordinates = "Å from the first voxel"
 
-    def write(self, path: Path, sets: Sequence[PickSet], frame: Frame) -> list[Path]:
+    def write(self, path: Path, sets: Sequence[PickSet], frame: Frame) -> None:
         """Write the table, with ids from 0."""
         import pandas as pd
 
@@ -31,7 +31,6 @@ class Czii(Format):
         whole = pd.concat(tables, ignore_index=True)
         whole.insert(0, "id", np.arange(len(whole)))
         write_csv(path, whole)
-        return [path]
 
     def read(self, path: Path, frame: Frame) -> list[PickSet]:
         """Read a submission, or any table of picks."""

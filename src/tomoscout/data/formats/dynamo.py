@@ -11,6 +11,7 @@ from tomoscout.data.angles import DYNAMO
 from tomoscout.data.formats.base import Format, Frame, PickSet
 from tomoscout.data.formats.tables import (
     all_or_none,
+    indices_beside,
     names_of,
     numbers,
     numbers_of_runs,
@@ -36,7 +37,11 @@ class Dynamo(Format):
     angles = DYNAMO
     score = "column 10 (cc)"
 
-    def write(self, path: Path, sets: Sequence[PickSet], frame: Frame) -> list[Path]:
+    def files(self, path: Path) -> list[Path]:
+        """The table, and which number in it stands for which run."""
+        return [path, indices_beside(path)]
+
+    def write(self, path: Path, sets: Sequence[PickSet], frame: Frame) -> None:
         """Write the table, and beside it which number stands for which run."""
         import pandas as pd
         from dynamotable.utils import COLUMN_NAMES
@@ -54,9 +59,8 @@ class Dynamo(Format):
         text = table.reindex(columns=COLUMN_NAMES, fill_value=0).to_csv(
             sep=" ", header=False, index=False, float_format="%.6f", lineterminator="\n"
         )
-        beside = write_indices(path, numbered, grids)
+        write_indices(path, numbered, grids)
         write_text(path, text)
-        return [path, beside]
 
     def read(self, path: Path, frame: Frame) -> list[PickSet]:
         """Read a table. The pixel size is the one that is given, else column 36, else that of the tomogram."""

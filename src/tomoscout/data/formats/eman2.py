@@ -37,7 +37,7 @@ class Eman2(Format):
         """Å per unbinned pixel: that of the tilt series, else of the tomogram itself."""
         return grid.unbinned(frame.pixel_size) or grid.voxel_spacing
 
-    def write(self, path: Path, sets: Sequence[PickSet], frame: Frame) -> list[Path]:
+    def write(self, path: Path, sets: Sequence[PickSet], frame: Frame) -> None:
         """Write the file of a run."""
         [run] = {entry.run for entry in sets}
         grid = frame.grids([run])[run]
@@ -54,7 +54,6 @@ class Eman2(Format):
             classes[str(number)] = {"name": entry.name, "boxsize": box}
         info = {"apix_unbin": pixel_size, "boxes_3d": boxes, "class_list": classes}
         write_text(path, json.dumps(info, indent=1, allow_nan=False) + "\n")
-        return [path]
 
     def read(self, path: Path, frame: Frame) -> list[PickSet]:
         """Read the boxes of a file."""

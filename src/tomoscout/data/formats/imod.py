@@ -39,7 +39,7 @@ class Imod(Format):
     in_pixels = True
     score = "values of the points"
 
-    def write(self, path: Path, sets: Sequence[PickSet], frame: Frame) -> list[Path]:
+    def write(self, path: Path, sets: Sequence[PickSet], frame: Frame) -> None:
         """Write the model of a run."""
         from imodmodel.models import Contour, ImodModel, Object
         from imodmodel.writers import write_model
@@ -62,7 +62,6 @@ class Imod(Format):
         text = io.BytesIO()
         write_model(text, model)
         write_bytes(path, _with_values(text.getvalue(), [entry.picks.scores for entry in sets]))
-        return [path]
 
     def read(self, path: Path, frame: Frame) -> list[PickSet]:
         """Read the points of all objects and contours. The pixel size is the one that is given, else that of the model

@@ -11,7 +11,14 @@ from numpy.typing import NDArray
 
 from tomoscout.data.angles import MOTIVELIST
 from tomoscout.data.formats.base import Format, Frame, PickSet
-from tomoscout.data.formats.tables import names_of, numbers_of_runs, sets_of, whole_numbers, write_indices
+from tomoscout.data.formats.tables import (
+    indices_beside,
+    names_of,
+    numbers_of_runs,
+    sets_of,
+    whole_numbers,
+    write_indices,
+)
 from tomoscout.data.picks import Picks
 from tomoscout.machine.errors import TomoscoutError, cut
 from tomoscout.machine.files import atomic_path
@@ -36,7 +43,11 @@ class MotiveList(Format):
     angles = MOTIVELIST
     score = "row 1"
 
-    def write(self, path: Path, sets: Sequence[PickSet], frame: Frame) -> list[Path]:
+    def files(self, path: Path) -> list[Path]:
+        """The table, and which number in it stands for which run."""
+        return [path, indices_beside(path)]
+
+    def write(self, path: Path, sets: Sequence[PickSet], frame: Frame) -> None:
         """Write the list, and beside it which number stands for which run."""
         import emfile
 
@@ -52,10 +63,9 @@ class MotiveList(Format):
             parts.append(part)
         rows = np.concatenate(parts)
         rows[:, PARTICLE] = np.arange(1, len(rows) + 1)[:, None]
-        beside = write_indices(path, numbered, grids)
+        write_indices(path, numbered, grids)
         with atomic_path(path) as temporary:
             emfile.write(temporary, rows[None], {"machine": 6}, overwrite=True)
-        return [path, beside]
 
     def read(self, path: Path, frame: Frame) -> list[PickSet]:
         """Read a list. Where all scores are 0, the file has none, and they are 1."""

@@ -26,7 +26,7 @@ class Ndjson(Format):
     angles = "rotation matrix, object → tomogram (xyz_rotation_matrix)"
     instance = "instance_id, where it is not 0"
 
-    def write(self, path: Path, sets: Sequence[PickSet], frame: Frame) -> list[Path]:
+    def write(self, path: Path, sets: Sequence[PickSet], frame: Frame) -> None:
         """Write the points of an object in a run."""
         [entry] = sets
         picks = entry.picks
@@ -40,11 +40,12 @@ class Ndjson(Format):
             }
             lines.append(json.dumps(point | ({"instance_id": instance} if instance else {}), allow_nan=False) + "\n")
         write_text(path, "".join(lines))
-        return [path]
 
     def read(self, path: Path, frame: Frame) -> list[PickSet]:
         """Read points, oriented or not."""
-        points = [_point(line, number, path) for number, line in enumerate(read_text(path).splitlines(), 1) if line]
+        points = [
+            _point(line, number, path) for number, line in enumerate(read_text(path).splitlines(), 1) if line.strip()
+        ]
         places, rotations, instances = zip(*points, strict=True) if points else ((), (), ())
         grid = frame.grids([path.stem])[path.stem]
         positions = np.array(places, dtype=np.float64).reshape(-1, 3) * (frame.pixel_size or grid.voxel_spacing)

@@ -26,7 +26,7 @@ class Export(Section):
     objects: list[ObjectName] | None = None
     """These objects alone. Default: all."""
     runs: Annotated[list[RunName] | None, IN_ANOTHER_FORM] = None
-    """These runs alone. Default: every run that is segmented; with `picks`, every run that has such picks."""
+    """These runs alone. Default: every run that is localised; with `picks`, every run that has such picks."""
     threshold: float | dict[ObjectName, float] | None = None
     """Picks with this score at least, for all objects or per object. Default: all picks."""
     per_run: bool = False

@@ -16,7 +16,7 @@ from tomoscout.data.formats.base import Format, Frame, Grid, PickSet, TiltSeries
 from tomoscout.data.formats.tables import all_or_none, numbers, sets_of, whole_numbers
 from tomoscout.data.picks import Picks
 from tomoscout.machine.errors import TomoscoutError, cut, shown
-from tomoscout.machine.files import write_text
+from tomoscout.machine.files import read_text, write_text
 from tomoscout.machine.messages import note, warn
 
 if TYPE_CHECKING:
@@ -43,20 +43,27 @@ def read_star(path: Path) -> dict[str, Any]:
     """The blocks of a STAR file: tables, and mappings for blocks without a loop.
 
     Raises:
-        TomoscoutError: there is no such file, or it is no STAR file.
+        TomoscoutError: there is no such file, it is no STAR file, or something in it is there twice.
     """
     import starfile
 
+    # Of blocks of one name starfile returns the last.
+    _refuse_twins(re.findall(r"^\ufeff?(data_\S*)", read_text(path), re.MULTILINE), "blocks", path)
     try:
         blocks: dict[str, Any] = starfile.read(path, always_dict=True, parse_as_string=NAMES)
-    except FileNotFoundError:
-        raise TomoscoutError(f"{path}: no such file") from None
     except Exception as error:
         # starfile's parser has no errors of its own: whatever a malformed file leads to.
         raise TomoscoutError(f"{path}: not a STAR file ({cut(str(error) or repr(error))})") from None
     if not blocks:
         raise TomoscoutError(f"{path}: not a STAR file (no line begins with data_)")
+    for block in blocks.values():
+        _refuse_twins(list(block), "columns", path)
     return blocks
+
+
+def _refuse_twins(names: Sequence[str], what: str, path: Path) -> None:
+    if twins := [name for name in names if names.count(name) > 1]:
+        raise TomoscoutError(f"{path}: two {what} are called {twins[0]}")
 
 
 def read_tilt_series(path: Path) -> dict[str, TiltSeries]:
@@ -93,6 +100,16 @@ def write_star(path: Path, blocks: Mapping[str, DataFrame]) -> None:
     write_text(path, text.lstrip())
 
 
+def write_import_list(path: Path, files: Mapping[str, Path]) -> None:
+    """Write the list of the files of runs that RELION's job "Import coordinates" asks for, with whole paths."""
+    import pandas as pd
+
+    table = pd.DataFrame(
+        {"rlnTomoName": list(files), "rlnTomoImportParticleFile": [str(file.absolute()) for file in files.values()]}
+    )
+    write_star(path, {"coordinate_files": table})
+
+
 class StarFormat(Format):
     """A kind of STAR file. All are read alike, by their columns."""
 
@@ -115,7 +132,7 @@ class StarFormat(Format):
         """What a run is called in the file."""
         return run
 
-    def write(self, path: Path, sets: Sequence[PickSet], frame: Frame) -> list[Path]:
+    def write(self, path: Path, sets: Sequence[PickSet], frame: Frame) -> None:
         """Write a table of particles and, where all groups are known, of optics groups."""
         import pandas as pd
 
@@ -140,7 +157,6 @@ class StarFormat(Format):
             numbered = [{"rlnOpticsGroup": number, **_named(group, number)} for number, group in enumerate(groups, 1)]
             blocks = {"optics": pd.DataFrame(numbered), **blocks}
         write_star(path, blocks)
-        return [path]
 
     def read(self, path: Path, frame: Frame) -> list[PickSet]:
         """Read particles. Their position is the coordinate less the shift, which the angles of the subtomogram turn;
@@ -161,8 +177,9 @@ class StarFormat(Format):
 
 
 class RelionTomography(StarFormat):
-    """Files of RELION's own tomography, which has a list of coordinate files to import."""
+    """Files of RELION's own tomography."""
 
+    lists_files = True
     particle_column = "rlnTomoParticleName"
 
     def optics(self, grid: Grid, frame: Frame) -> dict[str, Any] | None:
@@ -170,16 +187,6 @@ class RelionTomography(StarFormat):
         pixel_size = grid.unbinned(frame.pixel_size)
         named = {} if grid.tilt_series is None else dict(grid.tilt_series.optics)
         return None if pixel_size is None else {TILT_PIXEL: pixel_size, **named}
-
-    def write_index(self, path: Path, files: Mapping[str, Path]) -> list[Path]:
-        """Write the list that the job "Import coordinates" asks for, with whole paths."""
-        import pandas as pd
-
-        table = pd.DataFrame(
-            {"rlnTomoName": list(files), "rlnTomoImportParticleFile": [str(file.absolute()) for file in files.values()]}
-        )
-        write_star(path, {"coordinate_files": table})
-        return [path]
 
 
 def _named(group: dict[str, Any], number: int) -> dict[str, Any]:

@@ -53,9 +53,9 @@ def whole_numbers(values: NDArray[np.float64], what: str, path: Path) -> NDArray
     """Numbers as integers.
 
     Raises:
-        TomoscoutError: one of `what` is not whole.
+        TomoscoutError: one of `what` is not whole, or too large to tell it from the next.
     """
-    if len(wrong := values[values != np.round(values)]):
+    if len(wrong := values[(values != np.round(values)) | (np.abs(values) > 2**53)]):
         raise TomoscoutError(f"{path}: {what} is {wrong[0]:g}, expected a whole number")
     return values.astype(np.int64)
 
@@ -105,11 +105,10 @@ def indices_beside(path: Path) -> Path:
     return path.with_suffix(".doc")
 
 
-def write_indices(path: Path, numbered: Mapping[str, int], runs: Collection[str]) -> Path:
-    """Write which number stands for which of the runs beside a table; returns the file."""
-    beside = indices_beside(path)
-    write_text(beside, "".join(f"{numbered[run]} {run}\n" for run in sorted(runs, key=numbered.__getitem__)))
-    return beside
+def write_indices(path: Path, numbered: Mapping[str, int], runs: Collection[str]) -> None:
+    """Write which number stands for which of the runs beside a table."""
+    lines = [f"{numbered[run]} {run}\n" for run in sorted(runs, key=numbered.__getitem__)]
+    write_text(indices_beside(path), "".join(lines))
 
 
 def numbers_of_runs(sets: Sequence[PickSet], frame: Frame) -> Mapping[str, int]:

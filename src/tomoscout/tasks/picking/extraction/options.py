@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 from annotated_types import MaxLen, MinLen
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from tomoscout.options.names import Name, ObjectName
+from tomoscout.options.names import Name, ObjectName, RunName
 from tomoscout.options.sections import IN_ANOTHER_FORM, Section
 from tomoscout.plan.options import check_segmentation_source, check_sources, read_segmentation_source, read_sources
 
@@ -33,7 +33,7 @@ _TAKES: dict[Kind, _Takes] = {
     "midpoints": _Takes(("distance",), ("picks", "partners", "pairs", "object")),
     "label": _Takes(("segmentation",), ("label", "object")),
 }
-_OF_ALL = ("kind", "user", "session")
+_OF_ALL = ("kind", "runs", "user", "session")
 
 
 class Extraction(Section):
@@ -69,6 +69,8 @@ class Extraction(Section):
     object: ObjectName | None = None
     """Name of what is written. Default: the object of the picks; of a label its object, or else the name of the
     segmentation."""
+    runs: Annotated[list[RunName] | None, IN_ANOTHER_FORM] = None
+    """These runs alone. Default: every run that has what is read."""
     user: Annotated[Name | None, IN_ANOTHER_FORM] = None
     """User of what is written. Default: `localize.user`."""
     session: Annotated[Name | None, IN_ANOTHER_FORM] = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from tomoscout.tasks.picking.extraction.surfaces import Array, Mask, Surface, box_of, derivative
+from tomoscout.tasks.picking.extraction.surfaces import Array, Box, Mask, Surface, widened
 
 NEIGHBOURS = 8
 """Points of a sheet with which each is compared to tell sides apart."""
@@ -28,59 +28,99 @@ def middle(mask: Mask, voxel_spacing: float, smoothing: float) -> Surface:
 
     `voxel_spacing` is in Å, `smoothing` the standard deviation of the Gaussian in Å, at least half of the thickness.
     """
-    from scipy.ndimage import distance_transform_edt, maximum_filter
+    from scipy.ndimage import find_objects, label
 
-    margin = int(np.ceil(4 * smoothing / voxel_spacing)) + 1
-    box = box_of(mask, margin)
-    if box is None:
+    # Piece by piece, so that the space between them takes no time and memory.
+    numbered, _ = label(mask)
+    boxes = find_objects(numbered)
+    if not boxes:
         return Surface.none(voxel_spacing)
-    part = mask[box]
-    # A mask that fills its box has no boundary in it.
-    depth = distance_transform_edt(part).astype(np.float32) if not part.all() else np.ones(part.shape, np.float32)
-    ridge = np.argwhere(part & (depth > maximum_filter(depth, 3) - 0.75))
-    thickness = float(np.median(depth[tuple(ridge.T)]))
-    smoothed = part.astype(np.float32)
-    normals = _normals(smoothed, ridge, max(smoothing / voxel_spacing, thickness, 1.0))
-    middles = ridge + _to_the_middle(smoothed, ridge, normals, 2 * thickness + 2)[:, None] * normals
+    ridges, depths = zip(*(_ridge(mask, numbered, number, box) for number, box in enumerate(boxes, 1)), strict=True)
+    thickness = float(np.median(np.concatenate(depths)))
+    width = max(smoothing / voxel_spacing, thickness, 1.0)
+    found = [_middles(mask, box, ridge, width, thickness) for box, ridge in zip(boxes, ridges, strict=True)]
+    middles, normals = (np.concatenate(parts) for parts in zip(*found, strict=True))
     # One point for each voxel: several of the ridge may have the same middle.
     _, kept = np.unique(np.floor(middles + 0.5).astype(int), axis=0, return_index=True)
     middles, normals = middles[kept], normals[kept]
     normals *= _signs(middles, normals)[:, None]
-    start = np.array([side.start for side in box])
-    return Surface.through(middles + start, normals, voxel_spacing)
+    return Surface.through(middles, normals, voxel_spacing)
 
 
-def _normals(smoothed: NDArray[np.float32], places: NDArray[np.intp], width: float) -> Array:
+def _ridge(
+    mask: Mask, numbered: NDArray[np.integer], number: int, box: Box
+) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+    """The voxels (N, 3) of a numbered piece of a mask, which lies in `box`, from where it is nowhere deeper nearby, and
+    their depths (N,): the distances in voxels to what is not in the mask."""
+    from scipy.ndimage import distance_transform_edt, maximum_filter
+
+    region = widened(box, 2, mask.shape)
+    part = mask[region]
+    depth = part.astype(np.float32)
+    # A mask that fills its box has no boundary in it.
+    if not part.all():
+        nearest = distance_transform_edt(part, return_distances=False, return_indices=True)
+        inside = np.nonzero(part)
+        depth[inside] = np.sqrt(sum((other[inside] - place) ** 2 for other, place in zip(nearest, inside, strict=True)))
+    ridge = np.argwhere((numbered[region] == number) & (depth > maximum_filter(depth, 3) - 0.75))
+    return ridge + _start(region), depth[tuple(ridge.T)]
+
+
+def _middles(mask: Mask, box: Box, ridge: NDArray[np.intp], width: float, thickness: float) -> tuple[Array, Array]:
+    """The points (N, 3) in the middle of a piece of a mask, which lies in `box` and has a `ridge` (N, 3), and the
+    normals (N, 3) there, as z, y, x and of either sign. `width` of the Gaussian and `thickness` are in voxels."""
+    region = widened(box, int(np.ceil(4 * width)) + 1, mask.shape)
+    places = ridge - _start(region)
+    normals = _normals(mask[region], places, width)
+    return ridge + _to_the_middle(mask[region], places, normals, 2 * thickness + 2)[:, None] * normals, normals
+
+
+def _start(region: Box) -> NDArray[np.intp]:
+    return np.array([side.start for side in region])
+
+
+def _normals(mask: Mask, places: NDArray[np.intp], width: float) -> Array:
     """The direction (N, 3), as z, y, x and of either sign, in which the logarithm of the mask, smoothed by a Gaussian
-    of standard deviation `width`, is curved most at each of the places (N, 3)."""
-    at = tuple(places.T)
-    value = derivative(smoothed, width)[at].astype(np.float64)
-    slope = np.stack([derivative(smoothed, width, axis)[at] for axis in range(3)], axis=1) / value[:, None]
+    of standard deviation `width`, is curved most at each of the places (N, 3). Of a flat sheet that logarithm is nearly
+    a parabola, whose differences are its derivatives."""
+    from scipy.ndimage import gaussian_filter
+
+    reach = 2
+    smoothed = gaussian_filter(np.pad(mask.astype(np.float32), reach, mode="edge"), width, mode="nearest")
+
+    def beside(step: NDArray[np.intp]) -> Array:
+        values: Array = np.log(smoothed[tuple((places + reach + step).T)].astype(np.float64))
+        return values
+
+    axes = np.eye(3, dtype=np.intp)
     curvature = np.empty((len(places), 3, 3))
     for first in range(3):
         for second in range(first, 3):
-            bent = derivative(smoothed, width, first, second)[at] / value - slope[:, first] * slope[:, second]
+            along, across = axes[first] + axes[second], axes[first] - axes[second]
+            bent = beside(along) + beside(-along) - beside(across) - beside(-across)
             curvature[:, first, second] = curvature[:, second, first] = bent
     # In ascending order: the first belongs to the most negative curvature.
     directions: Array = np.linalg.eigh(curvature)[1][:, :, 0]
     return directions
 
 
-def _to_the_middle(mask: NDArray[np.float32], places: NDArray[np.intp], normals: Array, reach: float) -> Array:
+def _to_the_middle(mask: Mask, places: NDArray[np.intp], normals: Array, reach: float) -> Array:
     """How far (N,), in voxels along the normals, the middle between the two surfaces of a sheet is from places in it; 0
     where a surface is not within `reach`."""
     from scipy.ndimage import map_coordinates
 
-    steps = np.arange(0.0, reach, STEP)
-    ends = []
-    for sign in (1.0, -1.0):
-        outside = np.zeros((len(places), len(steps)), dtype=bool)
-        for number, step in enumerate(steps):
-            positions = places + sign * step * normals
-            outside[:, number] = map_coordinates(mask, positions.T, order=1, mode="nearest") < 0.5
-        first = outside.argmax(axis=1)
-        ends.append(np.where(outside.any(axis=1), steps[first], np.nan))
-    return np.nan_to_num((ends[0] - ends[1]) / 2)
+    ends = np.full((2, len(places)), np.nan)
+    for end, sign in zip(ends, (1.0, -1.0), strict=True):
+        inside = np.arange(len(places))
+        for step in np.arange(0.0, reach, STEP):
+            positions = places[inside] + sign * step * normals[inside]
+            there = map_coordinates(mask, positions.T, np.float32, order=1, mode="nearest") >= 0.5
+            end[inside[~there]] = step
+            inside = inside[there]
+            if not len(inside):
+                break
+    middles: Array = np.nan_to_num((ends[0] - ends[1]) / 2)
+    return middles
 
 
 def _signs(points: Array, normals: Array) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from tomoscout.data.geometry import to_angstrom
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
+Box = tuple[slice, slice, slice]
 
 PATCH = 2.0
 """Radius in voxels of the patch of a surface that is taken together."""
@@ -144,16 +146,24 @@ def boundary(mask: Mask, voxel_spacing: float, smoothing: float) -> Surface:
     return Surface.through(middles + start, normals, voxel_spacing)
 
 
-def box_of(mask: Mask, margin: int) -> tuple[slice, slice, slice] | None:
+def box_of(mask: Mask, margin: int) -> Box | None:
     """The box around all voxels of a mask and `margin` voxels more on each side, within the volume; None if the mask is
     empty."""
     sides = []
-    for axis, size in enumerate(mask.shape):
+    for axis in range(3):
         there = np.flatnonzero(mask.any(axis=tuple({0, 1, 2} - {axis})))
         if not len(there):
             return None
-        sides.append(slice(max(int(there[0]) - margin, 0), min(int(there[-1]) + margin + 1, size)))
-    return sides[0], sides[1], sides[2]
+        sides.append(slice(int(there[0]), int(there[-1]) + 1))
+    return widened((sides[0], sides[1], sides[2]), margin, mask.shape)
+
+
+def widened(box: Box, margin: int, shape: Sequence[int]) -> Box:
+    """A box and `margin` voxels more on each side, within a volume of `shape` (z, y, x)."""
+    z, y, x = (
+        slice(max(side.start - margin, 0), min(side.stop + margin, size)) for side, size in zip(box, shape, strict=True)
+    )
+    return z, y, x
 
 
 def derivative(volume: NDArray[np.float32], width: float, *axes: int) -> NDArray[np.float32]:
