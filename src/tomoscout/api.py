@@ -301,6 +301,23 @@ def import_tomograms(config: Configuration, results: Path | str = "results") -> 
     return {name: list(read_json(place.import_tomograms(name))["runs"]) for name in settings.import_tomograms}
 
 
+def download(config: Configuration, results: Path | str = "results") -> dict[str, list[str]]:
+    """Bring what `download` names of other copick projects into the projects. The arguments are those of `export`.
+
+    Returns:
+        Download → the runs (`project/run`) it looked at.
+
+    Raises:
+        TomoscoutError: a source cannot be reached or read, or has nothing that is asked for.
+    """
+    from tomoscout.stages.download import run_download
+
+    settings, place = _settings(config), Results(Path(results))
+    for name in settings.download:
+        run_download(settings, name, place.download(name))
+    return {name: list(read_json(place.download(name))["runs"]) for name in settings.download}
+
+
 def extract(config: Configuration, results: Path | str = "results") -> dict[str, dict[str, dict[str, Any]]]:
     """Make all extractions of the section `extract`, in every run that has what they read.
 

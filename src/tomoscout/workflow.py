@@ -296,15 +296,16 @@ class Workflow:
 
     # Exchange with other programs
 
-    def imports(self, section: Literal["import_picks", "import_tomograms"]) -> list[str]:
-        """The imports of picks or of tomograms.
+    def imports(self, section: Literal["import_picks", "import_tomograms", "download"]) -> list[str]:
+        """The imports of picks or of tomograms, or the downloads.
 
         Raises:
             TomoscoutError: there are none.
         """
         entries: dict[str, Any] = getattr(self.config, section)
         if not entries:
-            raise TomoscoutError(f"{section}: nothing to import; give a name of yours and, below it, its files")
+            what = "its source" if section == "download" else "its files"
+            raise TomoscoutError(f"{section}: nothing to import; give a name of yours and, below it, {what}")
         return list(entries)
 
     def all_imports(self) -> list[str]:
@@ -328,10 +329,10 @@ class Workflow:
         """The files that an import of tomograms reads."""
         return [str(path) for path in files_of_import(self.config.import_tomograms[name], f"import_tomograms.{name}")]
 
-    def tomogram_import_depends_on(self, name: str) -> str:
-        """What an import of tomograms depends on besides its files. It does not look at the project, which may have no
-        runs yet."""
-        return digest([STAGES["import_tomograms"].version, self.config.import_tomograms[name].decisive()])
+    def import_depends_on(self, section: Literal["import_tomograms", "download"], name: str) -> str:
+        """What an import of tomograms, or a download, depends on besides its files. It does not look at the project,
+        which may have no runs yet."""
+        return digest([STAGES[section].version, getattr(self.config, section)[name].decisive()])
 
     def imported_pick_files(self, name: str) -> list[str]:
         """The files that an import reads."""

@@ -100,6 +100,12 @@ ELSEWHERE = {
         "tests/workflow/test_extract.py",
         "def test_picks_near_a_membrane_are_extracted(",
     ),
+    "copick config dataportal --dataset-id 10440 --overlay portal --output portal.json": Elsewhere(
+        "asks the data portal", "tests/stages/test_download.py", "def test_without_a_network_the_portal_is_one_line("
+    ),
+    "snakemake download --cores 2 --configfile my.yaml": Elsewhere(
+        "needs another project", "tests/workflow/test_exchange.py", "def test_a_project_is_made_of_files("
+    ),
     "snakemake import_tomograms --cores 4 --configfile my.yaml": Elsewhere(
         "needs files of another program",
         "tests/workflow/test_exchange.py",

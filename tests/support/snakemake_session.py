@@ -33,6 +33,7 @@ OTHER_TARGETS = [
     "extract",
     "export",
     "import",
+    "download",
     "import_tomograms",
     "import_picks",
 ]

@@ -235,7 +235,7 @@ def test_scores(tmp_path: Path, seed: int) -> None:
     write_scores(tmp_path, evaluate(runs, runs, {"ribosome": 60.0, "spike": 40.0}, Evaluate(), "test"))
 
     def report() -> None:
-        write_report(tmp_path / "report.html", "T", read_scores(tmp_path), [], {}, {}, [], [])
+        write_report(tmp_path / "report.html", "T", read_scores(tmp_path), [], {}, {}, [])
 
     check(tmp_path / "scores.json", seed, command("show-scores", tmp_path), report)
     check(tmp_path / "curves.csv", seed, command("show-scores", tmp_path), report)

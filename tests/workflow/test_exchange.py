@@ -122,6 +122,20 @@ def test_a_project_is_made_of_files(exported: Session) -> None:
     [position] = project.read_picks("TS_1", Source("ribosome", "imported", "table")).positions
     np.testing.assert_allclose(position, [50, 60, 40])
 
+    # What is there may be brought into another project.
+    write_json(folder / "second.json", copick | storage | {"overlay_root": f"local://{folder}/second"})
+    asked = {"source": f"{folder}/copick.json", "tomograms": ["wbp@*"], "picks": ["*:imported/*"], "runs": ["TS_1"]}
+    exported.config.write_text(
+        yaml.safe_dump(
+            {"projects": {"second": f"{folder}/second.json"}, **PROJECT_TOMOGRAMS, "download": {"it": asked}}
+        )
+    )
+    exported.snakemake("download")
+    assert exported.would_run("download") == []
+    second = Project("second", folder / "second.json")
+    assert second.run_names() == ["TS_1"]
+    assert second.pick_sources("TS_1") == [Source("ribosome", "imported", "table")]
+
 
 def test_what_cannot_be_done_is_told_in_one_line(exported: Session) -> None:
     for sections, target, expected in [

@@ -1,4 +1,5 @@
 EXPORTED = str(MADE.export("{form}"))
+DOWNLOADED = str(MADE.download("{source}"))
 IMPORTED_TOMOGRAMS = str(MADE.import_tomograms("{source}"))
 IMPORTED_PICKS = str(MADE.import_picks("{source}"))
 
@@ -53,9 +54,34 @@ rule import_tomogram_files:
         runtime=minutes(8 * 60),
     params:
         settings=SETTINGS,
-        depends_on=guarded(lambda wildcards: flow.tomogram_import_depends_on(wildcards.source)),
+        depends_on=guarded(lambda wildcards: flow.import_depends_on("import_tomograms", wildcards.source)),
     shell:
         "tomoscout import-tomograms --config {params.settings:q} --name {wildcards.source:q} --output {output:q}"
+        " > {log:q} 2>&1"
+
+
+# Where Snakemake runs: computing nodes often have no way to the internet.
+rule download_files:
+    input:
+        lambda wildcards: flow.config.download[wildcards.source].source,
+    output:
+        DOWNLOADED,
+    log:
+        "<logs>/download/{source}.log",
+    benchmark:
+        "<benchmarks>/download/{source}.tsv"
+    wildcard_constraints:
+        source="|".join(map(re.escape, flow.config.download)) or r"(?!)",
+    conda:
+        ENVIRONMENTS["light"]
+    container:
+        IMAGES["light"]
+    params:
+        settings=SETTINGS,
+        depends_on=guarded(lambda wildcards: flow.import_depends_on("download", wildcards.source)),
+    localrule: True
+    shell:
+        "tomoscout download --config {params.settings:q} --name {wildcards.source:q} --output {output:q}"
         " > {log:q} 2>&1"
 
 
@@ -107,4 +133,10 @@ rule import:
 rule import_picks:
     input:
         files(lambda wildcards: [str(flow.results.import_picks(name)) for name in flow.imports("import_picks")]),
+    localrule: True
+
+
+rule download:
+    input:
+        files(lambda wildcards: [str(flow.results.download(name)) for name in flow.imports("download")]),
     localrule: True

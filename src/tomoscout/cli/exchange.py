@@ -1,5 +1,5 @@
-"""Commands that hand picks to other programs and take theirs, and their tomograms: `export`, `import-picks`,
-`import-tomograms`."""
+"""Commands that hand picks to other programs and take theirs, and their tomograms, and what other copick projects have:
+`export`, `import-picks`, `import-tomograms`, `download`."""
 
 from __future__ import annotations
 
@@ -46,3 +46,16 @@ def import_picks(config: Path, inventory: Path, name: str, output: Path) -> None
     from tomoscout.stages.import_picks import run_import_picks
 
     run_import_picks(load(config, inventory), name, output)
+
+
+@commands.command()
+@click.option("--config", type=FILE, required=True, help="Configuration file.")
+@click.option("--name", required=True, help="Which of the downloads of the configuration.")
+@output_option
+def download(config: Path, name: str, output: Path) -> None:
+    """Bring tomograms, picks and segmentations of another copick project, such as one of the CryoET data portal, into a
+    project."""
+    from tomoscout.options.config import load_config
+    from tomoscout.stages.download import run_download
+
+    run_download(load_config(config), name, output)

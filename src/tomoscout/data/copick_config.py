@@ -46,19 +46,16 @@ def read_copick_config(config: Path) -> dict[str, Any]:
 
 
 def local_roots(config: Path) -> list[Path] | None:
-    """The folders that hold a project: its static root and its overlay. None if one of them is not on a local disk.
+    """The folders that hold a project: those of its data and its overlay. None if one of them is not on a local disk.
 
     Raises:
         TomoscoutError: as for `read_copick_config`, or a root is not a path, or its folder does not exist.
     """
-    values = read_copick_config(config)
-    if values.get("config_type", "filesystem") != "filesystem":
+    locations = _locations(config, read_copick_config(config))
+    if locations is None:
         return None
     roots = []
-    for key in ("static_root", "overlay_root"):
-        location = values.get(key)
-        if location is None:
-            continue
+    for key, location in locations.items():
         if not isinstance(location, str):
             raise TomoscoutError(f"{config}: {key} is {shown(location)}, expected a path")
         protocol, mark, path = location.rpartition("://")
@@ -66,9 +63,37 @@ def local_roots(config: Path) -> list[Path] | None:
             return None
         roots.append(Path(path))
         # The first result creates the overlay, so it may be missing unless it is the only root.
-        if (key == "static_root" or len(roots) == 1) and not roots[-1].is_dir():
+        if (key != "overlay_root" or len(roots) == 1) and not roots[-1].is_dir():
             raise TomoscoutError(f"{config}: {key}: no folder {path}; is its disk mounted, and the path right?")
     return sorted(set(roots))
+
+
+def _locations(config: Path, values: Mapping[str, Any]) -> dict[str, object] | None:
+    """What a copick config says of the places of its data and its overlay, by key. None where the data are in remote
+    storage."""
+    kind = values.get("config_type", "filesystem")
+    data: dict[str, object] = {}
+    if kind == "mlcroissant":
+        data["croissant_base_url"] = values.get("croissant_base_url") or _base_of_manifest(config, values)
+        if data["croissant_base_url"] is None:
+            return None
+    elif kind == "filesystem":
+        data["static_root"] = values.get("static_root")
+    else:
+        return None
+    data["overlay_root"] = values.get("overlay_root")
+    return {key: location for key, location in data.items() if location is not None}
+
+
+def _base_of_manifest(config: Path, values: Mapping[str, Any]) -> object:
+    """The folder to which the paths in a Croissant manifest refer; None where the manifest is in remote storage."""
+    place = str(values.get("croissant_url")).removeprefix("file://").removeprefix("local://")
+    if "://" in place:
+        return None
+    try:
+        return json.loads(Path(place).read_text(encoding="utf-8")).get("copick:baseUrl")
+    except (OSError, ValueError, AttributeError) as error:
+        raise TomoscoutError(f"{config}: croissant_url: {place}: no Croissant manifest ({cut(str(error))})") from None
 
 
 def read_objects(config: Path) -> dict[str, PickableObject]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,9 @@ from tomoscout.data.zarr_files import Volume, digest_samples, open_volume
 from tomoscout.machine.errors import TomoscoutError, cut
 from tomoscout.machine.files import digest
 from tomoscout.options.names import Source, TomogramUri
+
+REMOTE = {"cryoet_data_portal": "the CryoET data portal", "mlcroissant": "the Croissant manifest"}
+"""What a copick config refers to, by its type, where that is no folder."""
 
 
 class CopickProject:
@@ -66,12 +71,16 @@ class CopickProject:
             raise TomoscoutError(f"{self.name}/{run}: no tomogram {uri}; found: {have}")
         return found[0]
 
+    def create_run(self, run: str) -> None:
+        """Create a run if it does not exist."""
+        self._runs[run] = self._root.get_run(run) or self._root.new_run(run)
+
     def new_tomogram(self, run: str, uri: str) -> Path:
         """The path of a new tomogram; creates the run and the voxel spacing if they do not exist."""
         kind = TomogramUri.parse(uri)
-        owner = self._root.get_run(run) or self._root.new_run(run)
+        self.create_run(run)
+        owner = self._runs[run]
         spacing = owner.get_voxel_spacing(kind.voxel_spacing) or owner.new_voxel_spacing(kind.voxel_spacing)
-        self._runs[run] = owner
         return _local(owner.fs_overlay, f"{spacing.overlay_path}/{kind.algorithm}.zarr")
 
     def pick_sources(self, run: str) -> list[Source]:
@@ -88,10 +97,12 @@ class CopickProject:
             return next((entry for found, entry in self.segmentations(run) if found == wanted), None)
         if isinstance(wanted, Probabilities):
             return self.tomogram(run, wanted.tomogram).get_features(wanted.name)
+        if isinstance(wanted, TomogramUri):
+            return self.tomograms(run).get(wanted)
         found = self._run(run).get_picks(object_name=wanted.name, user_id=wanted.user, session_id=wanted.session)
         return found[0] if found else None
 
-    def place(self, run: str, wanted: Written) -> Path:
+    def place(self, run: str, wanted: Source | Segmentation | Probabilities) -> Path:
         """The path where an output is written: in the overlay, with copick's name."""
         if isinstance(wanted, Probabilities):
             tomogram = self.tomogram(run, wanted.tomogram)
@@ -104,7 +115,7 @@ class CopickProject:
             name = f"Segmentations/{wanted.voxel_spacing:.3f}_{wanted.user}_{wanted.session}_{wanted.name}{kind}.zarr"
         return _local(owner.fs_overlay, f"{owner.overlay_path}/{name}")
 
-    def refresh(self, run: str, wanted: Written | TomogramUri) -> None:
+    def refresh(self, run: str, wanted: Written) -> None:
         """Make copick list entries again after something was written or removed."""
         if isinstance(wanted, TomogramUri):
             self._run(run).get_voxel_spacing(wanted.voxel_spacing).refresh_tomograms()
@@ -130,6 +141,9 @@ def _describe(entry: Any) -> Segmentation:
 
 def _open(config: Path) -> Any:
     values = read_copick_config(config)
+    if values.get("config_type") == "mlcroissant" and not values.get("overlay_root"):
+        # Copick would write beside the data, and list what is there only from the manifest's tables.
+        raise TomoscoutError(f"{config}: overlay_root is missing; give a folder, into which results are written")
     try:
         if values.get("config_type", "filesystem") == "filesystem":
             # copick.from_file imports the clients of every storage it knows, which takes longer than making a target.
@@ -140,10 +154,26 @@ def _open(config: Path) -> Any:
             return TolerantRoot(CopickConfigFSSpec(**values))
         import copick
 
-        return copick.from_file(str(config))
+        # The clients of remote storage write some hundred lines about each of their attempts.
+        with _without_warnings():
+            return copick.from_file(str(config))
+    except ValueError as error:
+        raise TomoscoutError(f"{config}: not a copick config ({cut(str(error))})") from None
     except Exception as error:
         # Every kind of storage has its own exceptions.
-        raise TomoscoutError(f"{config}: not a copick config ({cut(str(error) or repr(error))})") from None
+        where = REMOTE.get(values.get("config_type", ""), "its storage")
+        reason = cut(str(error) or repr(error))
+        raise TomoscoutError(f"{config}: {where} cannot be reached or read; is there a network? ({reason})") from None
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    earlier = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(earlier)
 
 
 def storage_of(entry: Any) -> tuple[Any, str]:
@@ -213,7 +243,7 @@ def local_folder(entry: Any) -> Path:
     Raises:
         TomoscoutError: it is not on a local disk.
     """
-    return _local(entry.fs, entry.path)
+    return _local(*storage_of(entry))
 
 
 def _local(fs: Any, path: str) -> Path:
@@ -224,7 +254,8 @@ def _local(fs: Any, path: str) -> Path:
 
 def read_attributes(entry: Any) -> Any:
     """The attributes of a volume that tomoscout may have written."""
-    return json.loads(entry.fs.cat_file(f"{entry.path}/.zattrs"))
+    fs, path = storage_of(entry)
+    return json.loads(fs.cat_file(f"{path}/.zattrs"))
 
 
 def read_picks_file(entry: Any, run: str) -> dict[str, Any]:
@@ -236,7 +267,8 @@ def read_picks_file(entry: Any, run: str) -> dict[str, Any]:
         FileNotFoundError: there is no such file.
         TomoscoutError: it is not a copick picks file.
     """
-    if not hasattr(entry, "path"):  # This storage does not keep picks as files.
+    # Of the data portal, which has another format.
+    if not entry.path.endswith(".json"):
         return {"points": [point.model_dump() for point in entry.points]}
     try:
         values = json.loads(entry.fs.cat_file(entry.path))

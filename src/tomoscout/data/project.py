@@ -74,6 +74,10 @@ class Project:
         """All runs, sorted."""
         return self._copick.run_names()
 
+    def create_run(self, run: str) -> None:
+        """Create a run if it does not exist."""
+        self._copick.create_run(run)
+
     def passed_over(self, run: str) -> list[str]:
         """Files and folders of a run whose names copick cannot parse as picks or voxel spacings."""
         return self._copick.passed_over(run)
@@ -176,6 +180,18 @@ class Project:
         part: NDArray[np.float32] = read_volume(entry, spacing, what, Volume.middle)[0].astype(np.float32)
         return part
 
+    def open_volume(self, run: str, wanted: Segmentation | TomogramUri) -> Volume:
+        """A tomogram or a segmentation as it is stored, to be read part by part.
+
+        Raises:
+            TomoscoutError: it does not exist, or chunks of it are missing.
+        """
+        if isinstance(wanted, Segmentation):
+            entry = self._segmentation(run, wanted)
+        else:
+            entry = self._copick.tomogram(run, str(wanted))
+        return open_whole_volume(entry, wanted.voxel_spacing, f"{self.name}/{run}: {kind_of(wanted)} {wanted}")
+
     def folder_of(self, run: str, wanted: Segmentation | TomogramUri) -> Path | None:
         """The folder of a volume, None where it does not exist or is not on a local disk."""
         of_run = self._copick
@@ -192,11 +208,14 @@ class Project:
             array[...] = volume
 
     @contextmanager
-    def writing_tomogram(self, run: str, uri: str, shape: Shape, kind: DTypeLike) -> Iterator[Any]:
+    def writing_tomogram(
+        self, run: str, uri: str, shape: Shape, kind: DTypeLike, attributes: Mapping[str, Any] | None = None
+    ) -> Iterator[Any]:
         """A context in which a tomogram is written part by part: an array of `shape` and dtype `kind` to assign to. At
-        its end the tomogram replaces an earlier one; after an exception nothing changes."""
+        its end the tomogram replaces an earlier one; after an exception nothing changes. `attributes` as in
+        `write_segmentation`."""
         found = TomogramUri.parse(uri)
-        with new_volume(self._copick.new_tomogram(run, uri), shape, kind, found.voxel_spacing) as array:
+        with new_volume(self._copick.new_tomogram(run, uri), shape, kind, found.voxel_spacing, attributes) as array:
             yield array
         self._copick.refresh(run, found)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from tomoscout.options.names import Source
+from tomoscout.options.names import Source, TomogramUri
 
 OURS = "tomoscout"
 """The key, in attributes of volumes and in picks files, of the stamp: `inputs` and `content`, two digests."""
@@ -55,13 +55,18 @@ class Probabilities(NamedTuple):
         return f"{self.name} of {self.tomogram}"
 
 
-Written = Source | Segmentation | Probabilities
-"""An output that tomoscout writes into a project: picks, a segmentation, or class probabilities."""
+Written = Source | Segmentation | Probabilities | TomogramUri
+"""An output that tomoscout writes into a project: picks, a segmentation, class probabilities, or a tomogram."""
 
 
 def kind_of(wanted: Written) -> str:
     """The kind of an output, for messages."""
-    kinds = {Source: "picks", Segmentation: "segmentation", Probabilities: "probabilities"}
+    kinds: dict[type, str] = {
+        Source: "picks",
+        Segmentation: "segmentation",
+        Probabilities: "probabilities",
+        TomogramUri: "tomogram",
+    }
     return kinds[type(wanted)]
 
 

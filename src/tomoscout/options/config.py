@@ -19,7 +19,7 @@ from pydantic import (
     model_validator,
 )
 
-from tomoscout.data.formats.options import Export, ImportedPicks, ImportedTomograms
+from tomoscout.data.formats.options import Download, Export, ImportedPicks, ImportedTomograms
 from tomoscout.explore.options import Explore
 from tomoscout.machine.errors import TomoscoutError, shown
 from tomoscout.machine.messages import note
@@ -89,6 +89,9 @@ class Config(Section):
     import_tomograms: dict[Name, ImportedTomograms] = {}
     """Tomograms of other programs to bring into the projects with `snakemake import_tomograms`: a name of yours →
     `files`, and what these do not say."""
+    download: dict[Name, Download] = {}
+    """What `snakemake download` brings into the projects from the CryoET data portal, or from any other copick project:
+    a name of yours → `source`, and what is asked for."""
     phantom: Phantom = Phantom()
     cells: Cells = Cells()
     container: Image | dict[RuleGroup, Image] | None = None

@@ -80,6 +80,20 @@ def forms_of(name: str) -> list[str]:
     return list(dict.fromkeys([name, last, stem, re.sub(WARP_SIZE, "", stem)]))
 
 
+def receiving_project(config: Config, name: str | None, where: str) -> str:
+    """The project that something is brought into: the one named, else the only one. `where`: the key of the import.
+
+    Raises:
+        TomoscoutError: there are several and none is named, or none has this name.
+    """
+    names = list(config.projects)
+    if name is None and len(names) > 1:
+        raise TomoscoutError(f"{where}.project: there are several projects: {', '.join(names)}; name one")
+    if name is not None and name not in names:
+        raise TomoscoutError(f"{where}.project: no project '{name}'; there are {', '.join(names)}")
+    return name or names[0]
+
+
 def files_of_import(entry: ImportedPicks | ImportedTomograms, where: str) -> list[Path]:
     """The files of an import, sorted. `where`: its key in the configuration.
 

@@ -101,6 +101,10 @@ class Results:
         """What says which picks were written, of all formats."""
         return sorted((self.folder / "export").glob("*/export.json"))
 
+    def download(self, name: str) -> Path:
+        """The output of a download."""
+        return self.folder / "download" / name / "runs.json"
+
     def import_tomograms(self, name: str) -> Path:
         """The list of the runs whose tomograms an import brought, beside their manifests."""
         return self.folder / "import_tomograms" / name / "runs.json"

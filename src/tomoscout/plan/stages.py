@@ -101,6 +101,7 @@ STAGES: dict[str, Stage] = {
     "evaluate": Stage(3, fingerprints.of_scores, lambda plan: plan.scored.records),
     "report": Stage(3, fingerprints.of_report, lambda plan: plan.shown),
     "export": Stage(1, fingerprints.of_export, lambda plan: plan.exported),
+    "download": Stage(1),
     "import_tomograms": Stage(1),
     "import_picks": Stage(1, fingerprints.of_imported_picks, written=_written_picks),
     "check_annotations": Stage(1),

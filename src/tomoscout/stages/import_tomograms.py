@@ -24,7 +24,7 @@ from tomoscout.machine.files import digest, read_json, write_json
 from tomoscout.machine.messages import say, times
 from tomoscout.machine.progress import Progress
 from tomoscout.options.config import Config
-from tomoscout.plan.exchange import files_of_import, forms_of
+from tomoscout.plan.exchange import files_of_import, forms_of, receiving_project
 
 
 def run_import_tomograms(config: Config, name: str, output: Path) -> None:
@@ -35,7 +35,8 @@ def run_import_tomograms(config: Config, name: str, output: Path) -> None:
             are there.
     """
     entry, where = config.import_tomograms[name], f"import_tomograms.{name}"
-    project = _project(config, entry, where)
+    receiving = receiving_project(config, entry.project, where)
+    project = Project(receiving, Path(config.projects[receiving]))
     runs = _runs(files_of_import(entry, where), entry, where)
     importer = _Importer(project, entry, where, output.parent)
     progress, failures, done = Progress(len(runs)), [], {}
@@ -50,16 +51,6 @@ def run_import_tomograms(config: Config, name: str, output: Path) -> None:
         others = "; the others are done" if done else ""
         raise TomoscoutError(f"{len(failures)} of {len(runs)} tomograms failed{others}: {'; '.join(failures)}")
     write_json(output, {"runs": done})
-
-
-def _project(config: Config, entry: ImportedTomograms, where: str) -> Project:
-    names = list(config.projects)
-    if entry.project is None and len(names) > 1:
-        raise TomoscoutError(f"{where}.project: there are several projects: {', '.join(names)}; name one")
-    name = entry.project or names[0]
-    if name not in config.projects:
-        raise TomoscoutError(f"{where}.project: no project '{name}'; there are {', '.join(names)}")
-    return Project(name, Path(config.projects[name]))
 
 
 def _runs(files: Sequence[Path], entry: ImportedTomograms, where: str) -> dict[str, Path]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from tomoscout.data.formats import FormatName
 from tomoscout.data.volume_formats import VolumeFormat
@@ -121,3 +121,27 @@ class ImportedTomograms(Section):
     runs: FilePath | None = None
     """A table of two columns, separated by tabs or commas: name of a file, run. Default: runs are named as the files,
     without the endings that programs add (`.mrc`, `_10.00Apx`)."""
+
+
+class Download(Section):
+    """What is brought out of another copick project, such as one of the CryoET data portal. In its names `*` and `?`
+    stand for any letters."""
+
+    source: FilePath
+    """The copick config of that project: for the portal what `copick config dataportal` writes."""
+    project: ProjectName | None = None
+    """The project that it is brought into. Default: the only one."""
+    runs: list[RunName] | None = None
+    """Which runs. Default: all."""
+    tomograms: list[str] = []
+    """Kinds of tomogram, as `wbp@10.0`. Of each only the finest resolution level is read."""
+    picks: list[str] = []
+    """Picks, as `ribosome:data-portal/*`. The project needs objects of these names."""
+    segmentations: list[str] = []
+    """Segmentations, as `membrane:data-portal/*@10.0`."""
+
+    @model_validator(mode="after")
+    def _check_anything(self) -> Self:
+        if not (self.tomograms or self.picks or self.segmentations):
+            raise ValueError("asks for nothing: give tomograms, picks or segmentations")
+        return self
