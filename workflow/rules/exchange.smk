@@ -72,6 +72,7 @@ rule download_files:
         "<benchmarks>/download/{source}.tsv"
     wildcard_constraints:
         source="|".join(map(re.escape, flow.config.download)) or r"(?!)",
+    localrule: True
     conda:
         ENVIRONMENTS["light"]
     container:
@@ -79,7 +80,6 @@ rule download_files:
     params:
         settings=SETTINGS,
         depends_on=guarded(lambda wildcards: flow.import_depends_on("download", wildcards.source)),
-    localrule: True
     shell:
         "tomoscout download --config {params.settings:q} --name {wildcards.source:q} --output {output:q}"
         " > {log:q} 2>&1"
