@@ -243,6 +243,32 @@ def evaluate(config: Configuration, results: Path | str = "results") -> dict[str
     return read_scores(folder)
 
 
+def score_picks(config: Configuration, picks: str, results: Path | str = "results") -> dict[str, Any]:
+    """Score picks of anybody against the reference picks `evaluate.reference`, and print the table of scores. Neither a
+    model nor results of the localize stage are needed. Without targets every run that has the tomogram and reference
+    picks is scored, or those of `segment.runs`.
+
+    Args:
+        config: options by section as in config/config.yaml, or the path of such a file. Picks of `evaluate.also` are
+            scored beside.
+        picks: `user/session`.
+        results: folder of the results; scores go to `evaluate/{user}-{session}/` below it.
+
+    Returns:
+        As for `evaluate`.
+
+    Raises:
+        TomoscoutError: no scored run has such picks, or there are no reference picks.
+    """
+    from tomoscout.stages.evaluate import run_score_picks
+    from tomoscout.tasks.picking.score_tables import read_scores
+
+    plan = _plan(config, results)
+    folder = plan.results.evaluate(picks.replace("/", "-"))
+    run_score_picks(plan, picks, folder)
+    return read_scores(folder)
+
+
 def export(config: Configuration, results: Path | str = "results") -> dict[str, dict[str, Any]]:
     """Write picks in the formats of other programs that `export.formats` names, to `export/{format}/` below `results`.
 

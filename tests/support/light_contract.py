@@ -10,6 +10,7 @@ from typing import Any
 
 from grimp import ImportGraph
 from importlinter import Contract, ContractCheck, fields, output
+from importlinter.application.contract_utils import AlertLevel, remove_ignored_imports
 from importlinter.domain.helpers import module_expressions_to_modules
 
 
@@ -18,9 +19,11 @@ class LightContract(Contract):
 
     modules = fields.SetField(subfield=fields.ModuleExpressionField())
     slow = fields.SetField(subfield=fields.StringField())
+    ignore_imports = fields.SetField(subfield=fields.ImportExpressionField(), required=False)
 
     def check(self, graph: ImportGraph, verbose: bool) -> ContractCheck:
         """Follow the imports that take place at once, from each module to the first slow package."""
+        remove_ignored_imports(graph, self.ignore_imports, AlertLevel.ERROR)
         chains: list[list[str]] = []
         for module in sorted(module.name for module in module_expressions_to_modules(graph, self.modules)):
             chain = self._chain_to_slow(graph, module)

@@ -11,7 +11,7 @@ from tomoscout.machine.errors import TomoscoutError
 from tomoscout.options.config import Config
 from tomoscout.plan.annotations import is_annotated, refuse_overwriting, refuse_unreadable
 from tomoscout.plan.classes import TargetClass, particle_classes
-from tomoscout.plan.extractions import Read, picks_read, segmentation_read
+from tomoscout.plan.extractions import Read, picks_read, predictions, segmentation_read
 
 if TYPE_CHECKING:
     from tomoscout.plan.plan import Plan
@@ -67,7 +67,8 @@ def _reference(plan: Plan) -> tuple[tuple[TargetClass, ...], frozenset[str]]:
             )
         return _looked_for(config, plan.targets.classes), plan.targets.annotated
     classes, _ = particle_classes(config, records, config.evaluate.reference, "evaluate.reference")
-    refuse_overwriting(config, [source for entry in classes for source in entry.sources], "evaluate.reference")
+    if predictions(config) is not None:
+        refuse_overwriting(config, [source for entry in classes for source in entry.sources], "evaluate.reference")
     classes = _looked_for(config, classes)
     return classes, frozenset(r.key for r in records if any(is_annotated(entry, r) for entry in classes))
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tomoscout.data.inventory import RunRecord
 from tomoscout.data.picks import Picks
 from tomoscout.data.project import Project
 from tomoscout.machine.errors import TomoscoutError
@@ -42,43 +43,31 @@ def scored_of_model(plan: Plan, localized: Path) -> Scored:
     return replace(scored, classes=known)
 
 
-class Pairs(NamedTuple):
-    """Predicted and reference picks of the scored runs, by run and object.
+class References(NamedTuple):
+    """Reference picks of the scored runs, by run and object.
 
     `doubtful`: by run and object, how many reference picks lie outside of the tomogram (`outside`), and how many repeat
     another pick (`repeated`). `ignored`: runs and objects that are not scored, as the object is not annotated in the
     run (`targets.unannotated: ignore`).
     """
 
-    predictions: PicksOfRuns
-    references: PicksOfRuns
+    picks: PicksOfRuns
     doubtful: list[dict[str, Any]]
     ignored: list[dict[str, str]]
 
 
-def read_pairs(config: Config, scored: Scored, localized: Path) -> Pairs:
-    """Read the picks of the scored runs. `localized`: folder of the manifests of the localize stage.
-
-    Doubtful reference picks are left out, except with challenge counting, which counts them.
-
-    Raises:
-        TomoscoutError: the predicted picks are not those that the localize stage wrote.
-    """
-    predictions: dict[str, dict[str, Picks]] = {}
+def read_references(config: Config, scored: Scored) -> References:
+    """Read the reference picks of the scored runs. Doubtful ones are left out, except with challenge counting, which
+    counts them."""
     references: dict[str, dict[str, Picks]] = {}
     doubtful, ignored = [], []
     for record in scored.records:
-        project = Project(record.project, Path(config.projects[record.project]))
-        manifest = read_manifest(localized, record, picks=dict)
-        predictions[record.key], references[record.key] = {}, {}
+        project = _project(config, record)
+        references[record.key] = {}
         for entry in scored.classes:
             if config.targets.unannotated == "ignore" and not is_annotated(entry, record):
                 ignored.append({"run": record.key, "object": entry.name})
                 continue
-            source = predicted_picks(config, entry.name)
-            if entry.name in manifest["picks"]:
-                project.require(record.run, source, str(manifest.get("inputs")), "localize")
-            predictions[record.key][entry.name] = project.read_picks(record.run, source)
             reference = read_reference(project, record, entry)
             shape, radius = record.tomograms[config.segment_tomogram], entry.radius or 0.0
             sound = sound_reference(reference, shape, config.voxel_spacing, radius)
@@ -87,11 +76,34 @@ def read_pairs(config: Config, scored: Scored, localized: Path) -> Pairs:
                 doubtful.append({"run": record.key, "object": entry.name, **counts})
             is_challenge = config.evaluate.counting == "challenge"
             references[record.key][entry.name] = reference if is_challenge else sound.picks
-    return Pairs(predictions, references, doubtful, ignored)
+    return References(references, doubtful, ignored)
 
 
-def read_others(config: Config, scored: Scored, pairs: Pairs, picks: str) -> PicksOfRuns:
-    """Other picks, `user/session`, of the runs and objects that are scored; a run may lack them.
+def read_predictions(config: Config, scored: Scored, references: PicksOfRuns, localized: Path) -> PicksOfRuns:
+    """The picks that the localize stage wrote, of the runs and objects that have an entry in `references`. `localized`:
+    folder of its manifests.
+
+    Raises:
+        TomoscoutError: the picks are not those that the localize stage wrote.
+    """
+    predictions: dict[str, dict[str, Picks]] = {}
+    for record in scored.records:
+        project = _project(config, record)
+        manifest = read_manifest(localized, record, picks=dict)
+        predictions[record.key] = {}
+        for name in references[record.key]:
+            source = predicted_picks(config, name)
+            if name in manifest["picks"]:
+                project.require(record.run, source, str(manifest.get("inputs")), "localize")
+            predictions[record.key][name] = project.read_picks(record.run, source)
+    return predictions
+
+
+def read_others(
+    config: Config, scored: Scored, references: PicksOfRuns, picks: str, option: str = "evaluate.also"
+) -> PicksOfRuns:
+    """Picks of anybody, `user/session`, of the runs and objects that have an entry in `references`; a run may lack
+    them. `option` names them in messages.
 
     Raises:
         TomoscoutError: no scored run has such picks.
@@ -99,16 +111,20 @@ def read_others(config: Config, scored: Scored, pairs: Pairs, picks: str) -> Pic
     found: dict[str, dict[str, Picks]] = {}
     there: set[str] = set()
     for record in scored.records:
-        project = Project(record.project, Path(config.projects[record.project]))
+        project = _project(config, record)
         sources = project.pick_sources(record.run)
         there |= {f"{source.user}/{source.session}" for source in sources}
         wanted = (source for source in sources if f"{source.user}/{source.session}" == picks)
         of_run = {source.name: project.read_picks(record.run, source) for source in wanted}
-        found[record.key] = {name: of_run[name] for name in pairs.references[record.key] if name in of_run}
+        found[record.key] = {name: of_run[name] for name in references[record.key] if name in of_run}
     if not any(found.values()):
         have = ", ".join(sorted(there)) or "none"
-        raise TomoscoutError(f"evaluate.also: no scored run has picks of {picks}; found picks of: {have}")
+        raise TomoscoutError(f"{option}: no scored run has picks of {picks}; found picks of: {have}")
     return found
+
+
+def _project(config: Config, record: RunRecord) -> Project:
+    return Project(record.project, Path(config.projects[record.project]))
 
 
 _OF_SET = ("objects", "mean", "pooled", "runs", "runs_without_predictions")
@@ -123,15 +139,34 @@ def run_evaluate(plan: Plan, localized: Path, folder: Path) -> None:
         TomoscoutError: nothing is left to score, or the predicted picks are not those that the localize stage wrote.
     """
     config, scored = plan.config, scored_of_model(plan, localized)
-    pairs = read_pairs(config, scored, localized)
+    references = read_references(config, scored)
+    predictions = read_predictions(config, scored, references.picks, localized)
+    _score(plan, scored, references, predictions, f"{config.localize.user}/{config.session}", folder)
+
+
+def run_score_picks(plan: Plan, picks: str, folder: Path) -> None:
+    """Score picks of anybody, `user/session`, as `run_evaluate` does those of the localize stage.
+
+    Raises:
+        TomoscoutError: nothing is left to score, or no scored run has such picks.
+    """
+    references = read_references(plan.config, plan.scored)
+    predictions = read_others(plan.config, plan.scored, references.picks, picks, "picks to score")
+    _score(plan, plan.scored, references, predictions, picks, folder)
+
+
+def _score(
+    plan: Plan, scored: Scored, references: References, predictions: PicksOfRuns, picks: str, folder: Path
+) -> None:
+    """Score predictions, which `picks` names, and what the section `evaluate` asks for besides; write and print it."""
+    config = plan.config
     radii = {entry.name: entry.radius for entry in scored.classes if entry.radius is not None}
-    scores = evaluate(pairs.predictions, pairs.references, radii, config.evaluate, scored.kind)
-    scores |= {"doubtful_references": pairs.doubtful, "not_annotated": pairs.ignored}
-    scores["picks"] = f"{config.localize.user}/{config.session}"
-    for picks in config.evaluate.also:
-        others = read_others(config, scored, pairs, picks)
-        found = evaluate(others, pairs.references, radii, config.evaluate, scored.kind)
-        scores["also"].append({"picks": picks, **{key: found[key] for key in _OF_SET}})
+    scores = evaluate(predictions, references.picks, radii, config.evaluate, scored.kind)
+    scores |= {"doubtful_references": references.doubtful, "not_annotated": references.ignored, "picks": picks}
+    for other in config.evaluate.also:
+        others = read_others(config, scored, references.picks, other)
+        found = evaluate(others, references.picks, radii, config.evaluate, scored.kind)
+        scores["also"].append({"picks": other, **{key: found[key] for key in _OF_SET}})
     scores["segmentations"] = [
         entry for name in config.evaluate.segmentations for entry in score_segmentation(plan, scored, name)
     ]

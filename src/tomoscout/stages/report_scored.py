@@ -16,7 +16,7 @@ from tomoscout.report.colours import FALSE, FOUND, MISSED, signs
 from tomoscout.report.marks import Spheres
 from tomoscout.report.pictures import Marked, MarkedSlice, Pictures, cut_out, marked_slice, telling_slices
 from tomoscout.report.worst import Case, Compared, Worst, caption, false_cases, missed_cases
-from tomoscout.stages.evaluate import read_others, read_pairs, scored_of_model
+from tomoscout.stages.evaluate import read_others, read_predictions, read_references, scored_of_model
 from tomoscout.tasks.picking.scores import PicksOfRuns, match_picks
 
 
@@ -60,24 +60,25 @@ def compare_runs(plan: Plan, localized: Path) -> ScoredRuns:
         TomoscoutError: the picks are not those that were scored.
     """
     config, scored = plan.config, scored_of_model(plan, localized)
-    pairs = read_pairs(config, scored, localized)
+    references = read_references(config, scored).picks
+    predictions = read_predictions(config, scored, references, localized)
     runs: dict[str, list[Compared]] = {}
     for record in scored.records:
-        predicted, references = pairs.predictions[record.key], pairs.references[record.key]
+        predicted, truth = predictions[record.key], references[record.key]
         runs[record.key] = [
             Compared(
                 entry.name,
                 entry.radius,
                 predicted[entry.name],
-                references[entry.name],
-                match_picks(predicted[entry.name], references[entry.name], entry.radius, config.evaluate),
+                truth[entry.name],
+                match_picks(predicted[entry.name], truth[entry.name], entry.radius, config.evaluate),
             )
             for entry in scored.classes
             # An object that is not annotated in a run is not scored there.
-            if entry.radius is not None and entry.name in references
+            if entry.radius is not None and entry.name in truth
         ]
-    others = {name: read_others(config, scored, pairs, name) for name in config.evaluate.also}
-    own = {f"{config.localize.user}/{config.session}": pairs.predictions}
+    others = {name: read_others(config, scored, references, name) for name in config.evaluate.also}
+    own = {f"{config.localize.user}/{config.session}": predictions}
     return ScoredRuns(config, {record.key: record for record in scored.records}, runs, own | others)
 
 

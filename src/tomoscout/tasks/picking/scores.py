@@ -26,7 +26,7 @@ RUNS = {
     "train": "training runs, which the model has seen",
     "all": "all runs, those that trained the model among them",
     "listed": "those listed under evaluate.runs",
-    "annotated": "all that have reference picks, of a model trained elsewhere",
+    "annotated": "all that have reference picks; which of them trained a model is not known here",
 }
 
 
