@@ -134,6 +134,15 @@ ELSEWHERE_ALL = {
         "tests/workflow/test_slurm.py",
         "def test_trials_of_cells_have_a_gpu_each_and_go_on(",
     ),
+    **{
+        f"copick {group} tomoscout ": Elsewhere("needs picks or a model", "tests/cli/test_copick_commands.py", text)
+        for group, text in (
+            ("training", "def test_a_network_is_trained_and_applied("),
+            ("inference", "def test_a_network_is_trained_and_applied("),
+            ("evaluation", "def test_picks_of_anybody_are_scored("),
+            ("convert", "def test_picks_are_made_of_labels_chosen_and_written("),
+        )
+    },
     "docker build ": Elsewhere(
         "needs a registry",
         "tests/test_environments.py",

@@ -24,7 +24,7 @@ class CopickCommand(click.Command):
     """A command that reports expected errors in one line, as copick's do; with `--debug` with their traceback."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, no_args_is_help=True, **kwargs)
+        super().__init__(*args, **kwargs | {"no_args_is_help": True})
 
     def invoke(self, context: click.Context) -> Any:
         """Run the command."""
