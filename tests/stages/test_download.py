@@ -1,14 +1,19 @@
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import copick
 import numpy as np
 import pytest
+import s3fs
 from copick.ops.croissant import export_croissant
 
+from support import portal
 from support.project import SHAPE, SmallProject, error_of, succeeded, tomoscout
+from tomoscout.data.project import Project
 from tomoscout.data.written import Segmentation
 from tomoscout.machine.errors import TomoscoutError
 from tomoscout.options.names import Source
@@ -171,3 +176,99 @@ def test_without_a_network_the_portal_is_one_line(tmp_path: Path, monkeypatch: p
 def test_a_download_that_asks_for_nothing_is_refused(tmp_path: Path, other: SmallProject) -> None:
     with pytest.raises(TomoscoutError, match=r"download.some: .*asks for nothing: give tomograms, picks or seg"):
         SmallProject(tmp_path).configure(download={"some": {"source": str(other.copick)}})
+
+
+IDENTIFIER = "GO:0022626"
+
+
+@pytest.fixture
+def of_the_portal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The copick config of a dataset with one run: a tomogram, oriented ribosomes and a membrane."""
+    files = tmp_path / "files"
+    whole = SmallProject(tmp_path, "files")
+    tomogram = whole.write_tomogram("run", np.random.default_rng(1).normal(size=SHAPE).astype(np.float32))
+    mask = whole.add_segmentation("run", "membrane:expert/0", MASK)
+    files.mkdir()
+    tomogram.rename(files / "tomogram.zarr")
+    mask.rename(files / "membrane.zarr")
+    turn = [[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]
+    places = [{"x": x / 10, "y": y / 10, "z": z / 10} for x, y, z in PLACES]
+    lines = [json.dumps({"type": "orientedPoint", "location": p, "xyz_rotation_matrix": turn}) for p in places]
+    (files / "ribosome.ndjson").write_text("\n".join(lines))
+
+    objects = [
+        {"name": "ribosome", "is_particle": True, "label": 1, "radius": 60.0, "identifier": IDENTIFIER},
+        {"name": "membrane", "is_particle": False, "label": 2, "identifier": "GO:0016020"},
+    ]
+    config: dict[str, Any] = {
+        "config_type": "cryoet_data_portal",
+        "name": "portal",
+        "version": "1.31.0",
+        "dataset_ids": [10440],
+        "overlay_root": f"local://{tmp_path}/portal-overlay",
+        "overlay_fs_args": {"auto_mkdir": True},
+        "pickable_objects": objects,
+        "portal_cache_dir": str(tmp_path / "answers"),
+    }
+    path = tmp_path / "portal.json"
+    path.write_text(json.dumps(config))
+    kinds = {"reconstruction_method": "WBP", "processing": "raw", "processing_software": None, "ctf_corrected": False}
+    annotations = [
+        {"id": 1, "run_id": 7, "object_id": IDENTIFIER, "object_name": "ribosome"},
+        {"id": 2, "run_id": 7, "object_id": "GO:0016020", "object_name": "membrane"},
+    ]
+    shapes = [
+        {"id": 3, "annotation_id": 1, "shape_type": "OrientedPoint"},
+        {"id": 4, "annotation_id": 2, "shape_type": "SegmentationMask"},
+    ]
+    spacing = {"tomogram_voxel_spacing_id": 8}
+    annotated = [
+        {"id": 5, "annotation_shape_id": 3, "format": "ndjson", "s3_path": "s3://portal/ribosome.ndjson", **spacing},
+        {"id": 6, "annotation_shape_id": 4, "format": "zarr", "s3_path": "s3://portal/membrane.zarr", **spacing},
+    ]
+    tomograms = [{"id": 9, **spacing, **kinds, "s3_omezarr_dir": "s3://portal/tomogram.zarr"}]
+    answers = {
+        "runs": [{"id": 7, "name": "TS_7", "dataset_id": 10440}],
+        "voxel_spacings": [{"id": 8, "run_id": 7, "voxel_spacing": 10.0}],
+        "annotations": annotations,
+        "annotation_shapes": shapes,
+        "annotation_files": annotated,
+        "tomograms": tomograms,
+    }
+    portal.keep_answers(config, answers, tmp_path / "answers")
+    with portal.storage(files) as address:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", address)
+        # The client of an earlier test knows another address.
+        s3fs.S3FileSystem.clear_instance_cache()
+        yield path
+
+
+def test_a_dataset_of_the_portal_is_a_project_and_is_brought(tmp_path: Path, of_the_portal: Path) -> None:
+    there = Project("there", of_the_portal)
+    assert list(there.tomograms("7")) == ["wbp-raw@10.0"]
+    assert list(map(str, there.pick_sources("7"))) == ["ribosome:data-portal/5"]
+
+    project = SmallProject(tmp_path)
+    asked = {"tomograms": ["wbp-raw@10.0"], "picks": ["ribosome:*"], "segmentations": ["membrane:*"], "runs": [7]}
+    succeeded(download(project, of_the_portal, **asked))
+    ours = project.project()
+    assert np.array_equal(ours.read_tomogram("7", "wbp-raw@10.0"), there.read_tomogram("7", "wbp-raw@10.0"))
+    picks = ours.read_picks("7", Source("ribosome", "data-portal", "5"))
+    assert np.allclose(picks.positions, PLACES)
+    assert np.allclose(picks.rotations @ [1.0, 0.0, 0.0], [0.0, 1.0, 0.0])
+    [membrane] = ours.segmentations("7")
+    assert np.array_equal(ours.read_segmentation("7", membrane), MASK)
+
+
+def test_a_dataset_of_the_portal_without_its_storage_is_one_line(
+    tmp_path: Path, of_the_portal: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
+    # Its clients try again for half a minute.
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
+    project = SmallProject(tmp_path)
+    for asked in ({"tomograms": ["*"]}, {"picks": ["*"]}, {"segmentations": ["*"]}):
+        said = error_of(download(project, of_the_portal, **asked))
+        assert said.startswith("remote storage cannot be reached or read; is there a network? (")
+        assert "http://127.0.0.1:9/portal" in said

@@ -63,13 +63,12 @@ class CopickProject:
 
     def tomogram(self, run: str, uri: str) -> Any:
         """A tomogram of a run."""
-        kind = TomogramUri.parse(uri)
-        spacing = self._run(run).get_voxel_spacing(kind.voxel_spacing)
-        found = spacing.get_tomograms(kind.algorithm) if spacing else []
-        if not found:
-            have = ", ".join(sorted(map(str, self.tomograms(run)))) or "none"
+        there = self.tomograms(run)
+        found = there.get(TomogramUri.parse(uri))
+        if found is None:
+            have = ", ".join(sorted(map(str, there))) or "none"
             raise TomoscoutError(f"{self.name}/{run}: no tomogram {uri}; found: {have}")
-        return found[0]
+        return found
 
     def create_run(self, run: str) -> None:
         """Create a run if it does not exist."""
@@ -127,11 +126,13 @@ class CopickProject:
             self._run(run).refresh_segmentations()
 
     def _run(self, name: str) -> Any:
-        if name not in self._runs:
-            run = self._root.get_run(name)
-            if run is None:
-                raise TomoscoutError(f"project {self.name} ({self.config}): no run '{name}'")
+        if name not in self._runs and self._root.config.config_type == "cryoet_data_portal":
+            # Copick's `get_run` asks the portal once more for each run, though all are in its list.
+            self.run_names()
+        elif name not in self._runs and (run := self._root.get_run(name)) is not None:
             self._runs[name] = run
+        if name not in self._runs:
+            raise TomoscoutError(f"project {self.name} ({self.config}): no run '{name}'")
         return self._runs[name]
 
 

@@ -71,6 +71,9 @@ def foreseen(error: BaseException) -> str | None:
         )
     if isinstance(error, OSError):
         return _system_error(error)
+    # The clients of remote storage have errors of their own that are no OSError, and are not imported for their names.
+    if type(error).__module__.partition(".")[0] in ("botocore", "gql"):
+        return f"remote storage cannot be reached or read; is there a network? ({cut(str(error), 300)})"
     # PyTorch, safetensors and SQLite wrap the error of the operating system in exceptions of their own.
     if cause := error.__cause__ or error.__context__:
         wrapped = next((inner for inner in _chain(cause) if isinstance(inner, OSError) and inner.errno in _FULL), None)
