@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -49,6 +50,7 @@ def run_download(config: Config, name: str, output: Path) -> None:
         with work.attempt(record):
             brought += _bring_run(work, record, source, entry, where)
         progress.show(number, f"{record.run}: {number} of {len(runs)} runs")
+    # This first: where runs failed, that is the reason.
     work.write()
     if not brought:
         output.unlink()
@@ -131,18 +133,18 @@ def _bring(source: Project, project: Project, run: str, what: Wanted, inputs: st
             check_values(*_copy(volume, array, named), named)
 
 
-def _copy(volume: Volume, array: object, what: str) -> tuple[float, float]:
+def _copy(volume: Volume, array: Any, what: str) -> tuple[float, float]:
     """Copy the voxels of a volume, in parts that are whole chunks of the new one. Returns the lowest and the highest
     value, NaN where one is NaN."""
 
     def copy_part(window: Window) -> tuple[float, float]:
         values = volume.read(window, allow_missing_chunks=True)
-        array[window] = values  # type: ignore[index]
+        array[window] = values
         return float(values.min()), float(values.max())
 
     # Parts at least as large as the chunks that are read, so that few of these are read twice.
     stored = volume.array.chunks[-len(volume.shape) :]
-    lengths = [new * -(-old // new) for old, new in zip(stored, array.chunks, strict=True)]  # type: ignore[attr-defined]
+    lengths = [new * -(-old // new) for old, new in zip(stored, array.chunks, strict=True)]
     windows = list(pieces(volume.shape, lengths))
     progress, extremes = Progress(len(windows)), []
     with ThreadPoolExecutor(AT_ONCE) as pool:
