@@ -389,7 +389,6 @@ columns.COLUMNS += (new,)
 columns.RUN_COLUMNS += (new,)
 columns.PAGE_COLUMNS += (new,)
 
-from support.pictures import marked, noise
 from tomoscout.data.picks import Picks
 from tomoscout.report.page import write_report
 from tomoscout.tasks.picking.options import Evaluate
