@@ -153,3 +153,10 @@ def test_without_a_project() -> None:
     arguments = ("--tomogram", "wbp@10.0", "--picks", "alice/1", "--format", "csv")
     result = CliRunner().invoke(cli, ["convert", "tomoscout", *arguments], env={"COPICK_CONFIG": None})
     assert "no project; give copick's configuration by -c/--config or in COPICK_CONFIG" in result.stderr
+
+
+def test_a_file_without_options(project: SmallProject) -> None:
+    (project.folder / "list.yaml").write_text("- 1\n")
+    arguments = ("--picks", "alice/1", "--format", "csv", "--options", project.folder / "list.yaml")
+    result = copick(project, "convert", "tomoscout", *arguments)
+    assert result.stderr.splitlines()[-1].endswith("list.yaml: expected a mapping of options, found list")

@@ -868,7 +868,8 @@ def test_it_can_run_outside_the_main_thread(tmp_path: Path) -> None:
     [
         ({}, torch.float32),
         ({"avx512_f": True, "avx512_bf16": False, "amx_bf16": False}, torch.float32),
-        ({"avx512_bf16": True}, torch.bfloat16),
+        ({"avx512_bf16": True, "amx_bf16": False}, torch.float32),
+        ({"avx512_bf16": True, "amx_bf16": True}, torch.bfloat16),
         ({"amx_bf16": True}, torch.bfloat16),
     ],
 )

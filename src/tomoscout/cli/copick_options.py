@@ -128,7 +128,9 @@ def settings(
     if config is None:
         raise click.UsageError("no project; give copick's configuration by -c/--config or in COPICK_CONFIG")
     read = [] if file is None else [read_config_file(file)]
-    values = dict(read[0].values or {}) if read else {}
+    values = (read[0].values or {}) if read else {}
+    if not isinstance(values, dict):
+        raise TomoscoutError(f"{file}: expected a mapping of options, found {type(values).__name__}")
     for change in changes:
         key, sign, text = change.partition("=")
         try:
